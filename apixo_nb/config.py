@@ -1,0 +1,352 @@
+"""Settings and the API key: from the environment, from `%config Apixo`, from the key store.
+
+The key is no setting: it lives in an `ApiKey`, which prints as dots, does not pickle, and is opened in one
+place, where the request header is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import math
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from traitlets import Bool, Float, Unicode, default, validate
+from traitlets.config import Configurable
+
+from . import spec
+from .errors import ConfigurationError, printable
+
+KEY_VARIABLE = "APIXO_API_KEY"
+MIN_INTERVAL_S = 0.05  # a guard against a poll loop without a pause; APIXO's page allows 3-10 s
+
+T = TypeVar("T")
+
+
+# --- settings --------------------------------------------------------------------------------------
+
+
+class Apixo(Configurable):
+    """Settings of apixo_nb: ``%config Apixo`` lists them, ``%config Apixo.timeout = 1200`` changes one.
+
+    Each starts from its environment variable where there is one. The API key is not here on purpose.
+    """
+
+    base_url = Unicode(help="Where the API is (APIXO_BASE_URL), with or without /api/v1.").tag(config=True)
+    home = Unicode(help="Folder of ledger.db and images/ (APIXO_HOME).").tag(config=True)
+    ledger = Unicode(help="SQLAlchemy URL in place of HOME/ledger.db (APIXO_LEDGER).").tag(config=True)
+    images = Unicode(help="Folder in place of HOME/images (APIXO_IMAGES).").tag(config=True)
+    first_poll = Float(
+        allow_none=True, help="Seconds to the first poll (APIXO_FIRST_POLL); None: as APIXO advises."
+    ).tag(config=True)
+    poll_interval = Float(
+        allow_none=True, help="Seconds between polls (APIXO_POLL_INTERVAL); None: as APIXO advises."
+    ).tag(config=True)
+    request_timeout = Float(60.0, help="Seconds for one HTTP request, all of it.").tag(config=True)
+    timeout = Float(900.0, help="Seconds to wait for a task before giving up; it can be resumed.").tag(
+        config=True
+    )
+    unit_price_usd = Float(
+        allow_none=True, default_value=None, help="Your price per picture; None: APIXO's list price."
+    ).tag(config=True)
+    sandbox = Bool(help="Work against the sandbox on this machine (APIXO_SANDBOX=1).").tag(config=True)
+
+    @default("base_url")
+    def _base_url(self) -> str:
+        return _from_environment("APIXO_BASE_URL", normal_base_url, spec.BASE_URL)
+
+    @default("home")
+    def _home(self) -> str:
+        return _from_environment("APIXO_HOME", str, "apixo-runs")
+
+    @default("ledger")
+    def _ledger(self) -> str:
+        return _from_environment("APIXO_LEDGER", str, "")
+
+    @default("images")
+    def _images(self) -> str:
+        return _from_environment("APIXO_IMAGES", _plain_folder, "")
+
+    @default("first_poll")
+    def _first_poll(self) -> float | None:
+        return _from_environment("APIXO_FIRST_POLL", _seconds(0.0), None)
+
+    @default("poll_interval")
+    def _poll_interval(self) -> float | None:
+        return _from_environment("APIXO_POLL_INTERVAL", _seconds(MIN_INTERVAL_S), None)
+
+    @default("sandbox")
+    def _sandbox(self) -> bool:
+        return _from_environment("APIXO_SANDBOX", _switch, otherwise=False)
+
+    @validate("base_url")
+    def _check_base_url(self, proposal: Any) -> str:
+        return _checked("Apixo.base_url", normal_base_url, proposal["value"])
+
+    @validate("images")
+    def _check_images(self, proposal: Any) -> str:
+        return _checked("Apixo.images", _plain_folder, proposal["value"])
+
+    @validate("first_poll")
+    def _check_first_poll(self, proposal: Any) -> float | None:
+        return _optional("Apixo.first_poll", _seconds(0.0), proposal["value"])
+
+    @validate("poll_interval")
+    def _check_poll_interval(self, proposal: Any) -> float | None:
+        return _optional("Apixo.poll_interval", _seconds(MIN_INTERVAL_S), proposal["value"])
+
+    @validate("request_timeout", "timeout")
+    def _check_timeouts(self, proposal: Any) -> float:
+        return _checked(f"Apixo.{proposal['trait'].name}", _seconds(MIN_INTERVAL_S), proposal["value"])
+
+    @validate("unit_price_usd")
+    def _check_price(self, proposal: Any) -> float | None:
+        return _optional("Apixo.unit_price_usd", _price, proposal["value"])
+
+    @property
+    def home_path(self) -> Path:
+        """The folder that holds the ledger and the pictures, absolute."""
+        return Path(self.home).expanduser().absolute()
+
+    @property
+    def images_path(self) -> Path:
+        """The folder of the originals, absolute."""
+        return Path(self.images).expanduser().absolute() if self.images else self.home_path / "images"
+
+
+def _from_environment(name: str, read: Callable[[str], T], otherwise: T) -> T:
+    text = os.environ.get(name, "").strip()
+    return _checked(name, read, text) if text else otherwise
+
+
+def _optional(name: str, read: Callable[[Any], T], value: Any) -> T | None:
+    return None if value is None else _checked(name, read, value)
+
+
+def _checked(name: str, read: Callable[[Any], T], value: Any) -> T:
+    try:
+        return read(value)
+    except ValueError as rule:
+        raise ConfigurationError(
+            f"{name} is {printable(repr(value), 80)}, which cannot be used: it must be {rule}",
+            next_step=f"Set {name} to such a value, or remove it to use the default.",
+        ) from None
+
+
+def _seconds(at_least: float) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        rule = f"a number of seconds, {at_least:g} or more"
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(rule) from None
+        if not math.isfinite(number) or number < at_least:
+            raise ValueError(rule)
+        return number
+
+    return read
+
+
+def _price(value: Any) -> float:
+    if not math.isfinite(value) or value < 0:
+        raise ValueError("a price in US dollars, 0 or more")
+    return float(value)
+
+
+def _switch(text: str) -> bool:
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
+    if text.casefold() not in words:
+        raise ValueError("1 or 0")
+    return words[text.casefold()]
+
+
+def _plain_folder(text: str) -> str:
+    if "://" in text:
+        raise ValueError("a folder on this machine")
+    return text
+
+
+# --- addresses -------------------------------------------------------------------------------------
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address is this machine itself."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host or "").is_loopback
+    return False
+
+
+def normal_base_url(text: str) -> str:
+    """``APIXO_BASE_URL`` in its one form: scheme, host, ``/api/v1``. Third-party clients use both forms.
+
+    Raises ValueError with the rule: https (plain http to this machine only), no user, query or fragment.
+    """
+    rule = f"an https URL such as {spec.BASE_URL} (plain http only to this machine)"
+    if any(char.isspace() or char == "\\" for char in text.strip()):
+        raise ValueError(rule)
+    try:
+        parts = urlsplit(text.strip())
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(rule) from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError(rule)
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"{rule}, without user, query or fragment")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ValueError(f"{rule}, as plain http would show the key to everybody on the way")
+    path = parts.path.rstrip("/")
+    if path not in ("", "/api/v1"):
+        raise ValueError(f"{rule}, with the path /api/v1 or none")
+    return f"{parts.scheme}://{parts.netloc}/api/v1"
+
+
+# --- the key ---------------------------------------------------------------------------------------
+
+
+class ApiKey:
+    """An API key that cannot be printed, compared in a log, pickled or copied by accident."""
+
+    __slots__ = ("_secret", "source")
+
+    def __init__(self, text: str, source: str = "given in code") -> None:
+        self._secret = _clean_key(text, source)
+        self.source = source
+
+    def bearer(self) -> str:
+        """The value of the Authorization header. The only way to read the key."""
+        return f"Bearer {self._secret}"
+
+    def hide(self, text: str) -> str:
+        """A text with the key taken out, should it ever hold it."""
+        return text.replace(self._secret, "[API key]")
+
+    def __repr__(self) -> str:
+        return f"ApiKey(•••• from {self.source})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an API key is not pickled; make a new client from the environment there")
+
+
+def _clean_key(text: str, source: str) -> str:
+    # Strip what people paste along: blanks, quotes, "Bearer". Whatever is left unusable is refused here,
+    # because HTTP libraries quote the whole header, and so the key, in their own complaint.
+    key = text.strip().strip("\"'").strip()
+    if key[:7].casefold() == "bearer ":
+        key = key[7:].strip()
+    if not key or key.upper() in ("YOUR_API_KEY", "YOUR-API-KEY") or len(key) > 1000:
+        raise ConfigurationError(
+            f"The API key {source} is empty, a placeholder or far too long",
+            next_step="Copy the key from your APIXO dashboard.",
+        )
+    if not all("!" <= char <= "~" for char in key):
+        raise ConfigurationError(
+            f"The API key {source} holds a blank or a character that no key has (keys are plain ASCII)",
+            next_step="Copy the key again from your APIXO dashboard, without the text around it.",
+        )
+    return key
+
+
+def find_key(environ: Mapping[str, str] = os.environ) -> ApiKey | None:
+    """The key from ``APIXO_API_KEY``, else from the system's keyring, else from the key file; or None."""
+    if environ.get(KEY_VARIABLE, "").strip():
+        return ApiKey(environ[KEY_VARIABLE], f"in {KEY_VARIABLE}")
+    stored = _keyring_read()
+    if stored:
+        return ApiKey(stored, "in the system keyring")
+    path = key_file()
+    with contextlib.suppress(OSError):
+        return ApiKey(path.read_text(encoding="utf-8"), "in the key file")
+    return None
+
+
+def key_file() -> Path:
+    """Where a key is kept on machines without a keyring; readable by its owner only."""
+    from platformdirs import user_config_path
+
+    return user_config_path("apixo_nb") / "key"
+
+
+def store_key(text: str) -> ApiKey:
+    """Keep a key for later kernels: in the system's keyring, else in a file that only its owner can read.
+
+    Raises ConfigurationError where neither can be written.
+    """
+    key = ApiKey(text)
+    secret = key.bearer().removeprefix("Bearer ")
+    if _keyring_write(secret):
+        return ApiKey(secret, "in the system keyring")
+    try:
+        _write_private(key_file(), secret)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The key could not be stored: {error.strerror}",
+            next_step=f"Set {KEY_VARIABLE} before Jupyter starts.",
+        ) from None
+    return ApiKey(secret, "in the key file")
+
+
+def forget_key() -> None:
+    """Remove the stored key, wherever it is. The environment variable is not ours to remove."""
+    _keyring_write("")
+    with contextlib.suppress(OSError):
+        key_file().unlink()
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, stat.S_IRUSR | stat.S_IWUSR)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)  # noqa: PTH101 - an older file may be more open
+        file.write(text)
+
+
+def _keyring_read() -> str | None:
+    try:
+        import keyring
+
+        return keyring.get_password("apixo_nb", "api-key")
+    except Exception:  # noqa: BLE001 - no backend, locked, no D-Bus: each of them means "no key here"
+        return None
+
+
+def _keyring_write(secret: str) -> bool:
+    try:
+        import keyring
+
+        if secret:
+            keyring.set_password("apixo_nb", "api-key", secret)
+        else:
+            keyring.delete_password("apixo_nb", "api-key")
+    except Exception:  # noqa: BLE001 - as above; the caller falls back to the file
+        return False
+    return True
+
+
+# --- the process's settings -------------------------------------------------------------------------
+
+_settings: Apixo | None = None
+
+
+def settings() -> Apixo:
+    """The settings that everything in this process shares."""
+    global _settings  # noqa: PLW0603 - one per process is the point
+    if _settings is None:
+        _settings = Apixo()
+    return _settings

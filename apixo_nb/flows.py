@@ -1,0 +1,357 @@
+"""The rules of talking to APIXO, as generators that do no I/O.
+
+A flow yields what it wants done - `Send` this, `Fetch` that, `Sleep` so long - and is sent what came of it.
+One driver in `api.py` runs them on a real network; tests run them with scripted answers, in no time.
+
+The money rule lives here, in `submit`: a POST is repeated only when it surely was not accepted.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import quote
+
+from . import spec
+from .errors import (
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    ApixoError,
+    AuthenticationError,
+    BadRequestError,
+    MalformedResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    SubmitUnknownError,
+    WaitTimeoutError,
+    printable,
+)
+from .request import Request
+from .wire import Answer, TaskStatus, problem_of, read_answer, read_task, retry_after_s
+
+if TYPE_CHECKING:
+    from .download import Downloaded
+
+# --- what a flow asks for, and what it gets ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One HTTP exchange with the API. `body` makes it a POST, sent on a fresh connection."""
+
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One attempt to download a picture; answered by `Downloaded` or an `ApixoError`."""
+
+    url: str
+    target: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer arrived; header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """No answer arrived. `unsent`: no connection was ever made, so the request surely was not accepted."""
+
+    kind: Literal["unsent", "lost", "timeout"]
+    text: str
+
+
+Command = Send | Fetch | Sleep
+T = TypeVar("T")
+Flow = Generator[Command, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time and chance, injected so that tests need neither.
+
+    `monotonic` orders and measures, `wall` is Unix seconds, `random` is uniform in [0, 1).
+    """
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    random: Callable[[], float] = random.random
+
+    def between(self, low: float, high: float) -> float:
+        """A uniform draw from [low, high)."""
+        return low + (high - low) * self.random()
+
+
+# --- backoff ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how long to try again.
+
+    Exponential backoff with full jitter: before try k + 1 a uniform draw from [0, min(cap, base * 2**k)],
+    never earlier than a Retry-After asked for. `attempts` counts the first try; `total_s` bounds the pauses
+    of one call together.
+    """
+
+    attempts: int = 6
+    base_s: float = 1.0
+    cap_s: float = 20.0
+    total_s: float = 120.0
+
+
+class Backoff:
+    """The pauses of one call under a `RetryPolicy`."""
+
+    def __init__(self, policy: RetryPolicy, clock: Clock) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._tried = 0
+        self._spent_s = 0.0
+
+    def pause(self, retry_after_s: float | None) -> float | None:
+        """Seconds to wait before the next try, or None when count or time is used up."""
+        self._tried += 1
+        ceiling = min(self._policy.cap_s, self._policy.base_s * 2 ** min(self._tried - 1, 60))
+        seconds = self._clock.between(0.0, ceiling)
+        if retry_after_s is not None:
+            # A little on top, so that clients told the same time do not come back together.
+            seconds = retry_after_s + self._clock.between(0.0, self._policy.base_s / 2)
+        if self._tried >= self._policy.attempts or self._spent_s + seconds > self._policy.total_s:
+            return None
+        self._spent_s += seconds
+        return seconds
+
+
+# --- flows ------------------------------------------------------------------------------------------
+
+
+def submit(
+    request: Request, clock: Clock, policy: RetryPolicy, stopped: Callable[[], bool] = lambda: False
+) -> Flow[str]:
+    """Submit a task; returns its taskId.
+
+    Sent again only after a plain refusal (HTTP 429) or when no connection was made, never once `stopped`
+    says so. Any other lost, broken or 5xx answer raises `SubmitUnknownError`: APIXO has no idempotency key,
+    so nobody can know whether a second POST would buy a second task.
+    """
+    send = Send(f"generateTask/{quote(request.model, safe='')}", body=request.body())
+    backoff = Backoff(policy, clock)
+    while True:
+        problem, wait_s = _refusal((yield send), request, clock)
+        if isinstance(problem, str):
+            return problem
+        pause = None if wait_s is None else backoff.pause(wait_s or None)
+        if pause is None or stopped():
+            raise problem
+        yield Sleep(pause)
+        if stopped():
+            raise problem
+
+
+def _refusal(outcome: Reply | Fault, request: Request, clock: Clock) -> tuple[str | ApixoError, float | None]:
+    """What became of a submit: its taskId, or the error and, where it may be sent again, the least pause."""
+    if isinstance(outcome, Fault):
+        if outcome.kind == "unsent":
+            return _no_connection("Submit was not sent", outcome), 0.0
+        return _unknown(f"The submit's answer was lost: {outcome.text}", request), None
+    answer = _read(outcome)
+    if answer.task_id:  # whatever the codes say: a task that has an id is never let go
+        return answer.task_id, None
+    if not _is_refusal(answer):
+        return _unknown(_why_unknown(answer), request, status=answer.status, code=answer.code), None
+    problem = problem_of(answer, "The submit was refused")
+    if isinstance(problem, RateLimitError):
+        problem.retry_after_s = retry_after_s(answer.retry_after, clock.wall())
+        if answer.status == 429:
+            return problem, problem.retry_after_s or 0.0
+    return problem, None
+
+
+def _is_refusal(answer: Answer) -> bool:
+    """Whether the service said no. 408 is a proxy's word for "something was cut off": it says nothing."""
+    return 400 <= answer.verdict < 500 and answer.verdict not in (408, 499)
+
+
+def _why_unknown(answer: Answer) -> str:
+    if not answer.readable:
+        return "The submit's answer cannot be read"
+    if answer.accepted:
+        return "The submit's answer names no task"
+    return f"The submit's answer does not say whether it was accepted: {printable(answer.message)}"
+
+
+def _unknown(message: str, request: Request, **facts: Any) -> SubmitUnknownError:
+    price = request.num_images * request.spec.unit_price_micros / 1e6
+    return SubmitUnknownError(message, at_stake_usd=price, **facts)
+
+
+def status(model: str, task_id: str, clock: Clock, policy: RetryPolicy) -> Flow[TaskStatus]:
+    """Read a task's status once; retried, as reading costs nothing."""
+    backoff = Backoff(policy, clock)
+    while True:
+        outcome = _status_of((yield _poll(model, task_id)), task_id, clock)
+        if isinstance(outcome, TaskStatus):
+            return outcome
+        yield from _pause_or_raise(outcome, backoff)
+
+
+def balance(clock: Clock, policy: RetryPolicy) -> Flow[float]:
+    """US dollars left for this key (system page: a bare number)."""
+    backoff = Backoff(policy, clock)
+    while True:
+        outcome: float | ApixoError = _balance_of((yield Send("apikeys/current-balance")), clock)
+        if isinstance(outcome, float):
+            return outcome
+        yield from _pause_or_raise(outcome, backoff)
+
+
+def _balance_of(outcome: Reply | Fault, clock: Clock) -> float | ApixoError:
+    if isinstance(outcome, Fault):
+        return _no_connection("The balance could not be read", outcome)
+    answer = _read(outcome)
+    if answer.accepted and answer.number is not None:
+        return answer.number
+    return _not_ok(answer, "The balance could not be read", clock)
+
+
+def fetch(url: str, target: Path, clock: Clock, policy: RetryPolicy) -> Flow[Downloaded]:
+    """Download one picture, verified, to `target`; a broken transfer is repeated."""
+    backoff = Backoff(policy, clock)
+    while True:
+        outcome: Downloaded | ApixoError = yield Fetch(url, target)
+        if not isinstance(outcome, ApixoError):
+            return outcome
+        yield from _pause_or_raise(outcome, backoff)
+
+
+def _pause_or_raise(problem: ApixoError, backoff: Backoff) -> Flow[None]:
+    asked = problem.retry_after_s if isinstance(problem, RateLimitError) else None
+    pause = backoff.pause(asked) if problem.retryable else None
+    if pause is None:
+        raise problem
+    yield Sleep(pause)
+
+
+#: Refusals that will not pass by waiting; three in a row end a wait, one alone does not.
+_LASTING = (AuthenticationError, PermissionDeniedError, NotFoundError, BadRequestError)
+_LASTING_IN_A_ROW = 3
+
+
+def wait(
+    model: str,
+    task_id: str,
+    cadence: spec.Cadence,
+    clock: Clock,
+    *,
+    timeout_s: float,
+    age_s: float = 0.0,
+    seen: Callable[[TaskStatus], None] = lambda _status: None,
+) -> Flow[TaskStatus]:
+    """Poll a task to its end.
+
+    First poll `cadence.first_poll_s` after creation (`age_s` ago), then flat at the interval, jittered within
+    its bounds. One failed poll never ends the wait; after failures the pauses grow. "Not found" is no
+    refusal within `NOT_FOUND_GRACE_S` of creation. Times are measured with our own clock, never APIXO's.
+
+    Raises
+    ------
+    WaitTimeoutError
+        After `timeout_s`; the task goes on.
+    AuthenticationError, PermissionDeniedError, NotFoundError, BadRequestError
+        After three such answers in a row: the key was revoked or the task is not known.
+    """
+    started = clock.monotonic()
+    deadline = started + timeout_s
+    failures = refusals = 0
+    yield Sleep(min(max(0.0, cadence.first_poll_s - age_s), timeout_s))
+    while True:
+        outcome = _status_of((yield _poll(model, task_id)), task_id, clock)
+        now = clock.monotonic()
+        if isinstance(outcome, TaskStatus):
+            seen(outcome)
+            if outcome.final:
+                return outcome
+            failures = refusals = 0
+        else:
+            failures += 1
+            young = isinstance(outcome, NotFoundError) and age_s + now - started < spec.NOT_FOUND_GRACE_S
+            refusals = refusals + 1 if isinstance(outcome, _LASTING) and not young else 0
+            if refusals >= _LASTING_IN_A_ROW:
+                raise outcome
+        if now >= deadline:
+            raise _waited_too_long(task_id, timeout_s)
+        yield Sleep(min(_next_poll(cadence, clock, failures, outcome), deadline - now))
+
+
+def _next_poll(cadence: spec.Cadence, clock: Clock, failures: int, outcome: object) -> float:
+    low, high = cadence.interval_bounds_s
+    spread = min(cadence.interval_s - low, high - cadence.interval_s, cadence.interval_s * 0.2)
+    pause = clock.between(cadence.interval_s - spread, cadence.interval_s + spread)
+    grown = pause * 2.0 ** min(max(failures - 1, 0), 3)
+    asked = outcome.retry_after_s if isinstance(outcome, RateLimitError) else None
+    return max(grown, asked or 0.0)
+
+
+def _waited_too_long(task_id: str, timeout_s: float) -> WaitTimeoutError:
+    return WaitTimeoutError(f"The task has not ended within {timeout_s:g} s", task_id=task_id)
+
+
+def _poll(model: str, task_id: str) -> Send:
+    return Send(f"statusTask/{quote(model, safe='')}", query={"taskId": task_id})
+
+
+def _status_of(outcome: Reply | Fault, task_id: str, clock: Clock) -> TaskStatus | ApixoError:
+    doing = "The task's status could not be read"
+    if isinstance(outcome, Fault):
+        return _no_connection(doing, outcome, task_id=task_id)
+    answer = _read(outcome)
+    found = read_task(answer)
+    if found is None:
+        return _not_ok(answer, doing, clock, task_id=task_id)
+    if found.task_id not in ("", task_id):
+        return MalformedResponseError("The status answer is about another task", task_id=task_id)
+    return found.model_copy(update={"task_id": task_id})
+
+
+def _read(reply: Reply) -> Answer:
+    return read_answer(reply.status, reply.headers, reply.body)
+
+
+def _not_ok(answer: Answer, doing: str, clock: Clock, **facts: Any) -> APIError:
+    if answer.accepted:
+        return MalformedResponseError(
+            f"{doing}: the answer holds nothing usable", status=answer.status, **facts
+        )
+    problem = problem_of(answer, doing)
+    problem.task_id = facts.get("task_id")
+    if isinstance(problem, RateLimitError):
+        problem.retry_after_s = retry_after_s(answer.retry_after, clock.wall())
+    return problem
+
+
+def _no_connection(doing: str, fault: Fault, **facts: Any) -> APIConnectionError:
+    kind = APITimeoutError if fault.kind == "timeout" else APIConnectionError
+    return kind(f"{doing}: {fault.text}", **facts)

@@ -1,0 +1,100 @@
+"""The stored pictures: originals byte for byte, a JSON sidecar beside each, and thumbnails for notebooks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from .download import Downloaded
+from .errors import ImageError
+from .run import Image, Run
+
+THUMBNAIL_PX = 384
+THUMBNAIL_QUALITY = 80  # about 30 kB of WebP for a photograph at this size, 1/60 of its PNG
+
+
+class Images:
+    """A folder of originals. Names are made from run id and index only, never from a server's text."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def target(self, run_id: str, index: int) -> Path:
+        """Where a picture goes; its suffix follows from its bytes."""
+        return self.folder / f"{run_id}-{index + 1}"
+
+    def path(self, image: Image) -> Path:
+        """The file of a picture that is on disk."""
+        return self.folder / image.file
+
+    def keep(self, run: Run, index: int, downloaded: Downloaded) -> Image:
+        """Write the sidecar of a downloaded picture; returns its record.
+
+        Raises
+        ------
+        ImageError
+            The sidecar cannot be written.
+        """
+        image = Image(
+            index=index,
+            url=downloaded.url,
+            file=downloaded.path.name,
+            sha256=downloaded.sha256,
+            bytes=downloaded.bytes,
+            width=downloaded.width,
+            height=downloaded.height,
+            format=downloaded.format,
+        )
+        facts = {
+            **run.model_dump(mode="json", exclude={"images", "raw"}),
+            "image": image.model_dump(mode="json"),
+        }
+        try:
+            _write_whole(
+                downloaded.path.with_suffix(".json"), json.dumps(facts, ensure_ascii=False, indent=1)
+            )
+        except OSError as error:
+            text = f"The facts beside {downloaded.path.name} could not be saved: {error.strerror}"
+            raise ImageError(text, run_id=run.run_id, task_id=run.task_id) from None
+        return image
+
+    def link(self, image: Image) -> str:
+        """A link to the original that works from a notebook in the working folder and from its export."""
+        try:
+            relative = os.path.relpath(self.path(image))
+        except ValueError:  # another drive on Windows
+            return self.path(image).as_uri()
+        return quote(Path(relative).as_posix())
+
+    def thumbnail(self, image: Image) -> str:
+        """A small WebP of the picture as a data URI; "" if the file is gone or cannot be read."""
+        from PIL import Image as Pillow
+
+        try:
+            with Pillow.open(self.path(image)) as original:
+                original.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+                return _data_uri(original)
+        except OSError:
+            return ""
+
+
+def _data_uri(picture: Any) -> str:
+    buffer = io.BytesIO()
+    mode = "RGBA" if "A" in picture.getbands() else "RGB"
+    picture.convert(mode).save(buffer, "WEBP", quality=THUMBNAIL_QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,108 @@
+"""A run in flight, as the one who waits for it sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Generator
+from typing import Any
+
+from . import loop
+from .errors import RunCancelledError, remember
+from .run import Run
+
+_GRACE_S = 0.3  # how long Stop waits for the row to say "cancelled" before it returns
+
+
+class Job:
+    """A run in flight. Wait for it with `wait`, or ``await`` it; both return the final `Run` or raise.
+
+    Attributes
+    ----------
+    run : Run
+        The latest record.
+    submitting, stopped : bool
+        The runner's side: whether a POST may be on its way, and whether the user has had enough.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.answer: concurrent.futures.Future[Run] = concurrent.futures.Future()
+        self.ended: concurrent.futures.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.submitting = False
+        self.stopped = False
+
+    @property
+    def done(self) -> bool:
+        """Whether `wait` would return or raise at once."""
+        return self.answer.done()
+
+    def cancel(self) -> None:
+        """Stop waiting. From any thread; returns at once.
+
+        A POST that is on its way is not cut off: its answer is still read and kept; nothing is sent again.
+        """
+        loop.loop_thread().loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self.done or self.stopped:
+            return
+        self.stopped = True
+        if self.submitting:
+            self.fail(stopped_error(self.run, "Stopped while the submit was on its way"))
+        elif self.task is not None:
+            self.task.cancel()
+
+    def wait(self) -> Run:
+        """Block until the run has ended. Stop (KeyboardInterrupt) cancels it and says how to resume.
+
+        Raises
+        ------
+        ApixoError
+            Why there are no pictures, or not all of them.
+        """
+        try:
+            return loop.wait(self.answer)
+        except KeyboardInterrupt as stop:
+            self.stop()
+            raise remember(stop, run_id=self.run.run_id, task_id=self.run.task_id) from None
+
+    def stop(self) -> None:
+        """`cancel`, and give the row a moment to say so."""
+        self.cancel()
+        if self.ended is not None:
+            concurrent.futures.wait([self.ended], timeout=_GRACE_S)
+
+    def __await__(self) -> Generator[Any, None, Run]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Run:
+        try:
+            # In short steps, not wrap_future: on an idle kernel loop nothing else would notice a Stop.
+            while not self.answer.done():  # noqa: ASYNC110
+                await asyncio.sleep(loop.TICK_S)
+        except asyncio.CancelledError as cancelled:
+            self.cancel()
+            raise remember(cancelled, run_id=self.run.run_id, task_id=self.run.task_id) from None
+        return self.answer.result()
+
+    def succeed(self) -> None:
+        """The runner's side: all is well and on disk."""
+        if not self.answer.done():
+            self.answer.set_result(self.run)
+
+    def fail(self, error: BaseException) -> None:
+        """The runner's side: this is what `wait` raises. The first word stands."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+def stopped_error(run: Run, what: str) -> RunCancelledError:
+    """The error of a run that was stopped; says what may have been paid."""
+    if run.task_id is None:
+        step = "Its answer is still read and kept if it comes: see `%apixo history`. Nothing is sent again."
+        return RunCancelledError(what, run_id=run.run_id, at_stake_usd=run.price_micros / 1e6, next_step=step)
+    return RunCancelledError(
+        what, run_id=run.run_id, task_id=run.task_id, at_stake_usd=run.price_micros / 1e6
+    )

@@ -1,0 +1,292 @@
+"""The ledger: every run a row, written before the money is spent.
+
+A database by SQLAlchemy Core; one SQLite file by default. It is small and written some five times a task, so
+safety comes before speed. On SQLite: a rollback journal (TRUNCATE), because people copy ``ledger.db`` while a
+kernel runs and keep it on network homes, where a write-ahead log loses rows; ``synchronous=FULL``; and every
+write transaction begins IMMEDIATE, as a deferred one fails at once, without waiting, when two kernels write.
+Pictures are not in here, only their names and hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from .errors import LedgerError, printable
+from .run import FAILED, PLANNED, SCHEMA_VERSION, SUCCESS, UNKNOWN, Image, Run
+
+_BUSY_MS = 10_000  # how long a write waits for another kernel's
+
+
+class _UtcDateTime(sa.TypeDecorator[datetime]):
+    """A UTC time. SQLite has no time zones, so it gets naive UTC, and gives it back aware."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, _dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_metadata = sa.MetaData()
+
+_runs = sa.Table(
+    "runs",
+    _metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("task_id", sa.String(200), index=True),
+    sa.Column("created_at", _UtcDateTime, nullable=False, index=True),
+    sa.Column("submitted_at", _UtcDateTime),
+    sa.Column("finished_at", _UtcDateTime),
+    sa.Column("expires_at", _UtcDateTime),
+    sa.Column("model", sa.String(100), nullable=False),
+    sa.Column("mode", sa.String(100), nullable=False),
+    sa.Column("prompt", sa.Text, nullable=False),
+    sa.Column("prompt_template", sa.Text, nullable=False),
+    sa.Column("variables", sa.JSON, nullable=False),
+    sa.Column("aspect_ratio", sa.String(20), nullable=False),
+    sa.Column("num_images", sa.Integer, nullable=False),
+    sa.Column("parameters", sa.JSON, nullable=False),
+    sa.Column("image_urls", sa.JSON, nullable=False),
+    sa.Column("request_type", sa.String(20), nullable=False),
+    sa.Column("callback_url", sa.Text),
+    sa.Column("state", sa.String(100), nullable=False, index=True),
+    sa.Column("cost_time_ms", sa.BigInteger),
+    sa.Column("wait_ms", sa.BigInteger),
+    sa.Column("unit_price_micros", sa.BigInteger, nullable=False),
+    sa.Column("cost_micros", sa.BigInteger),
+    sa.Column("fail_code", sa.Text, nullable=False),
+    sa.Column("fail_msg", sa.Text, nullable=False),
+    sa.Column("result_urls", sa.JSON, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("tags", sa.JSON, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("rating", sa.Integer),
+    sa.Column("sandbox", sa.Boolean, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False, index=True),
+    sa.Column("take", sa.Integer, nullable=False),
+    sa.Column("raw", sa.Text, nullable=False),
+    sa.Column("schema_version", sa.Integer, nullable=False),
+)
+
+_images = sa.Table(
+    "images",
+    _metadata,
+    sa.Column("run_id", sa.ForeignKey("runs.run_id"), primary_key=True),
+    sa.Column("index", sa.Integer, primary_key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("file", sa.Text, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("bytes", sa.BigInteger),
+    sa.Column("width", sa.Integer),
+    sa.Column("height", sa.Integer),
+    sa.Column("format", sa.String(20), nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+)
+
+_meta = sa.Table(
+    "meta",
+    _metadata,
+    sa.Column("key", sa.String(50), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+_RUN_COLUMNS = frozenset(column.name for column in _runs.columns)
+
+
+class Ledger:
+    """Runs and their pictures in a database. Safe to use from several threads and processes.
+
+    Parameters
+    ----------
+    place : Path or str
+        A file for SQLite, or a SQLAlchemy URL.
+
+    Raises
+    ------
+    LedgerError
+        From every method: the database cannot be opened, read or written; the message says why.
+    """
+
+    def __init__(self, place: Path | str) -> None:
+        self.place = str(place)
+        try:
+            self._engine = _engine(place)
+            with self._writing() as connection:
+                _metadata.create_all(connection)
+                _check_version(connection)
+        except OSError as error:
+            raise LedgerError(
+                f"The folder of the ledger {self.place} cannot be made: {error.strerror}",
+                next_step="Set APIXO_HOME to a folder you may write to. Nothing was sent.",
+            ) from None
+
+    @property
+    def shown_place(self) -> str:
+        """Where the ledger is; without the password, if its URL holds one."""
+        return _without_password(self.place)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    def add(self, run: Run) -> Run:
+        """Write a new row; returns it with its take: one more than the draws of this request so far."""
+        with self._writing() as connection:
+            same = sa.and_(_runs.c.digest == run.digest, _runs.c.sandbox == run.sandbox)
+            last = connection.scalar(sa.select(sa.func.max(_runs.c.take)).where(same))
+            numbered = run.but(take=(last or 0) + 1)
+            connection.execute(_runs.insert().values(**_row(numbered)))
+        return numbered
+
+    def update(self, run_id: str, **changes: Any) -> None:
+        """Change some columns of a row."""
+        with self._writing() as connection:
+            connection.execute(_runs.update().where(_runs.c.run_id == run_id).values(**changes))
+
+    def put_image(self, run_id: str, image: Image) -> None:
+        """Write what is known of one picture, in place of what was known before."""
+        key = sa.and_(_images.c.run_id == run_id, _images.c.index == image.index)
+        with self._writing() as connection:
+            connection.execute(_images.delete().where(key))
+            connection.execute(_images.insert().values(run_id=run_id, **image.model_dump()))
+
+    def get(self, run_id: str) -> Run | None:
+        """One run, or None."""
+        found = self._select(_runs.c.run_id == run_id)
+        return found[0] if found else None
+
+    def runs(self) -> list[Run]:
+        """All runs, oldest first."""
+        return self._select(sa.true())
+
+    def unfinished(self) -> list[Run]:
+        """Runs that still want something: a task whose end was not seen, or a picture not on disk."""
+        ended = (PLANNED, FAILED, UNKNOWN, SUCCESS)
+        candidates = self._select(sa.or_(_runs.c.state.not_in(ended), _runs.c.state == SUCCESS))
+        return [run for run in candidates if run.is_open or run.missing or _unread(run)]
+
+    def _select(self, condition: sa.ColumnElement[bool]) -> list[Run]:
+        rows = sa.select(_runs).where(condition).order_by(_runs.c.created_at, _runs.c.run_id)
+        pictures = sa.select(_images).join(_runs).where(condition).order_by(_images.c.index)
+        with self._reading() as connection:
+            images: dict[str, list[Image]] = {}
+            for found in connection.execute(pictures).mappings():
+                images.setdefault(found["run_id"], []).append(Image.model_validate(dict(found)))
+            return [_run(row, images.get(row["run_id"], [])) for row in connection.execute(rows).mappings()]
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self._explained(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        reader = self._engine.execution_options(apixo_reading=True)
+        with self._explained(), reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            raise _explain(error, self.place) from None
+
+
+def _unread(run: Run) -> bool:
+    return run.state == SUCCESS and not run.result_urls and bool(run.task_id)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    # JSON columns take lists, the rest is as it is; what a Run derives is stored too, for people who query.
+    values = run.model_dump(exclude={"images"})
+    derived = {"mode": run.mode, "aspect_ratio": run.aspect_ratio, "num_images": run.num_images}
+    return {**values, **derived}
+
+
+def _run(row: Any, images: list[Image]) -> Run:
+    known = {name: value for name, value in row.items() if name in Run.model_fields}
+    return Run.model_validate({**known, "images": tuple(images)})
+
+
+def _engine(place: Path | str) -> sa.Engine:
+    if isinstance(place, Path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        url = sa.URL.create("sqlite", database=str(place))
+    else:
+        url = sa.make_url(place)
+    engine = sa.create_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver shall not begin transactions; _begin_sqlite does
+    for pragma in (
+        "journal_mode=TRUNCATE",
+        "synchronous=FULL",
+        f"busy_timeout={_BUSY_MS}",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    reading = connection.get_execution_options().get("apixo_reading")
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _check_version(connection: sa.Connection) -> None:
+    found = connection.scalar(sa.select(_meta.c.value).where(_meta.c.key == "schema_version"))
+    if found is None:
+        connection.execute(_meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
+    elif int(found) > SCHEMA_VERSION:
+        raise LedgerError(
+            f"The ledger was written by a newer apixo_nb (its schema is {found}, ours is {SCHEMA_VERSION})",
+            next_step="Update apixo_nb, or set APIXO_HOME to another folder. Nothing was sent.",
+        )
+
+
+_CAUSES = (
+    ("locked", "another program keeps it locked", "Close the program that holds it, then try again."),
+    ("readonly", "it is read-only", "Set APIXO_HOME to a folder you may write to."),
+    ("unable to open", "it cannot be opened", "Set APIXO_HOME to a folder you may write to."),
+    ("full", "the disk is full", "Make room, then try again."),
+    ("disk i/o", "the disk reports an error", "Check the disk, then try again."),
+    ("not a database", "it is not a ledger, or is damaged", "Move the file away; a new one is made."),
+    ("malformed", "it is damaged", "Move the file away; a new one is made."),
+)
+
+
+def _explain(error: Exception, place: str) -> LedgerError:
+    said = str(getattr(error, "orig", None) or error)
+    for mark, cause, step in _CAUSES:
+        if mark in said.casefold():
+            return LedgerError(
+                f"The ledger {_without_password(place)} cannot be used: {cause}", next_step=step
+            )
+    kind = type(error).__name__
+    return LedgerError(f"The ledger {_without_password(place)} cannot be used: {kind}: {printable(said)}")
+
+
+def _without_password(place: str) -> str:
+    try:
+        return sa.make_url(place).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return place  # a file

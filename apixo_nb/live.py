@@ -1,0 +1,218 @@
+"""Runs on their way, shown in place: widgets in a notebook, HTML without a front end, text in a terminal.
+
+The waiting cell itself redraws, a few times a second, from each job's latest record: so the output always
+lands in the right cell, and the last state is never lost. At the end each view is replaced by the lasting
+card.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display, update_display
+
+from .display import (
+    Thumbnail,
+    phase,
+    progress_html,
+    progress_share,
+    progress_text,
+    run_html,
+    run_text,
+)
+from .errors import remember
+from .images import THUMBNAIL_PX
+from .job import Job
+from .run import Run
+from .session import Session
+
+REDRAW_S = 0.2  # five times a second: more loses messages and helps nobody
+_BAR_STEPS = 200
+
+Stop = TypeVar("Stop", bound=BaseException)
+
+
+class View(Protocol):
+    """How one run is shown."""
+
+    def refresh(self, run: Run, elapsed_s: float) -> None:
+        """Show the state of a run on its way."""
+
+    def finish(self, run: Run) -> None:
+        """Replace it by what stays."""
+
+
+class Watch:
+    """Several jobs of one cell, watched until all have ended. Block with `block`, or ``await`` it."""
+
+    def __init__(self, session: Session, jobs: Sequence[Job], shell: InteractiveShell | None) -> None:
+        self._jobs = jobs
+        self._started = time.monotonic()
+        kind = _view_kind(shell)
+        self._views: list[View] = [kind(session, job) for job in jobs]
+
+    def block(self) -> list[Run]:
+        """Wait; Stop (KeyboardInterrupt) cancels all jobs. Raises the first job's error."""
+        try:
+            while self._redraw():
+                time.sleep(REDRAW_S)
+        except KeyboardInterrupt as stop:
+            raise self._leave(stop) from None
+        return self._results()
+
+    async def wait(self) -> list[Run]:
+        """As `block`, without blocking the kernel's loop: a Cancel button is heard while the cell runs."""
+        try:
+            while self._redraw():  # noqa: ASYNC110 - there is nobody who could set an event
+                await asyncio.sleep(REDRAW_S)
+        except asyncio.CancelledError as stop:
+            raise self._leave(stop) from None
+        return self._results()
+
+    def _redraw(self) -> bool:
+        elapsed = time.monotonic() - self._started
+        for job, view in zip(self._jobs, self._views, strict=True):
+            if not job.done:
+                view.refresh(job.run, elapsed)
+        return not all(job.done for job in self._jobs)
+
+    def _leave(self, stop: Stop) -> Stop:
+        for job in self._jobs:
+            job.stop()
+        self._finish()
+        left = next((job.run for job in self._jobs if not job.run.is_final), self._jobs[0].run)
+        return remember(stop, run_id=left.run_id, task_id=left.task_id)
+
+    def _results(self) -> list[Run]:
+        self._finish()
+        for job in self._jobs:
+            job.wait()  # raises what went wrong; the other runs are done and shown
+        return [job.run for job in self._jobs]
+
+    def _finish(self) -> None:
+        for job, view in zip(self._jobs, self._views, strict=True):
+            view.finish(job.run)
+
+
+def card(session: Session, run: Run) -> dict[str, str]:
+    """The lasting output of a run, as a MIME bundle of HTML and text."""
+    shown = [_thumbnail(session, image) for image in run.images if image.file]
+    paths = [session.shown_path(name) for name in run.files]
+    return {"text/html": run_html(run, shown), "text/plain": run_text(run, paths)}
+
+
+def _thumbnail(session: Session, image: Any) -> Thumbnail:
+    width, height = image.width or THUMBNAIL_PX, image.height or THUMBNAIL_PX
+    scale = min(1.0, THUMBNAIL_PX / max(width, height))
+    link, data_uri = session.images.link(image), session.images.thumbnail(image)
+    return Thumbnail(link, data_uri, round(width * scale), round(height * scale))
+
+
+def _view_kind(shell: InteractiveShell | None) -> Any:
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        return _TextView
+    # nbclient, nbconvert and papermill take no input, and would keep dead widgets in the file.
+    headless = not kernel.get_parent().get("content", {}).get("allow_stdin", True)
+    return _HtmlView if headless else _WidgetView
+
+
+class _HtmlView:
+    """One output that is updated in place."""
+
+    def __init__(self, session: Session, job: Job) -> None:
+        self._session = session
+        self._id = uuid.uuid4().hex
+        self._expected_s = session.cadence(job.run.model).expected_s
+        self._shown: object = None
+        self._begin(job)
+
+    def _begin(self, job: Job) -> None:
+        display(self._progress(job.run, 0.0), raw=True, display_id=self._id)
+
+    def _progress(self, run: Run, elapsed_s: float) -> dict[str, Any]:
+        return {
+            "text/html": progress_html(run, elapsed_s, self._expected_s),
+            "text/plain": progress_text(run, elapsed_s, self._expected_s),
+        }
+
+    def refresh(self, run: Run, elapsed_s: float) -> None:
+        # Nobody watches a headless run: a new state is news, a second more is not.
+        if phase(run) != self._shown:
+            self._shown = phase(run)
+            update_display(self._progress(run, elapsed_s), raw=True, display_id=self._id)
+
+    def finish(self, run: Run) -> None:
+        update_display(card(self._session, run), raw=True, display_id=self._id)
+
+
+class _WidgetView(_HtmlView):
+    """A line of state, a bar and a Cancel button, until the card takes their place."""
+
+    def _begin(self, job: Job) -> None:
+        import ipywidgets as widgets
+
+        self._line = widgets.HTML(progress_html(job.run, 0.0, self._expected_s))
+        self._bar = widgets.IntProgress(
+            max=_BAR_STEPS, layout=widgets.Layout(width="320px", height="12px", margin="4px 8px 0 0")
+        )
+        self._cancel = widgets.Button(
+            description="Cancel",
+            tooltip="Stop waiting. APIXO cannot cancel a task: it may still finish, and can be resumed.",
+            layout=widgets.Layout(width="auto", height="26px"),
+        )
+        self._cancel.on_click(lambda _button: self._stop(job))
+        row = widgets.HBox([self._bar, self._cancel], layout=widgets.Layout(align_items="center"))
+        self._box = widgets.VBox([self._line, row], layout=widgets.Layout(margin="4px 0"))
+        bundle = {**self._box._repr_mimebundle_(), **self._progress(job.run, 0.0)}
+        display(bundle, raw=True, display_id=self._id)
+
+    def _stop(self, job: Job) -> None:
+        self._cancel.disabled = True
+        self._cancel.description = "Stopping"
+        job.cancel()
+
+    def refresh(self, run: Run, elapsed_s: float) -> None:
+        # Traits send only what has changed.
+        self._line.value = progress_html(run, elapsed_s, self._expected_s)
+        share = progress_share(run, elapsed_s, self._expected_s)
+        self._bar.value = max(self._bar.value, round(share * _BAR_STEPS))
+
+    def finish(self, run: Run) -> None:
+        super().finish(run)
+        for widget in (self._line, self._bar, self._cancel, self._box):
+            widget.close()
+
+
+class _TextView:
+    """One line in a terminal, rewritten; only new states where the output is no terminal."""
+
+    def __init__(self, session: Session, job: Job) -> None:
+        self._session = session
+        self._expected_s = session.cadence(job.run.model).expected_s
+        self._shown = ""
+        self._width = 0
+
+    def refresh(self, run: Run, elapsed_s: float) -> None:
+        terminal = sys.stdout.isatty()
+        news = progress_text(run, elapsed_s, self._expected_s) if terminal else phase(run)
+        if news != self._shown:
+            self._shown = news
+            self._write(news, "\r" if terminal else "")
+
+    def finish(self, run: Run) -> None:
+        if sys.stdout.isatty():
+            self._write("", "\r")
+        paths = [self._session.shown_path(name) for name in run.files]
+        print(run_text(run, paths))  # noqa: T201 - the output of the magic in a terminal
+
+    def _write(self, text: str, back: str) -> None:
+        padded = text.ljust(self._width)
+        self._width = len(text)
+        print(f"{back}{padded}", end="" if back else "\n", flush=True)  # noqa: T201

@@ -1,0 +1,110 @@
+"""One daemon thread owns the event loop on which all network work of this process runs.
+
+The kernel's own loop is never used or patched: a cell that sleeps or computes would stop every poll, and
+patched loops lose queued cells on recent kernels. Synchronous callers, cell magics and awaiting cells all
+wait here for work that goes on over there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+#: Seconds between two looks at the work one waits for; bounds how late a Stop is noticed.
+TICK_S = 0.1
+
+
+class LoopThread:
+    """An event loop on a daemon thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name="apixo-loop", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    @property
+    def usable(self) -> bool:
+        """False after a fork (threads do not survive it) or once the thread has died."""
+        return self._pid == os.getpid() and self._thread.is_alive()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is this very thread."""
+        return threading.current_thread() is self._thread
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Start `work` on the loop; its context, and so its notebook cell, is the caller's."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def stop(self) -> None:
+        """End the thread; pending work is dropped."""
+        if self.usable:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(timeout=2)
+
+
+_lock = threading.Lock()
+_current: LoopThread | None = None
+
+
+def loop_thread() -> LoopThread:
+    """The process's loop thread; made on first use, and anew after a fork."""
+    global _current  # noqa: PLW0603 - one per process is the point
+    with _lock:
+        if _current is None or not _current.usable:
+            _current = LoopThread()
+        return _current
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on the loop thread and wait for it; Stop (KeyboardInterrupt) cancels it at once.
+
+    Raises RuntimeError when called on the loop thread itself, where waiting would never end.
+    """
+    thread = loop_thread()
+    if thread.is_current:
+        work.close()
+        raise RuntimeError("this would wait for itself; use the async client on the loop thread")
+    future = thread.submit(work)
+    try:
+        return wait(future)
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
+
+
+def wait(future: concurrent.futures.Future[T], timeout_s: float | None = None) -> T:
+    """Wait in short steps, so that Stop is noticed on every platform.
+
+    Raises TimeoutError if `timeout_s` passes first; the future goes on.
+    """
+    # Not future.result(timeout): a TimeoutError raised by the work itself would look the same.
+    waited = 0.0
+    while not future.done():
+        if timeout_s is not None and waited >= timeout_s:
+            raise TimeoutError
+        concurrent.futures.wait([future], timeout=TICK_S)
+        waited += TICK_S
+    return future.result()
+
+
+def allow_nested_asyncio() -> None:
+    """Let ``asyncio.run(...)`` and ``loop.run_until_complete(...)`` work inside a running loop, as in a cell.
+
+    An explicit opt-in for your own code: it patches asyncio for the whole process and cannot be taken back.
+    apixo_nb itself never needs or calls it.
+    """
+    import nest_asyncio2
+
+    nest_asyncio2.apply()

@@ -1,0 +1,212 @@
+"""What may be asked of APIXO: one frozen, checked `Request`, and the JSON body it becomes."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict
+
+from .errors import InvalidRequestError
+from .spec import DEFAULT_MODEL, MODELS, ModelSpec, Parameter, Value
+
+RequestType = Literal["async", "callback"]
+
+
+class Request(BaseModel):
+    """One checked generation request. Make it with `make_request`, which raises our own errors.
+
+    Attributes
+    ----------
+    model, prompt : str
+    parameters : dict
+        Wire name to value, for every parameter of the model's spec, e.g. ``{"aspect_ratio": "1:1"}``.
+    image_urls : tuple of str
+        Reference pictures, public http(s) URLs.
+    request_type : "async" or "callback"
+    callback_url : str or None
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    prompt: str
+    parameters: dict[str, Value]
+    image_urls: tuple[str, ...] = ()
+    request_type: RequestType = "async"
+    callback_url: str | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The facts of this request's model."""
+        return MODELS[self.model]
+
+    @property
+    def num_images(self) -> int:
+        """How many pictures this request asks for."""
+        return self.spec.pictures(self.parameters)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of ``POST /generateTask/{model}`` (model page, "Request body")."""
+        given: dict[str, Any] = {"mode": self.spec.mode, "prompt": self.prompt}
+        if self.image_urls:
+            given["image_urls"] = list(self.image_urls)
+        body: dict[str, Any] = {"request_type": self.request_type}
+        if self.callback_url is not None:
+            body["callback_url"] = self.callback_url
+        return {**body, "input": {**given, **self.parameters}}
+
+    def digest(self) -> str:
+        """sha256 over what decides the picture: two requests with one digest are draws of the same thing."""
+        asked = [self.model, self.prompt, dict(sorted(self.parameters.items())), self.image_urls]
+        canonical = json.dumps(asked, ensure_ascii=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def make_request(
+    prompt: str,
+    *,
+    model: str = DEFAULT_MODEL,
+    image_urls: Iterable[str] = (),
+    request_type: RequestType = "async",
+    callback_url: str | None = None,
+    **parameters: Any,
+) -> Request:
+    """Check a request against its model's spec, before anything is sent.
+
+    Raises
+    ------
+    InvalidRequestError
+        Names the field, the value and what is allowed.
+    """
+    facts = _model(model)
+    return Request(
+        model=facts.id,
+        prompt=_prompt(prompt, facts),
+        parameters=_parameters(parameters, facts),
+        image_urls=_references(image_urls, facts),
+        request_type=_request_type(request_type),
+        callback_url=_callback(callback_url, request_type),
+    )
+
+
+def _refuse(
+    message: str, field: str, value: object, allowed: str, next_step: str = ""
+) -> InvalidRequestError:
+    return InvalidRequestError(message, field=field, value=value, allowed=allowed, next_step=next_step)
+
+
+def _model(model: object) -> ModelSpec:
+    if isinstance(model, str) and model in MODELS:
+        return MODELS[model]
+    raise _refuse(f"Unknown model {model!r:.80}", "model", model, ", ".join(MODELS))
+
+
+def _prompt(prompt: object, facts: ModelSpec) -> str:
+    allowed = f"text of 1 to {facts.prompt_max} characters"
+    if not isinstance(prompt, str):
+        raise _refuse(f"The prompt is a {type(prompt).__name__}, not text", "prompt", prompt, allowed)
+    if not any(_is_ink(char) for char in prompt):
+        raise _refuse("The prompt is blank", "prompt", prompt, allowed)
+    if len(prompt) > facts.prompt_max:
+        raise _refuse(f"The prompt has {len(prompt)} characters", "prompt", prompt, allowed)
+    for position, char in enumerate(prompt):
+        # A lone surrogate cannot be sent as UTF-8; NUL ends text in databases and C libraries.
+        if char == "\0" or unicodedata.category(char) == "Cs":
+            message = f"The prompt holds an unusable character, U+{ord(char):04X}, at position {position}"
+            raise _refuse(message, "prompt", prompt, allowed)
+    return prompt
+
+
+def _is_ink(char: str) -> bool:
+    """False for blanks, control and zero-width characters, which alone make no prompt."""
+    return not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf", "Zs")
+
+
+def _parameters(given: dict[str, Any], facts: ModelSpec) -> dict[str, Value]:
+    known = {parameter.wire: parameter for parameter in facts.parameters}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else ""
+            raise _refuse(f"{facts.id} has no parameter {name!r:.80}", name, value, ", ".join(known), hint)
+    return {wire: _choice(parameter, given.get(wire)) for wire, parameter in known.items()}
+
+
+def _choice(parameter: Parameter, value: object) -> Value:
+    if value is None:
+        return parameter.default
+    for allowed in parameter.values:
+        if value == allowed and type(value) is type(allowed):  # True == 1 and 2.0 == 2, but not here
+            return allowed
+    names = [str(choice) for choice in parameter.values]
+    near = difflib.get_close_matches(str(value).strip(), names, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]}?" if near else ""
+    message = f"{parameter.help.capitalize()} ({parameter.flag}) cannot be {value!r:.80}"
+    raise _refuse(message, parameter.wire, value, ", ".join(names), hint)
+
+
+def _references(urls: object, facts: ModelSpec) -> tuple[str, ...]:
+    if isinstance(urls, str) or not isinstance(urls, Iterable):
+        raise _refuse("image_urls is not a list of URLs", "image_urls", urls, "a list of public http(s) URLs")
+    checked = tuple(_reference(url) for url in urls)
+    if len(checked) > facts.references.maximum:
+        message = f"{len(checked)} reference pictures are too many"
+        raise _refuse(message, "image_urls", len(checked), f"at most {facts.references.maximum}")
+    return checked
+
+
+def _reference(url: object) -> str:
+    allowed = "public, direct http(s) URLs"
+    text = url if isinstance(url, str) else ""
+    parts = _split(text)
+    if parts is None or parts.scheme not in ("http", "https"):
+        local = parts is None or parts.scheme in ("", "file") or len(parts.scheme) == 1  # C:\...
+        what = "is on this machine" if local and text else "is not an http(s) URL"
+        hint = "APIXO takes no files: put the picture on a public web host first." if local else ""
+        raise _refuse(f"The reference {url!r:.80} {what}", "image_urls", url, allowed, hint)
+    if not parts.hostname or parts.username is not None or _is_untidy(text):
+        raise _refuse(f"The reference {url!r:.80} is not a usable URL", "image_urls", url, allowed)
+    return text
+
+
+def _split(url: str) -> Any:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # the property that finds a port such as 99999
+    except ValueError:
+        return None
+    return parts
+
+
+def _is_untidy(url: str) -> bool:
+    return any(char.isspace() or unicodedata.category(char) in ("Cc", "Cs") or char == "\\" for char in url)
+
+
+def _request_type(value: object) -> RequestType:
+    if value == "async":
+        return "async"
+    if value == "callback":
+        return "callback"
+    raise _refuse(f"request_type cannot be {value!r:.80}", "request_type", value, "async, callback")
+
+
+def _callback(url: object, request_type: str) -> str | None:
+    if request_type != "callback":
+        if url is not None:
+            raise _refuse(
+                "callback_url is given, but request_type is async", "callback_url", url, "none with async"
+            )
+        return None
+    allowed = "a public https URL, together with request_type callback"
+    parts = _split(url) if isinstance(url, str) else None
+    if parts is None or not parts.hostname or parts.username is not None or _is_untidy(str(url)):
+        raise _refuse("callback_url is not a usable URL", "callback_url", url, allowed)
+    if parts.scheme != "https":
+        raise _refuse("callback_url is not https", "callback_url", url, allowed)
+    return str(url)

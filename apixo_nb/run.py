@@ -1,0 +1,220 @@
+"""Our records: `Run`, the row about one task, and `Image`, a picture of it. Frozen: a change is a new one."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from .request import Request, RequestType
+from .spec import FINAL_STATES, MODELS, RESULT_DAYS, ModelSpec, Value
+
+SCHEMA_VERSION = 1
+
+# The states of a run, in the order they are met. Only `success` and `failed` are final; a word that is not
+# here came from APIXO, is kept verbatim and is not final.
+PLANNED, SUBMITTING, SUBMITTED, PROCESSING = "planned", "submitting", "submitted", "processing"
+SUCCESS, FAILED = FINAL_STATES
+UNKNOWN, CANCELLED, TIMEOUT = "unknown", "cancelled", "timeout"
+
+
+class Image(BaseModel):
+    """One picture of a run.
+
+    Attributes
+    ----------
+    index : int
+        From 0, in the order of the result URLs.
+    file : str
+        Name in the images folder, or "" while it is not on disk.
+    error : str
+        Why it is not on disk, or "".
+    sha256, bytes, width, height, format
+        Of the original, byte for byte as it was downloaded; `format` is PNG, JPEG or WEBP.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int
+    url: str
+    file: str = ""
+    sha256: str = ""
+    bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str = ""
+    error: str = ""
+
+
+class Run(BaseModel):
+    """One task of APIXO's as a row of ours. Times are UTC, prices integer micro-dollars (1 USD = 1,000,000).
+
+    Attributes
+    ----------
+    state : str
+        planned, submitting, submitted, processing, success, failed, unknown, cancelled, timeout, or any word
+        of APIXO's.
+    cost_time_ms : int or None
+        APIXO's costTime: how long the task took there.
+    wait_ms : int or None
+        How long we waited, from the taskId to the final state.
+    cost_micros : int or None
+        What it cost by the unit price; None until that is known.
+    digest, take
+        Which request this is (see `Request.digest`), and its how-manieth draw, from 1.
+    raw : str
+        The last status answer's data, as JSON.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    created_at: datetime
+    model: str
+    prompt: str
+    parameters: dict[str, Value]
+    image_urls: tuple[str, ...] = ()
+    request_type: RequestType = "async"
+    callback_url: str | None = None
+    prompt_template: str = ""
+    variables: dict[str, str] = {}
+    state: str = SUBMITTING
+    task_id: str | None = None
+    submitted_at: datetime | None = None
+    finished_at: datetime | None = None
+    cost_time_ms: int | None = None
+    wait_ms: int | None = None
+    unit_price_micros: int
+    cost_micros: int | None = None
+    fail_code: str = ""
+    fail_msg: str = ""
+    result_urls: tuple[str, ...] = ()
+    images: tuple[Image, ...] = ()
+    expires_at: datetime | None = None
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    rating: int | None = None
+    sandbox: bool = False
+    digest: str = ""
+    take: int = 1
+    raw: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def __repr__(self) -> str:
+        return f"<Run {self.run_id}: {self.state}, {len(self.files)} of {self.num_images} pictures on disk>"
+
+    @property
+    def spec(self) -> ModelSpec | None:
+        """The facts of its model; None for a model this version does not know."""
+        return MODELS.get(self.model)
+
+    @property
+    def mode(self) -> str:
+        """The API's ``mode`` of its model."""
+        return self.spec.mode if self.spec else self.model
+
+    @property
+    def aspect_ratio(self) -> str:
+        """``aspect_ratio``, or "" for a model without one."""
+        return str(self.parameters.get("aspect_ratio", ""))
+
+    @property
+    def num_images(self) -> int:
+        """How many pictures were asked for."""
+        return self.spec.pictures(self.parameters) if self.spec else 1
+
+    @property
+    def request(self) -> Request:
+        """What was, or is to be, asked of APIXO."""
+        return Request(
+            model=self.model,
+            prompt=self.prompt,
+            parameters=self.parameters,
+            image_urls=self.image_urls,
+            request_type=self.request_type,
+            callback_url=self.callback_url,
+        )
+
+    @property
+    def price_micros(self) -> int:
+        """What it costs, or would cost, if all pictures are made."""
+        return self.num_images * self.unit_price_micros
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the pictures that are on disk, in the images folder."""
+        return tuple(image.file for image in self.images if image.file)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the task has ended."""
+        return self.state in FINAL_STATES
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a task whose end we have not seen."""
+        return bool(self.task_id) and not self.is_final
+
+    @property
+    def missing(self) -> int:
+        """How many of its result pictures are not on disk."""
+        return len(self.result_urls) - len(self.files) if self.state == SUCCESS else 0
+
+    @property
+    def remark(self) -> str:
+        """What is odd about a success, or ""."""
+        got, asked = len(self.result_urls), self.num_images
+        if self.state != SUCCESS or got == asked:
+            return ""
+        return f"{asked} {_pictures(asked)} asked for, {got} came"
+
+    def but(self, **changes: Any) -> Run:
+        """The same run with some values changed."""
+        return self.model_copy(update=changes)
+
+
+def _pictures(count: int) -> str:
+    return "picture" if count == 1 else "pictures"
+
+
+def utc_now() -> datetime:
+    """Now, in UTC."""
+    return datetime.now(UTC)
+
+
+def new_run(
+    request: Request,
+    *,
+    unit_price_micros: int,
+    sandbox: bool,
+    prompt_template: str = "",
+    variables: Mapping[str, str] | None = None,
+    name: str = "",
+    tags: tuple[str, ...] = (),
+    note: str = "",
+) -> Run:
+    """The row of a request that is about to be sent."""
+    created = utc_now()
+    return Run(
+        # Sorts by time, reads as a time, and is safe as a file name.
+        run_id=f"{created:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
+        created_at=created,
+        **request.model_dump(),
+        prompt_template=prompt_template or request.prompt,
+        variables=dict(variables or {}),
+        unit_price_micros=unit_price_micros,
+        name=name,
+        tags=tags,
+        note=note,
+        sandbox=sandbox,
+        digest=request.digest(),
+    )
+
+
+def expiry(finished: datetime) -> datetime:
+    """When the result URLs are likely to end (model page: "normally stored for 15 days")."""
+    return finished + timedelta(days=RESULT_DAYS)

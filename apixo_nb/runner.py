@@ -1,0 +1,266 @@
+"""Takes runs from a request to pictures on disk, on the loop thread.
+
+The order is what keeps money safe: the row is in the ledger before the POST leaves, the taskId before
+anything else happens, the result URLs before the first download. Each step is a new `Run` record; the ledger
+keeps it, listeners hear of it, and `Job.run` is always the latest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import loop
+from .api import AsyncClient
+from .download import Downloaded
+from .errors import (
+    ApixoError,
+    ImageError,
+    LedgerError,
+    RunCancelledError,
+    SubmitUnknownError,
+    WaitTimeoutError,
+)
+from .images import Images
+from .job import Job, stopped_error
+from .ledger import Ledger
+from .run import (
+    CANCELLED,
+    FAILED,
+    PLANNED,
+    SUBMITTED,
+    SUBMITTING,
+    SUCCESS,
+    TIMEOUT,
+    UNKNOWN,
+    Image,
+    Run,
+    expiry,
+    utc_now,
+)
+from .wire import TaskStatus
+
+Listener = Callable[[Run], None]
+
+_MAX_RESULTS = 2  # result URLs taken, as a multiple of the pictures asked for
+
+
+class Runner:
+    """Carries runs out. Made by the session; its methods may be called from any thread."""
+
+    def __init__(self, client: AsyncClient, ledger: Ledger, images: Images) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._images = images
+        self._listeners: list[Listener] = []
+        # One thread writes, so that a row's changes arrive in order and a slow disk holds up no poll.
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="apixo-ledger")
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Hear of every new record, on the loop thread; returns the function that ends it."""
+        self._listeners.append(listener)
+
+        def forget() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return forget
+
+    def close(self) -> None:
+        """Wait for the last writes."""
+        self._writer.shutdown()
+
+    def start(self, run: Run, timeout_s: float) -> Job:
+        """Buy: write the row, submit, wait, download."""
+        return self._launch(Job(run), lambda job: self._buy(job, timeout_s))
+
+    def resume(self, run: Run, timeout_s: float) -> Job:
+        """Bring a run that has a taskId to its end, pictures and all; never submits."""
+        return self._launch(Job(run), lambda job: self._take_up(job, timeout_s))
+
+    def _launch(self, job: Job, work: Callable[[Job], Any]) -> Job:
+        job.ended = loop.loop_thread().submit(self._guard(job, work))
+        return job
+
+    async def _guard(self, job: Job, work: Callable[[Job], Any]) -> None:
+        """Run the work as a task that `Job.cancel` can end, and hand its outcome to whoever waits."""
+        job.task = asyncio.ensure_future(work(job))
+        try:
+            await job.task
+        except asyncio.CancelledError:
+            job.fail(stopped_error(job.run, "Stopped waiting"))
+        except ApixoError as error:
+            error.run_id = error.run_id or job.run.run_id
+            error.task_id = error.task_id or job.run.task_id
+            job.fail(error)
+        except Exception as error:  # noqa: BLE001 - handed on to the waiting caller, who sees all of it
+            job.fail(error)
+        else:
+            job.succeed()
+
+    # --- the way of a run ---
+
+    async def _buy(self, job: Job, timeout_s: float) -> None:
+        job.submitting = True
+        try:
+            self._tell(job, await self._write(self._ledger.add, job.run.but(state=SUBMITTING)))
+            await self._submit(job)
+        finally:
+            job.submitting = False
+        if job.stopped:
+            await self._change(job, state=CANCELLED)
+            return
+        await self._finish(job, timeout_s, age_s=0.0)
+
+    async def _submit(self, job: Job) -> None:
+        try:
+            if job.stopped:
+                raise stopped_error(job.run, "Stopped before anything was sent")
+            task_id = await self._client.submit_request(job.run.request, lambda: job.stopped)
+        except SubmitUnknownError as error:
+            error.at_stake_usd = job.run.price_micros / 1e6
+            await self._change(job, state=UNKNOWN, fail_msg=error.headline)
+            raise
+        except RunCancelledError:
+            await self._change(job, state=PLANNED)
+            raise
+        except ApixoError as error:
+            code = f"HTTP {error.status}" if error.status else type(error).__name__
+            await self._change(
+                job,
+                state=FAILED,
+                fail_code=code,
+                fail_msg=error.message,
+                cost_micros=0,
+                finished_at=utc_now(),
+            )
+            raise
+        await self._change(job, state=SUBMITTED, task_id=task_id, submitted_at=utc_now())
+
+    async def _take_up(self, job: Job, timeout_s: float) -> None:
+        if job.run.state == SUCCESS and job.run.result_urls:
+            with contextlib.suppress(ImageError):
+                await self._download(job)
+                return
+        # Ask again: the task may have ended since, and its pictures may have new addresses.
+        await self._finish(job, timeout_s, age_s=_age(job.run))
+
+    async def _finish(self, job: Job, timeout_s: float, age_s: float) -> None:
+        started = time.monotonic()
+        try:
+            status = await self._client.wait(
+                str(job.run.task_id),
+                model=job.run.model,
+                timeout_s=timeout_s,
+                age_s=age_s,
+                seen=lambda status: self._seen(job, status),
+                check=False,
+            )
+        except asyncio.CancelledError:
+            await asyncio.shield(self._change_unless_final(job, CANCELLED))
+            raise
+        except WaitTimeoutError:
+            await self._change_unless_final(job, TIMEOUT)
+            raise
+        waited_ms = int((time.monotonic() - started) * 1000) + int(age_s * 1000)
+        await self._conclude(job, status, waited_ms)
+
+    def _seen(self, job: Job, status: TaskStatus) -> None:
+        """A poll came in: keep a state that is news. Final states are kept with their facts, below."""
+        if status.state and status.state != job.run.state and not status.final and not job.run.is_final:
+            self._tell(job, job.run.but(state=status.state))
+            self._writer.submit(self._ledger.update, job.run.run_id, state=status.state)
+
+    async def _change_unless_final(self, job: Job, state: str) -> None:
+        if not job.run.is_final:
+            await self._change(job, state=state)
+
+    async def _conclude(self, job: Job, status: TaskStatus, waited_ms: int) -> None:
+        finished = job.run.finished_at or utc_now()
+        changes: dict[str, Any] = {
+            "cost_time_ms": status.cost_time_ms,
+            "wait_ms": job.run.wait_ms or waited_ms,
+            "finished_at": finished,
+            "raw": status.raw,
+        }
+        error = status.error()
+        if status.state == FAILED:
+            changes |= {
+                "state": FAILED,
+                "fail_code": status.fail_code,
+                "fail_msg": status.fail_msg,
+                "cost_micros": 0,
+            }
+        else:
+            urls = status.result_urls[: job.run.num_images * _MAX_RESULTS]
+            changes |= {
+                "state": SUCCESS,
+                "result_urls": urls,
+                "expires_at": expiry(finished),
+                "cost_micros": job.run.price_micros,
+                "fail_msg": error.message if error else status.result_problem,
+            }
+        await self._change(job, **changes)
+        if error is not None:
+            raise error
+        await self._download(job)
+
+    # --- pictures ---
+
+    async def _download(self, job: Job) -> None:
+        """Fetch every result picture that is not on disk; raises the first problem after trying all."""
+        have = {image.index for image in job.run.images if image.file and self._images.path(image).exists()}
+        wanted = [(index, url) for index, url in enumerate(job.run.result_urls) if index not in have]
+        problems = await asyncio.gather(*(self._picture(job, index, url) for index, url in wanted))
+        found = [problem for problem in problems if problem is not None]
+        if found:
+            raise found[0]
+
+    async def _picture(self, job: Job, index: int, url: str) -> ApixoError | None:
+        try:
+            downloaded = await self._client.download(url, self._images.target(job.run.run_id, index))
+            image = await asyncio.to_thread(self._keep, job.run, index, downloaded)
+        except ApixoError as error:
+            if isinstance(error, LedgerError):
+                return error
+            await self._picture_known(job, Image(index=index, url=url, error=error.message))
+            return _as_image_error(error)
+        await self._picture_known(job, image)
+        return None
+
+    def _keep(self, run: Run, index: int, downloaded: Downloaded) -> Image:
+        return self._images.keep(run, index, downloaded)
+
+    async def _picture_known(self, job: Job, image: Image) -> None:
+        others = [known for known in job.run.images if known.index != image.index]
+        images = tuple(sorted([*others, image], key=lambda known: known.index))
+        self._tell(job, job.run.but(images=images))
+        await self._write(self._ledger.put_image, job.run.run_id, image)
+
+    # --- records ---
+
+    async def _change(self, job: Job, **changes: Any) -> None:
+        """Change the record, tell the listeners, and return when it is on disk."""
+        self._tell(job, job.run.but(**changes))
+        await self._write(self._ledger.update, job.run.run_id, **changes)
+
+    async def _write(self, call: Callable[..., Any], *args: Any, **changes: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, lambda: call(*args, **changes))
+
+    def _tell(self, job: Job, run: Run) -> None:
+        job.run = run
+        for listener in tuple(self._listeners):
+            listener(run)
+
+
+def _as_image_error(error: ApixoError) -> ApixoError:
+    return error if isinstance(error, ImageError) else ImageError(error.message, status=error.status)
+
+
+def _age(run: Run) -> float:
+    """Seconds since the task was made, by our own clock."""
+    return (utc_now() - (run.submitted_at or run.created_at)).total_seconds()

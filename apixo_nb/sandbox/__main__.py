@@ -1,0 +1,68 @@
+"""``python -m apixo_nb.sandbox``: the sandbox as a program of its own, until Ctrl-C."""
+
+# ruff: noqa: T201 - a program prints
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from threading import Event
+
+from apixo_nb.sandbox.markers import MARKERS
+from apixo_nb.sandbox.options import SandboxOptions
+from apixo_nb.sandbox.server import Sandbox
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; the first line printed is ``base_url=…``, for programs to read."""
+    options = _options(arguments)
+    stopping = Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stopping.set())
+    try:
+        sandbox = Sandbox(options).start()
+    except (OSError, ValueError) as error:
+        print(f"The sandbox cannot start: {error}", file=sys.stderr)
+        return 1
+    with sandbox:
+        print(_welcome(sandbox), flush=True)
+        while not stopping.wait(1.0):  # a wait without end cannot be interrupted on Windows
+            pass
+    return 0
+
+
+def _welcome(sandbox: Sandbox) -> str:
+    options = sandbox.options
+    key = "any key" if options.key is None else "the key given"
+    balance_usd = sandbox.account.balance_micros / 1_000_000
+    return "\n".join(
+        (
+            f"base_url={sandbox.base_url}",
+            f"Pictures come from {sandbox.picture_url}",
+            f"${balance_usd:.2f} to spend with {key}; a task takes about {options.seconds:g} s",
+            "Ctrl-C ends it. Write one of these into a prompt for trouble:",
+            *(f"  {f'[{name}]':<15} {help_text}" for name, help_text in MARKERS.items()),
+        )
+    )
+
+
+def _options(arguments: list[str] | None) -> SandboxOptions:
+    default = SandboxOptions()
+    parser = argparse.ArgumentParser(
+        "python -m apixo_nb.sandbox", description="APIXO, imitated on this machine"
+    )
+    option = parser.add_argument
+    option("--port", type=int, default=default.port, help="port of the API; 0 takes a free one")
+    option("--picture-port", type=int, default=default.picture_port, help="port of the picture host")
+    option("--seconds", type=float, default=default.seconds, help="typical duration of a task")
+    option("--balance", type=float, default=default.balance_usd, dest="balance_usd", help="USD to spend")
+    option("--journal", type=Path, help="file that remembers the tasks over restarts")
+    option("--key", help="the only API key accepted; without it, any")
+    option("--picture-scale", type=float, default=default.picture_scale, help="1.0 draws 1024 pixels")
+    return SandboxOptions(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

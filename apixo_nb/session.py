@@ -1,0 +1,364 @@
+"""The front door, and the only wiring: settings, key, client, ledger, images and runner made one.
+
+`current` is the session that notebooks share; it is made anew when a setting has changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from . import config
+from .api import AsyncClient
+from .errors import ApixoError, CostLimitError, InvalidRequestError
+from .flows import RetryPolicy
+from .images import Images
+from .job import Job
+from .ledger import Ledger
+from .loop import run as run_on_loop
+from .request import Request, make_request
+from .run import PLANNED, Run, new_run
+from .runner import Listener, Runner
+from .spec import DEFAULT_MODEL, MODELS, Cadence
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .sandbox import Sandbox
+
+#: The sandbox makes a task in about 3 s where APIXO takes 30: its rhythm is ten times as fast.
+SANDBOX_TASK_S = 3.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Labels:
+    """What a run's row says beside the request."""
+
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    note: str = ""
+
+
+class Session:
+    """Everything a notebook needs, joined: makes pictures, keeps their rows, finds them again.
+
+    Parameters
+    ----------
+    settings : Apixo, optional
+        Default: the process's settings, from the environment and ``%config Apixo``.
+    key : str or ApiKey, optional
+        Default: found when it is first needed, see `config.find_key`.
+    """
+
+    def __init__(
+        self, settings: config.Apixo | None = None, *, key: str | config.ApiKey | None = None
+    ) -> None:
+        self.settings = settings or config.settings()
+        self._key = key
+        self._client: AsyncClient | None = None
+        self._ledger: Ledger | None = None
+        self._runner: Runner | None = None
+        self._lock = threading.RLock()
+        self.images = Images(self.settings.images_path)
+
+    def __repr__(self) -> str:
+        where = "the sandbox" if self.settings.sandbox else urlsplit(self.settings.base_url).netloc
+        return f"Session({where}, home={str(self.settings.home_path)!r})"
+
+    # --- the parts, made when first needed ---
+
+    @property
+    def is_sandbox(self) -> bool:
+        """Whether runs go to a sandbox on this machine, and so cost nothing."""
+        return self.settings.sandbox or config.is_loopback(urlsplit(self.settings.base_url).hostname)
+
+    @property
+    def client(self) -> AsyncClient:
+        """The API client; raises MissingKeyError where there is no key."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._sandbox_client() if self.settings.sandbox else self._real_client()
+            return self._client
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger; raises LedgerError where it cannot be opened."""
+        with self._lock:
+            if self._ledger is None:
+                self._ledger = Ledger(self.settings.ledger or self.settings.home_path / "ledger.db")
+            return self._ledger
+
+    @property
+    def runner(self) -> Runner:
+        """The runner over client, ledger and images."""
+        with self._lock:
+            if self._runner is None:
+                self._runner = Runner(self.client, self.ledger, self.images)
+            return self._runner
+
+    def _real_client(self) -> AsyncClient:
+        return AsyncClient(
+            self._key,
+            base_url=self.settings.base_url,
+            request_timeout_s=self.settings.request_timeout,
+            cadence=self.cadence(),
+        )
+
+    def _sandbox_client(self) -> AsyncClient:
+        # Never with the real key: whatever listens on a port of this machine has no business with it.
+        return AsyncClient(
+            config.ApiKey("sandbox", "of the sandbox"),
+            base_url=self.sandbox().base_url,
+            request_timeout_s=self.settings.request_timeout,
+            cadence=self.cadence(),
+            retry=RetryPolicy(base_s=0.1, cap_s=2.0),
+        )
+
+    def cadence(self, model: str = DEFAULT_MODEL) -> Cadence:
+        """When runs are polled and how long they are expected to take, in seconds."""
+        cadence = MODELS[model].cadence
+        if self.settings.sandbox:
+            cadence = cadence.scaled(SANDBOX_TASK_S / cadence.expected_s)
+        return cadence.override(self.settings.first_poll, self.settings.poll_interval)
+
+    def sandbox(self) -> Sandbox:
+        """The sandbox of this session, started; its tasks survive a restart of the kernel."""
+        from .sandbox import Sandbox, SandboxOptions
+
+        journal = self.settings.home_path / "sandbox.jsonl"
+        with _lock:
+            if journal not in _sandboxes:
+                _sandboxes[journal] = Sandbox(SandboxOptions(seconds=SANDBOX_TASK_S, journal=journal))
+            return _sandboxes[journal].start()
+
+    def close(self) -> None:
+        """Let go of connections and files. Runs in flight stay resumable."""
+        with self._lock:
+            if self._client is not None:
+                run_on_loop(self._client.aclose())
+            if self._runner is not None:
+                self._runner.close()
+            if self._ledger is not None:
+                self._ledger.close()
+            self._client = self._runner = self._ledger = None
+
+    # --- making pictures ---
+
+    def unit_price_micros(self, model: str) -> int:
+        """The price of one picture, in micro-dollars: yours if set, else APIXO's list price."""
+        if self.settings.unit_price_usd is not None:
+            return round(self.settings.unit_price_usd * 1_000_000)
+        return MODELS[model].unit_price_micros
+
+    def plan(
+        self,
+        request: Request,
+        labels: Labels | None = None,
+        *,
+        prompt_template: str = "",
+        variables: dict[str, str] | None = None,
+    ) -> Run:
+        """The row of a request, not yet written: what it would cost and look like."""
+        return new_run(
+            request,
+            unit_price_micros=self.unit_price_micros(request.model),
+            sandbox=self.is_sandbox,
+            prompt_template=prompt_template,
+            variables=variables,
+            **dataclasses.asdict(labels or Labels()),
+        )
+
+    def check_cost(self, runs: Iterable[Run], max_cost_usd: float | None) -> None:
+        """Raise CostLimitError if these runs together would cost more than the limit."""
+        total = sum(run.price_micros for run in runs)
+        if max_cost_usd is not None and total > round(max_cost_usd * 1_000_000):
+            raise CostLimitError(
+                f"This would cost ${total / 1e6:.2f}, above the limit of ${max_cost_usd:.2f}",
+                next_step="Nothing was sent. Ask for fewer pictures, or raise --max-cost.",
+            )
+
+    def start(self, run: Run, timeout_s: float | None = None) -> Job:
+        """Buy a planned run. Returns at once with its `Job`."""
+        return self.runner.start(run, timeout_s or self.settings.timeout)
+
+    def begin(
+        self,
+        prompt: str,
+        *,
+        name: str = "",
+        tags: Iterable[str] = (),
+        note: str = "",
+        max_cost_usd: float | None = None,
+        timeout_s: float | None = None,
+        **request: Any,
+    ) -> Job:
+        """Check, plan and start one run: what `generate` and `agenerate` share."""
+        labels = Labels(name=name, tags=_tags(tags), note=note)
+        run = self.plan(make_request(prompt, **request), labels)
+        self.check_cost([run], max_cost_usd)
+        return self.start(run, timeout_s)
+
+    # --- taking up again ---
+
+    def resume(self, run_id: str | None = None, timeout_s: float | None = None) -> list[Job]:
+        """Take up one run, or all unfinished ones: wait for tasks, download what is missing. It is free."""
+        runs = self.ledger.unfinished() if run_id is None else [self.run(run_id)]
+        mine = [run for run in runs if run.sandbox == self.is_sandbox and run.task_id]
+        return [self.runner.resume(run, timeout_s or self.settings.timeout) for run in mine]
+
+    def run(self, run_id: str) -> Run:
+        """One run by its id; raises InvalidRequestError if there is none."""
+        found = self.ledger.get(run_id)
+        if found is None:
+            raise InvalidRequestError(
+                f"There is no run {run_id!r:.80} in the ledger", field="run_id", value=run_id
+            )
+        return found
+
+    # --- looking back ---
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Hear of every new `Run` record, on the loop thread; returns the function that ends it."""
+        return self.runner.listen(listener)
+
+    def history(self) -> pd.DataFrame:
+        """All runs as a DataFrame, oldest first; see `frame.history_frame` for columns, dtypes and units."""
+        from .frame import history_frame
+
+        return history_frame(self.ledger.runs(), self.shown_path)
+
+    def export_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write `history` to a CSV file, exactly; see `frame.write_csv`."""
+        from .frame import write_csv
+
+        return write_csv(self.history(), path)
+
+    def balance(self) -> float:
+        """US dollars left for the key."""
+        return run_on_loop(self.client.balance())
+
+    def status_lines(self) -> list[str]:
+        """Where requests go, with which key, what the ledger holds, what was spent; never the key itself."""
+        where = "SANDBOX, on this machine; nothing is paid" if self.is_sandbox else self.settings.base_url
+        key = config.ApiKey(self._key) if isinstance(self._key, str) else self._key or config.find_key()
+        source = (
+            "none is needed" if self.settings.sandbox else key.source if key else "none; try `%apixo login`"
+        )
+        runs = [run for run in self.ledger.runs() if run.sandbox == self.is_sandbox]
+        states = Counter(run.state for run in runs)
+        spent = sum(run.cost_micros or 0 for run in runs)
+        open_ = sum(run.price_micros for run in runs if run.cost_micros is None and run.state != PLANNED)
+        stake = f", and up to ${open_ / 1e6:.2f} more for runs whose end is not known" if open_ else ""
+        return [
+            f"requests  {where}",
+            f"API key   {'none is needed' if self.settings.sandbox else source}",
+            f"ledger    {self.ledger.shown_place}",
+            f"pictures  {self.images.folder}",
+            f"runs      {len(runs)}"
+            + "".join(f", {count} {state}" for state, count in sorted(states.items())),
+            f"spent     ${spent / 1e6:.2f} by list price{stake}",
+        ]
+
+    def shown_path(self, file: str) -> str:
+        """Relative to the working folder where it lies within, so that a table can move with its folder."""
+        path = self.images.folder / file
+        working = Path.cwd()
+        return path.relative_to(working).as_posix() if path.is_relative_to(working) else str(path)
+
+
+def _tags(tags: object) -> tuple[str, ...]:
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidRequestError(
+            "tags is not a list of words", field="tags", value=tags, allowed='e.g. ["draft"]'
+        )
+    return tuple(str(tag) for tag in tags)
+
+
+# --- the session that notebooks share ---------------------------------------------------------------
+
+_lock = threading.RLock()
+_current: tuple[Session, dict[str, Any]] | None = None
+
+# One for each home: sessions come and go with the settings, a sandbox knows its tasks.
+_sandboxes: dict[Path, Sandbox] = {}
+
+
+def current() -> Session:
+    """The process's session; a new one when a setting has changed since the last call."""
+    global _current  # noqa: PLW0603 - one per process is the point
+    with _lock:
+        wanted = config.settings().trait_values(config=True)
+        if _current is None or _current[1] != wanted:
+            # The old one is left open: its runs in flight go on to their end.
+            _current = (Session(), wanted)
+        return _current[0]
+
+
+def reset() -> None:
+    """Forget the shared session, as after another key was stored."""
+    global _current  # noqa: PLW0603
+    with _lock:
+        _current = None
+
+
+def generate(prompt: str, **options: Any) -> Run:
+    """Make pictures, wait for them, and return their `Run`.
+
+    Parameters
+    ----------
+    prompt : str
+        1 to 10,000 characters.
+    aspect_ratio : "1:1", "2:3" or "3:2"
+    num_images : 1, 2 or 4
+    image_urls : list of str
+        Up to 5 public URLs of reference pictures.
+    name, note : str
+    tags : list of str
+        Kept on the row.
+    max_cost_usd : float
+        Refuse to start above it.
+    timeout_s : float
+        Give up waiting after so many seconds; the task is kept and can be resumed.
+
+    Raises
+    ------
+    ApixoError
+        One class for each thing you can do about it; see `apixo_nb.errors`.
+    """
+    return current().begin(prompt, **options).wait()
+
+
+async def agenerate(prompt: str, **options: Any) -> Run:
+    """As `generate`, to ``await``. The work runs on apixo_nb's own loop, so yours stays free."""
+    return await current().begin(prompt, **options)
+
+
+def history() -> pd.DataFrame:
+    """All runs of the ledger as a DataFrame, oldest first; see `Session.history`."""
+    return current().history()
+
+
+def export_csv(path: str | os.PathLike[str]) -> Path:
+    """Write `history` to a CSV file, exactly, and return its path."""
+    return current().export_csv(path)
+
+
+def resume(run_id: str | None = None) -> list[Run]:
+    """Bring unfinished runs (or one) to their end and download what is missing; costs nothing.
+
+    Returns the runs as they are now; one that still fails keeps its row and its error text.
+    """
+    jobs = current().resume(run_id)
+    for job in jobs:
+        try:
+            job.wait()
+        except ApixoError:
+            if run_id is not None:
+                raise
+    return [job.run for job in jobs]

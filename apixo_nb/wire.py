@@ -1,0 +1,327 @@
+"""What APIXO answers, read without trust: any bytes at all become an `Answer`, never an exception.
+
+The envelope is ``{code, message, data}``. APIXO's pages show ``data`` as an object, a bare number, null, an
+object with only ``error``, or absent; ``resultJson`` is a JSON string, and third-party clients also met an
+object. Everything here accepts all of that, and keeps what it cannot use in `TaskStatus.raw`.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from . import spec
+from .errors import (
+    APIError,
+    ApixoError,
+    AuthenticationError,
+    BadRequestError,
+    InsufficientBalanceError,
+    MalformedResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ResultError,
+    ServerError,
+    TaskFailedError,
+    printable,
+)
+
+_LARGEST = 2**53  # above it a JSON number is not exact; also beyond any time in milliseconds
+_NO_FUNDS = re.compile(
+    r"(insufficient|not enough|no)\s+(account\s+)?(credit|balance|fund|quota)", re.IGNORECASE
+)
+
+
+# --- lenient fields: a value of the wrong kind is absent, not an error ------------------------------
+
+
+def storable(text: str) -> str:
+    """Text that any database and any CSV takes: lone surrogates and NUL become the replacement character."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+
+
+def _text(value: object) -> str:
+    if value is None or isinstance(value, (bool, dict, list)):
+        return ""
+    return storable(str(value))
+
+
+def _state(value: object) -> str:
+    """The state verbatim; only the known words are recognised in any case."""
+    text = _text(value)
+    known = text.strip().casefold()
+    return known if known in (*spec.FINAL_STATES, "processing", "pending") else text
+
+
+def _milliseconds(value: object) -> int | None:
+    """A whole number of milliseconds, 0 or more; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return int(number) if math.isfinite(number) and 0 <= number < _LARGEST else None
+
+
+_Text = Annotated[str, BeforeValidator(_text)]
+_Milliseconds = Annotated[int | None, BeforeValidator(_milliseconds)]
+
+
+# --- the answer of one HTTP exchange ----------------------------------------------------------------
+
+
+class Answer(BaseModel):
+    """One answer of the API, read as far as it can be read.
+
+    Attributes
+    ----------
+    status : int
+        The HTTP status.
+    readable : bool
+        Whether the body is a JSON object at all.
+    code : int or None
+        ``code`` of the body's envelope.
+    message : str
+        The most telling text: ``message``, ``data.error`` or ``failMsg``.
+    fail_code : str
+        A failure identifier in an immediate answer (a newer error page says it can occur).
+    data : object
+        ``data`` as it came.
+    retry_after : str
+        The Retry-After header, verbatim.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    status: int
+    readable: bool
+    code: int | None = None
+    message: str = ""
+    fail_code: str = ""
+    data: Any = None
+    retry_after: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """HTTP status and body code are both 200."""
+        return self.status == self.code == 200
+
+    @property
+    def verdict(self) -> int:
+        """The number that decides: an HTTP status other than 200, else the body's code, else 200."""
+        return self.status if self.status != 200 or self.code is None else self.code
+
+    @property
+    def task_id(self) -> str:
+        """``data.taskId`` where it is usable text, else "". Ids are opaque: 16 and 32 digits were seen."""
+        value = self.data.get("taskId") if isinstance(self.data, dict) else None
+        usable = isinstance(value, str) and 0 < len(value.strip()) <= 200
+        return storable(value.strip()) if usable and isinstance(value, str) else ""
+
+    @property
+    def number(self) -> float | None:
+        """``data`` where it is a bare finite number (the balance), else None."""
+        data = self.data
+        if isinstance(data, bool) or not isinstance(data, (int, float)):
+            return None
+        try:
+            return float(data) if math.isfinite(data) else None
+        except OverflowError:
+            return None
+
+
+def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    """Read one HTTP answer; never raises. `headers` has lower-case names."""
+    retry_after = headers.get("retry-after", "")
+    envelope = _json(body)
+    if not isinstance(envelope, dict):
+        return Answer(status=status, readable=False, retry_after=retry_after)
+    data = envelope.get("data")
+    inner = data if isinstance(data, dict) else {}
+    texts = (inner.get("error"), inner.get("failMsg"), envelope.get("failMsg"), envelope.get("message"))
+    codes = (inner.get("failCode"), envelope.get("failCode"))
+    return Answer(
+        status=status,
+        readable=True,
+        code=_milliseconds(envelope.get("code")),
+        message=next((text for text in map(_text, texts) if text), ""),
+        fail_code=next((code for code in map(_text, codes) if code), ""),
+        data=data,
+        retry_after=retry_after,
+    )
+
+
+def _json(body: bytes | str) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):  # not JSON, wrong encoding, a 5,000-digit number, 100,000 brackets
+        return None
+
+
+_REFUSALS: dict[int, type[APIError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: InsufficientBalanceError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    429: RateLimitError,
+}
+
+
+def problem_of(answer: Answer, doing: str) -> APIError:
+    """The error for an answer that is not what was asked for; `doing` names the request in a few words."""
+    facts: dict[str, Any] = {"status": answer.status, "code": answer.code}
+    said = ": ".join(printable(text) for text in (answer.fail_code, answer.message) if text)
+    if not answer.readable and answer.verdict == 200:
+        return MalformedResponseError(f"{doing}: the answer is not APIXO's JSON", **facts)
+    kind = _kind(answer)
+    if answer.fail_code:
+        facts["next_step"] = spec.fail_code(answer.fail_code).advice
+    return kind(f"{doing}: {said or 'no reason was given'}", **facts)
+
+
+def _kind(answer: Answer) -> type[APIError]:
+    # A lack of money comes as 402, as a 400 with "Insufficient credits", or as a failCode.
+    by_code = spec.fail_code(answer.fail_code).category if answer.fail_code else None
+    client_side = 400 <= answer.verdict < 500
+    if client_side and (by_code == "funds" or (answer.verdict == 400 and _NO_FUNDS.search(answer.message))):
+        return InsufficientBalanceError
+    if answer.verdict in _REFUSALS:
+        return _REFUSALS[answer.verdict]
+    if client_side:
+        return BadRequestError
+    return ServerError if answer.verdict >= 500 else MalformedResponseError
+
+
+def retry_after_s(header: str, wall: float) -> float | None:
+    """Seconds from a Retry-After header, given as seconds or as an HTTP date; None where it is of no use.
+
+    `wall` is now, in Unix seconds. APIXO documents no such header; proxies before it may send one.
+    """
+    text = header.strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - wall
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+# --- the status of a task ---------------------------------------------------------------------------
+
+
+class TaskStatus(BaseModel):
+    """What ``statusTask`` says of one task. Times are APIXO's own, Unix milliseconds, and may be missing.
+
+    Attributes
+    ----------
+    task_id, state : str
+        `state` verbatim; only ``success`` and ``failed`` are final.
+    result_urls : tuple of str
+        http(s) URLs in the order given, each once.
+    result_problem : str
+        Why the result cannot be used as it is, or "".
+    cost_time_ms : int or None
+        ``costTime``; where it is missing, completeTime - createTime.
+    raw : str
+        ``data`` as JSON text, for the record.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    task_id: _Text = Field("", alias="taskId")
+    state: Annotated[str, BeforeValidator(_state)] = ""
+    fail_code: _Text = Field("", alias="failCode")
+    fail_msg: _Text = Field("", alias="failMsg")
+    created_ms: _Milliseconds = Field(None, alias="createTime")
+    completed_ms: _Milliseconds = Field(None, alias="completeTime")
+    cost_time_ms: _Milliseconds = Field(None, alias="costTime")
+    result_urls: tuple[str, ...] = ()
+    result_problem: str = ""
+    raw: str = ""
+
+    @property
+    def final(self) -> bool:
+        """Whether the task has ended; an unknown state has not."""
+        return self.state in spec.FINAL_STATES
+
+    def error(self) -> ApixoError | None:
+        """The error of a task that ended without a usable result, else None."""
+        if self.state == "failed":
+            meaning = spec.fail_code(self.fail_code)
+            said = f"{self.fail_code or 'no failCode'}: {self.fail_msg or 'no failMsg'}"
+            return TaskFailedError(
+                f"The task failed, {printable(said)}",
+                fail_code=self.fail_code,
+                category=meaning.category,
+                task_id=self.task_id,
+                retryable=meaning.retryable,
+                # Model page, "Billing", does not say whether a failed task is charged.
+                next_step=f"{meaning.advice} APIXO's pages do not say whether a failed task is charged.",
+            )
+        if self.state == "success" and not self.result_urls:
+            return ResultError(f"The task succeeded, but {self.result_problem}", task_id=self.task_id)
+        return None
+
+
+def read_task(answer: Answer) -> TaskStatus | None:
+    """The task in an accepted answer; None where ``data`` is no task."""
+    if not answer.accepted or not isinstance(answer.data, dict) or not answer.data:
+        return None
+    named = {field: answer.data.get(field) for field in _WIRE_FIELDS}
+    status = TaskStatus.model_validate(named)
+    urls, problem = _results(answer.data.get("resultJson")) if status.state == "success" else ((), "")
+    if status.cost_time_ms is None and status.final:
+        status = status.model_copy(update={"cost_time_ms": _span(status.created_ms, status.completed_ms)})
+    raw = storable(json.dumps(answer.data, ensure_ascii=False))
+    return status.model_copy(update={"result_urls": urls, "result_problem": problem, "raw": raw})
+
+
+_WIRE_FIELDS = ("taskId", "state", "failCode", "failMsg", "createTime", "completeTime", "costTime")
+
+
+def _span(created_ms: int | None, completed_ms: int | None) -> int | None:
+    if created_ms is None or completed_ms is None or completed_ms < created_ms:
+        return None
+    return completed_ms - created_ms
+
+
+def _results(result: object) -> tuple[tuple[str, ...], str]:
+    """The URLs in ``resultJson``, and what is wrong with it."""
+    if result in (None, ""):
+        return (), "it names no result"
+    for _ in range(2):  # a JSON string, and once in a while a JSON string in a JSON string
+        if isinstance(result, str):
+            result = _json(result)
+    if isinstance(result, dict):
+        result = result.get("resultUrls")
+    if isinstance(result, str):
+        result = [result]
+    if not isinstance(result, list):
+        return (), "its result cannot be read"
+    urls = tuple(dict.fromkeys(storable(url) for url in result if _is_web_url(url)))
+    if urls and len(urls) == len(result):
+        return urls, ""
+    return urls, "its result has no picture URL" if not urls else "some of its result URLs cannot be used"
+
+
+def _is_web_url(url: object) -> bool:
+    if not isinstance(url, str) or any(char.isspace() or char in "\\\0" for char in url):
+        return False
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None

@@ -1,0 +1,38 @@
+"""Fixtures that every test file shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apixo_nb import config, session
+from apixo_nb.sandbox import Sandbox, SandboxOptions
+
+pytest_plugins = ["tests.browser"]
+
+#: Made up, odd enough to be searched for, and never valid anywhere.
+KEY = "sk-test-7Gq2-Zebra-Pelican-91x"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test sees a key, a setting or a ledger of the machine it runs on, nor leaves one behind."""
+    for name in [name for name in os.environ if name.startswith("APIXO_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("APIXO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+    monkeypatch.setattr(config, "_settings", None)
+    session.reset()
+    yield
+    session.reset()
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox that is quick: tasks of 0.1 s, pictures of a quarter of the size."""
+    with Sandbox(SandboxOptions(seconds=0.1, picture_scale=0.25)) as running:
+        yield running
