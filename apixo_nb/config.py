@@ -332,8 +332,9 @@ def _keyring_write(secret: str) -> bool:
 
         if secret:
             keyring.set_password("apixo_nb", "api-key", secret)
-        else:
-            keyring.delete_password("apixo_nb", "api-key")
+            # Read back, as the null backend of some servers takes everything and keeps nothing.
+            return keyring.get_password("apixo_nb", "api-key") == secret
+        keyring.delete_password("apixo_nb", "api-key")
     except Exception:  # noqa: BLE001 - as above; the caller falls back to the file
         return False
     return True

@@ -140,12 +140,13 @@ def facts(run: Run) -> list[str]:
 
 def cost(run: Run) -> str:
     """What a run cost, in dollars; "up to" while that is not known."""
-    price = dollars(run.price_micros)
-    if run.state == SUCCESS:
-        return dollars(run.cost_micros or 0)
+    if run.state == PLANNED:
+        return ""
     if run.state == FAILED:
         return dollars(0)
-    return "" if run.state == PLANNED else f"up to {price}"
+    known = run.state == SUCCESS
+    price = dollars(run.cost_micros or 0) if known else f"up to {dollars(run.price_micros)}"
+    return f"{price}, not paid" if run.sandbox else price
 
 
 def dollars(micros: int) -> str:

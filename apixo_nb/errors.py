@@ -115,8 +115,9 @@ class ApixoError(Exception):
         facts = [
             f"HTTP {self.status}" if self.status is not None else "",
             f"code {self.code}" if self.code not in (None, self.status) else "",
-            f"task {printable(self.task_id, 80)}" if self.task_id else "",
             f"run {self.run_id}" if self.run_id else "",
+            # A run knows its task; two ids would make the line too long to read.
+            f"task {printable(self.task_id, 80)}" if self.task_id and not self.run_id else "",
         ]
         known = ", ".join(fact for fact in facts if fact)
         return f"{self.message} ({known})" if known else self.message

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,8 @@ class ApixoMagics(Magics):
         stored = config.store_key(text)
         reset()
         _say(f"The key is stored {stored.source}. {left}")
+        if os.environ.get(config.KEY_VARIABLE):
+            _say(f"But {config.KEY_VARIABLE} is set too, and goes first until it is removed.")
 
     def _logout(self, _words: list[str]) -> None:
         from .session import reset
@@ -251,15 +254,17 @@ class AwaitMagic:
 
     On ipykernel 7.4 that is the one public way for a Cancel button to be heard while its own cell runs.
     A ``%%apixo`` inside another magic (``%%time``, ``%%capture``) stays synchronous, as those cannot await:
-    it is transformed while a cell is running already.
+    it is transformed while a cell is running already. So does one in a terminal, where there is no button,
+    and where Ctrl-C never reaches an awaiting cell.
     """
 
     def __init__(self) -> None:
         self._running = 0
+        self.enabled = False
 
     def __call__(self, lines: list[str]) -> list[str]:
         """The lines of a cell after IPython's own transformers."""
-        if self._running or not lines or not lines[0].startswith(_CELL):
+        if not self.enabled or self._running or not lines or not lines[0].startswith(_CELL):
             return lines
         return ["await " + lines[0].replace("'apixo'", "'apixo_awaited'", 1), *lines[1:]]
 
@@ -287,6 +292,7 @@ def load(shell: InteractiveShell) -> None:
     """Register everything that `unload` takes back."""
     unload(shell)
     shell.register_magics(ApixoMagics(shell))
+    _await_magic.enabled = hasattr(shell, "kernel")
     config.settings().update_config(shell.config)
     for registry, ours in _registries(shell):
         registry.append(ours)
@@ -304,6 +310,8 @@ def unload(shell: InteractiveShell) -> None:
     for registry, ours in _registries(shell):
         while ours in registry:
             registry.remove(ours)
+    # IPython adds every Magics object to this list, and has no call to take it out.
+    shell.configurables[:] = [kept for kept in shell.configurables if not isinstance(kept, ApixoMagics)]
     for event, callback in _EVENTS.items():
         with contextlib.suppress(ValueError):
             shell.events.unregister(event, callback)

@@ -1,0 +1,105 @@
+"""Real kernels for tests: whole notebooks by nbclient, or one kernel driven message by message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import start_new_kernel
+from nbclient import NotebookClient
+
+#: For every wait in here; a busy machine may be slow, a hanging kernel shall not hang the tests.
+PATIENCE_S = 60
+
+
+def execute(cells: Sequence[str], folder: Path, *, allow_errors: bool = False) -> nbformat.NotebookNode:
+    """Run cells as a notebook in `folder`, headless, as nbconvert and papermill do; returns it executed."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    resources = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(notebook, resources=resources, allow_errors=allow_errors, timeout=PATIENCE_S)
+    client.execute()
+    return notebook
+
+
+def text_of(cell: nbformat.NotebookNode) -> str:
+    """Everything a cell put out, as text."""
+    parts = [output.get("text", "") or output.get("evalue", "") for output in cell.outputs]
+    bundles = [output.data for output in cell.outputs if "data" in output]
+    return "\n".join([*parts, *(bundle.get("text/plain", "") for bundle in bundles)])
+
+
+class Kernel:
+    """One live kernel."""
+
+    def __init__(self, manager: Any, client: BlockingKernelClient) -> None:
+        self.manager = manager
+        self.client = client
+
+    def start(self, code: str, *, allow_stdin: bool = False) -> str:
+        """Send a cell; returns its message id at once. `allow_stdin` tells a front end from a runner."""
+        return str(self.client.execute(code, allow_stdin=allow_stdin))
+
+    def finish(self, message_id: str) -> list[dict[str, Any]]:
+        """The messages a cell put out, once it is idle."""
+        seen: list[dict[str, Any]] = []
+        while True:
+            message = self.client.get_iopub_msg(timeout=PATIENCE_S)
+            if message["parent_header"].get("msg_id") != message_id:
+                continue
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                return seen
+            seen.append(message)
+
+    def run(self, code: str, *, allow_stdin: bool = False) -> list[dict[str, Any]]:
+        """Run a cell to its end; returns its messages."""
+        return self.finish(self.start(code, allow_stdin=allow_stdin))
+
+    def wait_for(self, message_id: str, needle: str) -> None:
+        """Wait until the cell has put out a text."""
+        while True:
+            message = self.client.get_iopub_msg(timeout=PATIENCE_S)
+            if message["parent_header"].get("msg_id") == message_id and needle in str(message["content"]):
+                return
+
+    def value(self, expression: str) -> str:
+        """The text of an expression's value."""
+        results = [message for message in self.run(expression) if message["msg_type"] == "execute_result"]
+        return str(results[-1]["content"]["data"]["text/plain"])
+
+    def reply(self, message_id: str) -> dict[str, Any]:
+        """The content of the reply to a request on the shell channel."""
+        while True:
+            message = self.client.get_shell_msg(timeout=PATIENCE_S)
+            if message["parent_header"].get("msg_id") == message_id:
+                content: dict[str, Any] = message["content"]
+                return content
+
+    def interrupt(self) -> None:
+        """What the Stop button does."""
+        self.manager.interrupt_kernel()
+
+
+@contextmanager
+def kernel(folder: Path) -> Iterator[Kernel]:
+    """A kernel whose working folder is `folder`, with the extension loaded."""
+    manager, client = start_new_kernel(cwd=str(folder), startup_timeout=PATIENCE_S)
+    try:
+        running = Kernel(manager, client)
+        running.run("%load_ext apixo_nb")
+        yield running
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def error_of(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """The error output among a cell's messages."""
+    errors = [message["content"] for message in messages if message["msg_type"] == "error"]
+    if not errors:
+        raise AssertionError(f"no error among {[message['msg_type'] for message in messages]}")
+    found: dict[str, Any] = errors[0]
+    return found

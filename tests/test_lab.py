@@ -1,0 +1,131 @@
+"""``%%apixo`` in a real JupyterLab, in a real browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser import NotebookPage, OpenNotebook
+
+pytestmark = pytest.mark.browser
+
+START = "%load_ext apixo_nb\n%apixo sandbox"
+
+
+@pytest.fixture
+def clean(open_notebook: OpenNotebook) -> Iterator[OpenNotebook]:
+    """Opens notebooks, and checks at the end that no page spoke to the outside or complained."""
+    opened: list[NotebookPage] = []
+
+    def open_one(cells: list[str]) -> NotebookPage:
+        opened.append(open_notebook(cells))
+        return opened[-1]
+
+    yield open_one
+    assert [page.blocked for page in opened] == [[] for _ in opened]
+    assert [page.errors for page in opened] == [[] for _ in opened]
+
+
+def pictures(page: Page) -> list[int]:
+    """Natural widths of all pictures in outputs; 0 is a broken one."""
+    script = "images => images.map(image => image.complete ? image.naturalWidth : 0)"
+    widths: list[int] = page.locator(".jp-OutputArea img").evaluate_all(script)
+    return widths
+
+
+def test_a_cell_shows_its_state_and_then_its_pictures(clean: OpenNotebook) -> None:
+    notebook = clean([START, "%%apixo --ar 3:2 -n 2\na cozy café <b>with</b> neon lights"])
+    notebook.run_cell(0)
+    notebook.start_run_cell(1)
+    output = notebook.page.locator(".jp-Cell").nth(1).locator(".jp-OutputArea")
+    expect(output).to_contain_text("Waiting", timeout=30_000)
+    expect(output.get_by_role("button", name="Cancel")).to_be_visible()
+    expect(output.locator("img").first).to_be_visible(timeout=30_000)
+    notebook.wait_finished()
+    assert pictures(notebook.page) == [384, 384]
+    expect(output).to_contain_text("a cozy café <b>with</b> neon lights")
+    expect(output.get_by_role("button")).to_have_count(0)
+    notebook.screenshot("lab-cell")
+
+
+def test_cancel_is_heard_while_its_own_cell_runs(clean: OpenNotebook) -> None:
+    notebook = clean([START, "%%apixo\n[never] a task without an end", "'the next cell'"])
+    notebook.run_cell(0)
+    notebook.start_run_cell(1)
+    cancel = notebook.page.get_by_role("button", name="Cancel", exact=True)
+    cancel.click(timeout=30_000)
+    notebook.wait_finished()
+    error = notebook.outputs(1)[-1]
+    assert error["ename"] == "RunCancelledError"
+    assert "%apixo resume" in error["evalue"]
+    notebook.run_cell(2)
+    assert notebook.outputs(2)[0]["data"]["text/plain"] == "'the next cell'"
+
+
+def test_stop_ends_the_cell_and_the_kernel_lives(clean: OpenNotebook) -> None:
+    notebook = clean([START, "%%apixo\n[never] x", "1 + 1"])
+    notebook.run_cell(0)
+    notebook.start_run_cell(1)
+    expect(notebook.page.locator(".jp-OutputArea").nth(1)).to_contain_text("Waiting", timeout=30_000)
+    notebook.interrupt()
+    notebook.wait_finished()
+    assert notebook.outputs(1)[-1]["ename"] in ("CancelledError", "KeyboardInterrupt")
+    assert "%apixo resume" in notebook.outputs(1)[-1]["traceback"][1]
+    notebook.run_cell(2)
+    assert notebook.outputs(2)[0]["data"]["text/plain"] == "2"
+
+
+def test_run_all_goes_through_cells_in_order(clean: OpenNotebook) -> None:
+    notebook = clean([START, "%%apixo -o a\nfirst", "%%apixo -o b\nsecond", "a.state, b.state"])
+    notebook.run_all()
+    assert notebook.outputs(3)[0]["data"]["text/plain"] == "('success', 'success')"
+
+
+def test_the_saved_notebook_holds_light_html_and_no_widgets(clean: OpenNotebook) -> None:
+    notebook = clean([START, "%%apixo -n 4\nx"])
+    notebook.run_all()
+    saved = json.dumps(notebook.save())
+    assert "widget-view" not in saved
+    assert saved.count("data:image/webp") == 4
+    assert len(saved) < 4 * 40_000
+
+
+def test_a_click_on_a_thumbnail_opens_the_original(clean: OpenNotebook) -> None:
+    notebook = clean([START, "%%apixo\nx"])
+    notebook.run_all()
+    notebook.page.locator(".jp-OutputArea a:has(img)").first.click()
+    original = notebook.page.locator(".jp-ImageViewer img")
+    expect(original).to_be_visible(timeout=30_000)
+    assert original.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1024
+
+
+def test_tab_offers_ratios(clean: OpenNotebook) -> None:
+    notebook = clean([START, "%%apixo --ar "])
+    notebook.run_cell(0)
+    editor = notebook.page.locator(".jp-Cell .cm-content").nth(1)
+    editor.click()
+    notebook.page.keyboard.press("End")
+    notebook.page.keyboard.press("Tab")
+    expect(notebook.page.locator(".jp-Completer-item")).to_contain_text(["1:1", "2:3", "3:2"], timeout=30_000)
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_cards_fit_the_theme(clean: OpenNotebook, theme: str) -> None:
+    notebook = clean(
+        [START, "%%apixo --ar 2:3 -n 4 --tag forest --name trees\na forest", "%%apixo --dry-run\nx"]
+    )
+    notebook.set_theme(theme)
+    notebook.run_all()
+    assert pictures(notebook.page) == [256] * 4
+    notebook.screenshot(f"lab-{theme.rsplit(maxsplit=1)[-1].lower()}")
+
+
+def test_originals_stay_beside_the_notebook(clean: OpenNotebook) -> None:
+    notebook = clean([START, "%%apixo\nx"])
+    notebook.run_all()
+    folder: Path = notebook.path.parent / "apixo-runs" / "images"
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".png"]

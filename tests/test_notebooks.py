@@ -1,0 +1,78 @@
+"""The notebooks of the project, run by everything that runs notebooks."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from apixo_nb.frame import read_csv
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def test_notebooks_are_committed_without_outputs() -> None:
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        assert not [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")], path.name
+
+
+@pytest.fixture
+def quickstart(tmp_path: Path) -> Path:
+    copy = tmp_path / "quickstart.ipynb"
+    copy.write_bytes((NOTEBOOKS / "quickstart.ipynb").read_bytes())
+    return copy
+
+
+def nbconvert(quickstart: Path, kind: str, *options: str) -> str:
+    command = [sys.executable, "-m", "nbconvert", "--to", kind, *options, quickstart.name]
+    subprocess.run(command, cwd=quickstart.parent, check=True, capture_output=True, timeout=100)
+    suffix = {"html": ".html", "markdown": ".md", "notebook": ".ipynb"}[kind]
+    return quickstart.with_suffix(suffix).read_text("utf-8")
+
+
+def test_quickstart_runs_under_nbconvert_and_reads_well_as_html_and_markdown(quickstart: Path) -> None:
+    nbconvert(quickstart, "notebook", "--execute", "--inplace")
+    page = nbconvert(quickstart, "html")
+    assert page.count("data:image/webp") == 5
+    assert "Change the prompt" in page
+    text = nbconvert(quickstart, "markdown")
+    assert "SANDBOX" in text
+    assert len(read_csv(quickstart.parent / "experiments.csv")) == 4
+
+
+def test_quickstart_saves_thumbnails_not_originals(quickstart: Path) -> None:
+    nbconvert(quickstart, "notebook", "--execute", "--inplace")
+    originals = sum(path.stat().st_size for path in (quickstart.parent / "home" / "images").glob("*.png"))
+    assert quickstart.stat().st_size < 120_000 < originals
+    assert "application/vnd.jupyter.widget" not in quickstart.read_text("utf-8")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:papermill", "ignore::ResourceWarning")
+def test_quickstart_runs_under_papermill(quickstart: Path) -> None:
+    done = papermill.execute_notebook(
+        str(quickstart),
+        str(quickstart.with_name("out.ipynb")),
+        cwd=str(quickstart.parent),
+        progress_bar=False,
+    )
+    assert done.metadata.papermill.exception is None
+
+
+def test_links_in_the_executed_notebook_lead_to_files(quickstart: Path) -> None:
+    nbconvert(quickstart, "notebook", "--execute", "--inplace")
+    cells = nbformat.read(quickstart, as_version=4).cells
+    pages = [
+        output.data.get("text/html", "")
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if "data" in output
+    ]
+    links = re.findall(r'href="([^"]+\.png)"', "".join(pages))
+    assert len(links) == 5
+    assert all((quickstart.parent / link).is_file() for link in links)
