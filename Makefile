@@ -9,7 +9,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test lint chromium clean
+.PHONY: help demo lab test picture lint chromium clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ lab: $(LAB) ## open the quickstart notebook in JupyterLab
 
 test: $(TEST) chromium lint ## lint, check types and run all tests (ARGS="-k name" is passed to pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+picture: $(TEST) chromium ## make the README's picture anew, from the sandbox
+	$(BIN)/python -m pytest -q tests/test_lab.py -k the_picture_of_the_readme
+	cp tests/screenshots/readme.png notebooks/quickstart.png
 
 lint: $(TEST) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -30,8 +30,9 @@ from .run import (
 if TYPE_CHECKING:
     import jinja2
 
-_SHOWN_PX = 256  # one of several pictures; a single one is shown at its full thumbnail size
-_WIDTH_PX = 860
+_WIDTH_PX = 860  # of a card
+_FRAME_PX = 26  # its padding and border, left and right
+_GAP_PX = 10  # between two pictures
 _PROMPT_SHOWN = 280
 
 _PHASES = {
@@ -91,7 +92,8 @@ def run_html(run: Run, thumbnails: Sequence[Thumbnail]) -> str:
 
 
 def _picture(run: Run, index: int, thumbnail: Thumbnail, count: int) -> dict[str, Any]:
-    scale = 1.0 if count == 1 else min(1.0, _SHOWN_PX / max(thumbnail.width, thumbnail.height, 1))
+    room = (_WIDTH_PX - _FRAME_PX) // count - _GAP_PX  # all pictures of a run stand in one row
+    scale = min(1.0, room / max(thumbnail.width, 1))
     alt = f"Picture {index + 1} of {count}: {printable(run.prompt, 200)}"
     return {
         "link": thumbnail.link,

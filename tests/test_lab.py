@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import NotebookPage, OpenNotebook
+from tests.browser import SCREENSHOTS, NotebookPage, OpenNotebook
 
 pytestmark = pytest.mark.browser
 
@@ -129,3 +129,15 @@ def test_originals_stay_beside_the_notebook(clean: OpenNotebook) -> None:
     notebook.run_all()
     folder: Path = notebook.path.parent / "apixo-runs" / "images"
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".png"]
+
+
+def test_the_picture_of_the_readme(clean: OpenNotebook) -> None:
+    """`make picture` puts this screenshot into the README."""
+    columns = '["prompt", "state", "aspect_ratio", "num_images", "costTime", "cost_usd"]'
+    table = f"import apixo_nb\n\ntable = apixo_nb.history()\ntable[{columns}]"
+    notebook = clean([START, "%%apixo --ar 3:2 -n 2\na cozy cyberpunk cafe with neon lights", table])
+    notebook.page.set_viewport_size({"width": 1100, "height": 780})
+    notebook.run_all()
+    panel = notebook.page.locator(".jp-NotebookPanel-notebook")
+    panel.screenshot(path=SCREENSHOTS / "readme.png")
+    assert pictures(notebook.page) == [384, 384]
