@@ -28,6 +28,8 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     monkeypatch.setattr(config, "_settings", None)
     session.reset()
     yield
+    if session._current is not None:
+        session._current[0].close()
     session.reset()
 
 
