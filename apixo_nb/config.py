@@ -10,13 +10,14 @@ import contextlib
 import ipaddress
 import math
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from traitlets import Bool, Float, Unicode, default, validate
+from traitlets import Bool, Float, TraitError, Unicode, default, validate
 from traitlets.config import Configurable
 
 from . import spec
@@ -119,6 +120,10 @@ class Apixo(Configurable):
         return Path(self.images).expanduser().absolute() if self.images else self.home_path / "images"
 
 
+class SettingError(ConfigurationError, TraitError):
+    """A setting of `Apixo` cannot be used. As a TraitError it makes traitlets keep the old value."""
+
+
 def _from_environment(name: str, read: Callable[[str], T], otherwise: T) -> T:
     text = os.environ.get(name, "").strip()
     return _checked(name, read, text) if text else otherwise
@@ -132,10 +137,17 @@ def _checked(name: str, read: Callable[[Any], T], value: Any) -> T:
     try:
         return read(value)
     except ValueError as rule:
-        raise ConfigurationError(
-            f"{name} is {printable(repr(value), 80)}, which cannot be used: it must be {rule}",
+        raise SettingError(
+            f"{name} is {_without_secrets(value)}, which cannot be used: it must be {rule}",
             next_step=f"Set {name} to such a value, or remove it to use the default.",
         ) from None
+
+
+def _without_secrets(value: Any) -> str:
+    """The value for a message; of a URL, neither user nor query, where people put keys."""
+    text = re.sub(r"//[^/?#]*@", "//•••@", value) if isinstance(value, str) else value
+    text = re.sub(r"\?.*", "?•••", text, flags=re.DOTALL) if isinstance(text, str) else text
+    return printable(repr(text), 80)
 
 
 def _seconds(at_least: float) -> Callable[[Any], float]:
@@ -198,7 +210,7 @@ def normal_base_url(text: str) -> str:
     Raises ValueError with the rule: https (plain http to this machine only), no user, query or fragment.
     """
     rule = f"an https URL such as {spec.BASE_URL} (plain http only to this machine)"
-    if any(char.isspace() or char == "\\" for char in text.strip()):
+    if any(char.isspace() or char == "\\" or not char.isprintable() for char in text.strip()):
         raise ValueError(rule)
     try:
         parts = urlsplit(text.strip())
@@ -248,8 +260,8 @@ def _clean_key(text: str, source: str) -> str:
     # Strip what people paste along: blanks, quotes, "Bearer". Whatever is left unusable is refused here,
     # because HTTP libraries quote the whole header, and so the key, in their own complaint.
     key = text.strip().strip("\"'").strip()
-    if key[:7].casefold() == "bearer ":
-        key = key[7:].strip()
+    if key[:6].casefold() == "bearer" and not key[6:7].strip():
+        key = key[6:].strip().strip("\"'").strip()
     if not key or key.upper() in ("YOUR_API_KEY", "YOUR-API-KEY") or len(key) > 1000:
         raise ConfigurationError(
             f"The API key {source} is empty, a placeholder or far too long",
@@ -272,7 +284,8 @@ def find_key(environ: Mapping[str, str] = os.environ) -> ApiKey | None:
         return ApiKey(stored, "in the system keyring")
     path = key_file()
     with contextlib.suppress(OSError):
-        return ApiKey(path.read_text(encoding="utf-8"), "in the key file")
+        # A damaged byte becomes a character no key has: a UnicodeDecodeError would carry the file's content.
+        return ApiKey(path.read_text(encoding="utf-8", errors="replace"), "in the key file")
     return None
 
 
@@ -291,6 +304,8 @@ def store_key(text: str) -> ApiKey:
     key = ApiKey(text)
     secret = key.bearer().removeprefix("Bearer ")
     if _keyring_write(secret):
+        with contextlib.suppress(OSError):
+            key_file().unlink()  # an older key in the open, should there be one
         return ApiKey(secret, "in the system keyring")
     try:
         _write_private(key_file(), secret)

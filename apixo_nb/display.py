@@ -144,16 +144,16 @@ def cost(run: Run) -> str:
     """What a run cost, in dollars; "up to" while that is not known."""
     if run.state == PLANNED:
         return ""
-    if run.state == FAILED:
-        return dollars(0)
-    known = run.state == SUCCESS
+    known = run.is_final and run.cost_micros is not None
     price = dollars(run.cost_micros or 0) if known else f"up to {dollars(run.price_micros)}"
+    if known and not run.cost_micros:
+        return price
     return f"{price}, not paid" if run.sandbox else price
 
 
 def dollars(micros: int) -> str:
-    """Micro-dollars as $0.35."""
-    return f"${micros / 1e6:.2f}"
+    """Micro-dollars as $0.35; more digits where the price has them."""
+    return f"${micros / 1e6:.2f}" if micros % 10_000 == 0 else f"${micros / 1e6:.6f}".rstrip("0")
 
 
 def seconds(value: float) -> str:

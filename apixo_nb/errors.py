@@ -35,6 +35,7 @@ and in IPython it shows as two lines: what happened, then what it cost and what 
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from typing import Any, TypeVar
 
@@ -43,16 +44,21 @@ SHOWN_CHARACTERS = 300  # of a text that came from a server; the ledger keeps al
 
 def printable(text: object, limit: int = SHOWN_CHARACTERS) -> str:
     """Foreign text made safe to print: one line, control and bidi characters visible, cut at `limit`."""
-    shown = "".join(_visible(char) for char in str(text)[: limit + 1])
-    return shown if len(str(text)) <= limit else shown[:limit] + "…"
+    try:
+        whole = str(text)
+    except Exception:  # noqa: BLE001 - a number of 5,000 digits, an object that cannot be shown
+        whole = f"a {type(text).__name__}"
+    shown = "".join(_visible(char) for char in whole[: limit + 1])
+    return shown if len(whole) <= limit else shown[:limit] + "…"
 
 
 def _visible(char: str) -> str:
     if char in "\n\t":
         return " "
-    # Cc, Cf: ESC sequences, right-to-left overrides, zero-width characters; Cs: lone surrogates.
+    # Cc, Cf: ESC sequences, right-to-left overrides, zero-width characters; Cs: lone surrogates;
+    # Zl, Zp: line ends of Unicode's own.
     # Zero-width joiners (U+200D) stay, as emoji are built with them.
-    if unicodedata.category(char) in ("Cc", "Cf", "Cs") and char != "\u200d":
+    if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char != "\u200d":
         return f"\\u{ord(char):04x}"
     return char
 
@@ -193,7 +199,17 @@ class CostLimitError(ApixoError):
 
 
 class APIError(ApixoError):
-    """APIXO answered, and the answer was not what was asked for."""
+    """APIXO answered, and the answer was not what was asked for.
+
+    Attributes
+    ----------
+    retry_after_s : float or None
+        How long APIXO asked to wait, in seconds, if it said so.
+    """
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.retry_after_s = retry_after_s
 
 
 class BadRequestError(APIError):
@@ -230,20 +246,10 @@ class NotFoundError(APIError):
 
 
 class RateLimitError(APIError):
-    """429: a rate limit, a daily quota or the provider's limit.
-
-    Attributes
-    ----------
-    retry_after_s : float or None
-        How long APIXO asked to wait, in seconds, if it said so.
-    """
+    """429: a rate limit, a daily quota or the provider's limit."""
 
     retryable = True
     next_step = "Nothing was made. Slow down and try again later; a daily quota clears only the next day."
-
-    def __init__(self, message: str = "", *, retry_after_s: float | None = None, **facts: Any) -> None:
-        super().__init__(message, **facts)
-        self.retry_after_s = retry_after_s
 
     @property
     def advice(self) -> str:
@@ -352,11 +358,12 @@ def remember(interrupt: Interrupt, *, run_id: str | None = None, task_id: str | 
 
     The exception keeps its class: ``asyncio.timeout`` of Python 3.11 and 3.12 compares it by identity.
     """
-    left = f"run {run_id}" if run_id else f"task {task_id}" if task_id else "the submit"
+    left = f"run {run_id}" if run_id else f"task {printable(task_id, 80)}" if task_id else "the submit"
     headline = f"Stopped waiting for {left}"
     facts: dict[str, Any] = {"run_id": run_id, "task_id": task_id, "maybe_billed": True}
-    facts["_render_traceback_"] = lambda: _two_lines(
-        type(interrupt).__name__, headline, RunCancelledError.next_step
+    # No lambda, so that it pickles.
+    facts["_render_traceback_"] = functools.partial(
+        _two_lines, type(interrupt).__name__, headline, RunCancelledError.next_step
     )
     vars(interrupt).update(facts)
     interrupt.add_note(f"{headline}. {RunCancelledError.next_step}")

@@ -183,16 +183,19 @@ def _refusal(outcome: Reply | Fault, request: Request, clock: Clock) -> tuple[st
     if not _is_refusal(answer):
         return _unknown(_why_unknown(answer), request, status=answer.status, code=answer.code), None
     problem = problem_of(answer, "The submit was refused")
-    if isinstance(problem, RateLimitError):
-        problem.retry_after_s = retry_after_s(answer.retry_after, clock.wall())
-        if answer.status == 429:
-            return problem, problem.retry_after_s or 0.0
+    problem.retry_after_s = retry_after_s(answer.retry_after, clock.wall())
+    if isinstance(problem, RateLimitError) and answer.status == 429:
+        return problem, problem.retry_after_s or 0.0
     return problem, None
 
 
 def _is_refusal(answer: Answer) -> bool:
-    """Whether the service said no. 408 is a proxy's word for "something was cut off": it says nothing."""
-    return 400 <= answer.verdict < 500 and answer.verdict not in (408, 499)
+    """Whether the service said no. 408 is a proxy's word for "something was cut off": it says nothing.
+
+    A body that claims success contradicts its status: a proxy's 429 over the service's acceptance.
+    """
+    client_side = 400 <= answer.verdict < 500 and answer.verdict not in (408, 499)
+    return client_side and not answer.speaks_of_success
 
 
 def _why_unknown(answer: Answer) -> str:
@@ -248,7 +251,7 @@ def fetch(url: str, target: Path, clock: Clock, policy: RetryPolicy) -> Flow[Dow
 
 
 def _pause_or_raise(problem: ApixoError, backoff: Backoff) -> Flow[None]:
-    asked = problem.retry_after_s if isinstance(problem, RateLimitError) else None
+    asked = problem.retry_after_s if isinstance(problem, APIError) else None
     pause = backoff.pause(asked) if problem.retryable else None
     if pause is None:
         raise problem
@@ -283,6 +286,7 @@ def wait(
     AuthenticationError, PermissionDeniedError, NotFoundError, BadRequestError
         After three such answers in a row: the key was revoked or the task is not known.
     """
+    age_s = max(0.0, age_s)  # below zero where the wall clock was set back since
     started = clock.monotonic()
     deadline = started + timeout_s
     failures = refusals = 0
@@ -311,7 +315,7 @@ def _next_poll(cadence: spec.Cadence, clock: Clock, failures: int, outcome: obje
     spread = min(cadence.interval_s - low, high - cadence.interval_s, cadence.interval_s * 0.2)
     pause = clock.between(cadence.interval_s - spread, cadence.interval_s + spread)
     grown = pause * 2.0 ** min(max(failures - 1, 0), 3)
-    asked = outcome.retry_after_s if isinstance(outcome, RateLimitError) else None
+    asked = outcome.retry_after_s if isinstance(outcome, APIError) else None
     return max(grown, asked or 0.0)
 
 
@@ -347,8 +351,7 @@ def _not_ok(answer: Answer, doing: str, clock: Clock, **facts: Any) -> APIError:
         )
     problem = problem_of(answer, doing)
     problem.task_id = facts.get("task_id")
-    if isinstance(problem, RateLimitError):
-        problem.retry_after_s = retry_after_s(answer.retry_after, clock.wall())
+    problem.retry_after_s = retry_after_s(answer.retry_after, clock.wall())
     return problem
 
 

@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     for option in model_parameters():
         choices = ", ".join(str(value) for value in option.values)
         text = f"{option.help}: {choices} (default {option.default})"
-        made.add_argument(option.flag, dest=option.wire, metavar="VALUE", help=text)
+        made.add_argument(option.flag, dest=option.flag, metavar="VALUE", help=text)
     add = made.add_argument
     add(
         "--ref",
@@ -176,6 +176,8 @@ def _unknown(word: str) -> InvalidRequestError:
             f"What is {word!r:.80} on this line?", field="options", value=word, next_step=step
         )
     flag = word.split("=", maxsplit=1)[0]
+    if flag in ("-h", "--help"):
+        flags = []  # nothing is near it but the help itself
     if flag in NOT_YET:
         return _not_yet(flag, NOT_YET[flag])
     near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
@@ -184,8 +186,14 @@ def _unknown(word: str) -> InvalidRequestError:
 
 
 def _parameters(given: argparse.Namespace) -> dict[str, Value]:
-    found = {option.wire: (option, getattr(given, option.wire)) for option in model_parameters()}
-    return {wire: _typed(option, text) for wire, (option, text) in found.items() if text is not None}
+    # One flag can have another wire name in each model: -n is num_images here, max_images there.
+    model = MODELS.get(given.model, MODELS[DEFAULT_MODEL])
+    own = {parameter.flag: parameter for parameter in model.parameters}
+    options = {option.flag: own.get(option.flag, option) for option in model_parameters()}
+    texts = {flag: getattr(given, flag) for flag in options}
+    return {
+        options[flag].wire: _typed(options[flag], text) for flag, text in texts.items() if text is not None
+    }
 
 
 def _typed(option: Parameter, text: str) -> Value:

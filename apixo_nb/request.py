@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
-from .errors import InvalidRequestError
+from .errors import InvalidRequestError, printable
 from .spec import DEFAULT_MODEL, MODELS, ModelSpec, Parameter, Value
 
 RequestType = Literal["async", "callback"]
@@ -90,7 +90,7 @@ def make_request(
         prompt=_prompt(prompt, facts),
         parameters=_parameters(parameters, facts),
         image_urls=_references(image_urls, facts),
-        request_type=_request_type(request_type),
+        request_type=_request_type(request_type),  # checked first: what follows compares it
         callback_url=_callback(callback_url, request_type),
     )
 
@@ -104,7 +104,12 @@ def _refuse(
 def _model(model: object) -> ModelSpec:
     if isinstance(model, str) and model in MODELS:
         return MODELS[model]
-    raise _refuse(f"Unknown model {model!r:.80}", "model", model, ", ".join(MODELS))
+    raise _refuse(f"Unknown model {_quoted(model)}", "model", model, ", ".join(MODELS))
+
+
+def _quoted(value: object) -> str:
+    """A refused value for a message: one short line, whatever it is."""
+    return repr(value)[:80] if isinstance(value, str) else printable(value, 80)
 
 
 def _prompt(prompt: object, facts: ModelSpec) -> str:
@@ -142,12 +147,12 @@ def _choice(parameter: Parameter, value: object) -> Value:
     if value is None:
         return parameter.default
     for allowed in parameter.values:
-        if value == allowed and type(value) is type(allowed):  # True == 1 and 2.0 == 2, but not here
+        if type(value) is type(allowed) and value == allowed:  # True == 1 and 2.0 == 2, but not here
             return allowed
     names = [str(choice) for choice in parameter.values]
-    near = difflib.get_close_matches(str(value).strip(), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(printable(value, 80).strip(), names, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}?" if near else ""
-    message = f"{parameter.help.capitalize()} ({parameter.flag}) cannot be {value!r:.80}"
+    message = f"{parameter.help.capitalize()} ({parameter.flag}) cannot be {_quoted(value)}"
     raise _refuse(message, parameter.wire, value, ", ".join(names), hint)
 
 
@@ -169,9 +174,9 @@ def _reference(url: object) -> str:
         local = parts is None or parts.scheme in ("", "file") or len(parts.scheme) == 1  # C:\...
         what = "is on this machine" if local and text else "is not an http(s) URL"
         hint = "APIXO takes no files: put the picture on a public web host first." if local else ""
-        raise _refuse(f"The reference {url!r:.80} {what}", "image_urls", url, allowed, hint)
+        raise _refuse(f"The reference {_quoted(url)} {what}", "image_urls", url, allowed, hint)
     if not parts.hostname or parts.username is not None or _is_untidy(text):
-        raise _refuse(f"The reference {url!r:.80} is not a usable URL", "image_urls", url, allowed)
+        raise _refuse(f"The reference {_quoted(url)} is not a usable URL", "image_urls", url, allowed)
     return text
 
 
@@ -189,11 +194,11 @@ def _is_untidy(url: str) -> bool:
 
 
 def _request_type(value: object) -> RequestType:
-    if value == "async":
+    if isinstance(value, str) and value == "async":
         return "async"
-    if value == "callback":
+    if isinstance(value, str) and value == "callback":
         return "callback"
-    raise _refuse(f"request_type cannot be {value!r:.80}", "request_type", value, "async, callback")
+    raise _refuse(f"request_type cannot be {_quoted(value)}", "request_type", value, "async, callback")
 
 
 def _callback(url: object, request_type: str) -> str | None:

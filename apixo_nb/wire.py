@@ -36,7 +36,7 @@ from .errors import (
 
 _LARGEST = 2**53  # above it a JSON number is not exact; also beyond any time in milliseconds
 _NO_FUNDS = re.compile(
-    r"(insufficient|not enough|no)\s+(account\s+)?(credit|balance|fund|quota)", re.IGNORECASE
+    r"(insufficient|not[\s_-]enough|no)[\s_-]*(account[\s_-]+)?(credit|balance|fund|quota)", re.IGNORECASE
 )
 
 
@@ -45,7 +45,7 @@ _NO_FUNDS = re.compile(
 
 def storable(text: str) -> str:
     """Text that any database and any CSV takes: lone surrogates and NUL become the replacement character."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+    return "".join("\ufffd" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in text)
 
 
 def _text(value: object) -> str:
@@ -128,6 +128,12 @@ class Answer(BaseModel):
         return storable(value.strip()) if usable and isinstance(value, str) else ""
 
     @property
+    def speaks_of_success(self) -> bool:
+        """Whether the body claims that a task was made, whatever the HTTP status and however unusable its id."""
+        data = self.data
+        return self.code == 200 or (isinstance(data, dict) and bool(data.get("taskId")))
+
+    @property
     def number(self) -> float | None:
         """``data`` where it is a bare finite number (the balance), else None."""
         data = self.data
@@ -167,13 +173,15 @@ def _json(body: bytes | str) -> Any:
         return None
 
 
-_REFUSALS: dict[int, type[APIError]] = {
+_KINDS: dict[int, type[APIError]] = {
     400: BadRequestError,
     401: AuthenticationError,
     402: InsufficientBalanceError,
     403: PermissionDeniedError,
     404: NotFoundError,
+    408: ServerError,  # like 499, a proxy's word for "cut off": worth another try
     429: RateLimitError,
+    499: ServerError,
 }
 
 
@@ -195,8 +203,8 @@ def _kind(answer: Answer) -> type[APIError]:
     client_side = 400 <= answer.verdict < 500
     if client_side and (by_code == "funds" or (answer.verdict == 400 and _NO_FUNDS.search(answer.message))):
         return InsufficientBalanceError
-    if answer.verdict in _REFUSALS:
-        return _REFUSALS[answer.verdict]
+    if answer.verdict in _KINDS:
+        return _KINDS[answer.verdict]
     if client_side:
         return BadRequestError
     return ServerError if answer.verdict >= 500 else MalformedResponseError
@@ -317,7 +325,9 @@ def _results(result: object) -> tuple[tuple[str, ...], str]:
 
 
 def _is_web_url(url: object) -> bool:
-    if not isinstance(url, str) or any(char.isspace() or char in "\\\0" for char in url):
+    if not isinstance(url, str) or any(
+        char.isspace() or char == "\\" or not char.isprintable() for char in url
+    ):
         return False
     try:
         parts = urlsplit(url)

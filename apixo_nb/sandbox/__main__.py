@@ -13,6 +13,7 @@ from threading import Event
 from apixo_nb.sandbox.markers import MARKERS
 from apixo_nb.sandbox.options import SandboxOptions
 from apixo_nb.sandbox.server import Sandbox
+from apixo_nb.spec import DEFAULT_MODEL, MODELS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,22 +37,38 @@ def main(arguments: list[str] | None = None) -> int:
 def _welcome(sandbox: Sandbox) -> str:
     options = sandbox.options
     key = "any key" if options.key is None else "the key given"
+    real = MODELS[DEFAULT_MODEL].cadence
+    cadence = real.scaled(options.seconds / real.expected_s)
     balance_usd = sandbox.account.balance_micros / 1_000_000
     return "\n".join(
         (
             f"base_url={sandbox.base_url}",
             f"Pictures come from {sandbox.picture_url}",
             f"${balance_usd:.2f} to spend with {key}; a task takes about {options.seconds:g} s",
-            "Ctrl-C ends it. Write one of these into a prompt for trouble:",
-            *(f"  {f'[{name}]':<15} {help_text}" for name, help_text in MARKERS.items()),
+            "For a client at the same pace:",
+            f"  export APIXO_BASE_URL={sandbox.base_url} APIXO_API_KEY={'sandbox' if options.key is None else '...'}",
+            f"  export APIXO_FIRST_POLL={cadence.first_poll_s:g} APIXO_POLL_INTERVAL={cadence.interval_s:g}",
+            _TROUBLE,
+            "Ctrl-C ends it.",
         )
     )
+
+
+_TROUBLE = "\n".join(
+    (
+        "Write one of these into a prompt for trouble:",
+        *(f"  [{name}]  {text}" for name, text in MARKERS.items()),
+    )
+)
 
 
 def _options(arguments: list[str] | None) -> SandboxOptions:
     default = SandboxOptions()
     parser = argparse.ArgumentParser(
-        "python -m apixo_nb.sandbox", description="APIXO, imitated on this machine"
+        "apixo-nb sandbox",
+        description="APIXO, imitated on this machine.",
+        epilog=_TROUBLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
     option("--port", type=int, default=default.port, help="port of the API; 0 takes a free one")
