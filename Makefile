@@ -9,7 +9,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test picture lint chromium clean
+.PHONY: help demo lab test picture lint chromium postgres clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ demo: $(LAB) ## run the quickstart notebook on the sandbox: no key, no cost, no 
 lab: $(LAB) ## open the quickstart notebook in JupyterLab
 	$(BIN)/python -m jupyterlab notebooks/quickstart.ipynb
 
-test: $(TEST) chromium lint ## lint, check types and run all tests (ARGS="-k name" is passed to pytest)
+test: $(TEST) chromium postgres lint ## lint, check types and run all tests (ARGS="-k name" is passed to pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
 picture: $(TEST) chromium ## make the README's picture anew, from the sandbox
@@ -31,6 +31,9 @@ lint: $(TEST) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+postgres: # the ledger's tests start a throwaway server
+	@sh tests/install-postgres.sh
 
 chromium: # the browser tests drive a real JupyterLab
 	@sh tests/install-chromium.sh

@@ -1,8 +1,7 @@
 """APIXO's HTTP API, for scripts and for everything above: `AsyncClient`, and `Client` for synchronous code.
 
-No notebook, no ledger, no files but the pictures you download. The rules are in `flows.py`; here they meet
-the network. Submits go out on a connection of their own, because on a kept-alive one that the server has
-just closed a lost answer and an unsent request look the same.
+No notebook, no ledger, no files but the pictures you download. The rules are in `flows.py`, the connections
+in `transport.py`.
 
     >>> client = Client()                                    # the key comes from APIXO_API_KEY
     >>> task_id = client.submit("a cozy cyberpunk cafe", aspect_ratio="3:2")
@@ -13,38 +12,19 @@ just closed a lost answer and an unsent request look the same.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
-
-import httpx2
+from typing import Any, Self
 
 from . import config, flows, loop
-from .download import Downloaded, Limits, download_client, download_once
-from .errors import ApixoError, MissingKeyError, remember
-from .request import Request, RequestType, make_request
-from .spec import DEFAULT_MODEL, MODELS, Cadence
+from .download import Downloaded, Limits
+from .errors import ConfigurationError, remember
+from .request import Request, RequestType, known_model, make_request
+from .spec import DEFAULT_MODEL, Cadence
+from .transport import Transport
 from .wire import TaskStatus
 
-T = TypeVar("T")
-
-_MAX_ANSWER_BYTES = 4_000_000  # decoded; real answers have a few hundred bytes
-_NEVER_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
-
 Seen = Callable[[TaskStatus], None]
-
-
-class _BearerAuth(httpx2.Auth):
-    """Writes the key into the request; tracebacks and reprs of a client then never hold it."""
-
-    def __init__(self, key: config.ApiKey) -> None:
-        self._key = key
-
-    def auth_flow(self, request: httpx2.Request) -> Any:
-        request.headers["Authorization"] = self._key.bearer()
-        yield request
 
 
 class AsyncClient:
@@ -80,17 +60,15 @@ class AsyncClient:
         limits: Limits | None = None,
         clock: flows.Clock | None = None,
     ) -> None:
-        self.base_url = config.normal_base_url(base_url) if base_url else config.Apixo().base_url
-        self._auth = _BearerAuth(_key(api_key))
-        self._request_timeout_s = request_timeout_s
+        key = config.usable_key(api_key)
+        api_key = None  # no traceback of what follows can show it
+        if isinstance(key, ConfigurationError):
+            raise key
+        self.base_url = config.checked_base_url(base_url) if base_url else config.Apixo().base_url
+        self._transport = Transport(key, self.base_url, request_timeout_s, limits or Limits())
         self._cadence = cadence
         self._retry = retry or flows.RetryPolicy()
-        self._limits = limits or Limits()
         self._clock = clock or flows.Clock()
-        # A proxy from the environment serves https only: over plain http, which is allowed to this machine
-        # alone, it would be handed the key.
-        self._trust_env = urlsplit(self.base_url).scheme == "https"
-        self._clients: tuple[httpx2.AsyncClient, httpx2.AsyncClient, httpx2.Client] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
@@ -103,12 +81,7 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        if self._clients is not None:
-            submits, polls, pictures = self._clients
-            self._clients = None
-            await submits.aclose()
-            await polls.aclose()
-            pictures.close()
+        await self._transport.aclose()
 
     # --- the five calls ---
 
@@ -158,7 +131,7 @@ class AsyncClient:
     async def submit_request(self, request: Request, stopped: Callable[[], bool] = lambda: False) -> str:
         """Submit a checked request; as `submit`. Once `stopped` says so, it is not tried again."""
         try:
-            return await self._drive(flows.submit(request, self._clock, self._retry, stopped))
+            return await self._transport.drive(flows.submit(request, self._clock, self._retry, stopped))
         except asyncio.CancelledError as cancelled:
             raise remember(cancelled) from None
 
@@ -172,7 +145,9 @@ class AsyncClient:
         APIError, APIConnectionError
             It could not be read.
         """
-        return await self._drive(flows.status(model, task_id, self._clock, self._retry))
+        return await self._transport.drive(
+            flows.status(known_model(model).id, task_id, self._clock, self._retry)
+        )
 
     async def wait(
         self,
@@ -206,10 +181,10 @@ class AsyncClient:
         AuthenticationError, PermissionDeniedError, NotFoundError, BadRequestError
             After three such answers in a row.
         """
-        cadence = self._cadence or MODELS[model].cadence
+        cadence = self._cadence or _advised(model)
         flow = flows.wait(model, task_id, cadence, self._clock, timeout_s=timeout_s, age_s=age_s, seen=seen)
         try:
-            status = await self._drive(flow)
+            status = await self._transport.drive(flow)
         except asyncio.CancelledError as cancelled:
             raise remember(cancelled, task_id=task_id) from None
         error = status.error() if check else None
@@ -229,7 +204,7 @@ class AsyncClient:
         APIConnectionError, ServerError, RateLimitError
             The host could not be reached, after retries.
         """
-        return await self._drive(flows.fetch(url, Path(path), self._clock, self._retry))
+        return await self._transport.drive(flows.fetch(url, Path(path), self._clock, self._retry))
 
     async def balance(self) -> float:
         """US dollars left for this key.
@@ -238,96 +213,13 @@ class AsyncClient:
         ------
         AuthenticationError, PermissionDeniedError, RateLimitError, ServerError, APIConnectionError
         """
-        return await self._drive(flows.balance(self._clock, self._retry))
-
-    # --- the driver ---
-
-    async def _drive(self, flow: flows.Flow[T]) -> T:
-        answer: Any = None
-        try:
-            while True:
-                answer = await self._carry_out(flow.send(answer))
-        except StopIteration as done:
-            result: T = done.value
-            return result
-        except asyncio.CancelledError as cancelled:
-            # Without its traceback: the frames below hold the request's headers.
-            raise cancelled.with_traceback(None) from None
-
-    async def _carry_out(self, command: flows.Command) -> Any:
-        if isinstance(command, flows.Sleep):
-            return await asyncio.sleep(command.seconds)
-        if isinstance(command, flows.Fetch):
-            return await self._fetch(command)
-        return await self._exchange(command)
-
-    async def _exchange(self, send: flows.Send) -> flows.Reply | flows.Fault:
-        submits, polls, _ = self._open()
-        client, method = (polls, "GET") if send.body is None else (submits, "POST")
-        try:
-            async with asyncio.timeout(send.timeout_s or self._request_timeout_s):
-                return await _request(client, method, f"{self.base_url}/{send.path}", send)
-        except _NEVER_CONNECTED as error:
-            return flows.Fault(
-                "unsent", f"no connection to {urlsplit(self.base_url).netloc} ({type(error).__name__})"
-            )
-        except (TimeoutError, httpx2.TimeoutException):
-            return flows.Fault("timeout", "no answer in time")
-        except Exception as error:  # noqa: BLE001 - whatever it is: for a POST the answer is lost, and that is said
-            return flows.Fault("lost", f"the connection broke ({type(error).__name__})")
-
-    async def _fetch(self, fetch: flows.Fetch) -> Downloaded | ApixoError:
-        # Streaming, hashing and decoding run on a worker thread, where they do not hold up other polls.
-        _, _, pictures = self._open()
-        abandoned = threading.Event()
-        try:
-            return await asyncio.to_thread(
-                download_once, pictures, fetch.url, fetch.target, self._limits, abandoned
-            )
-        finally:
-            abandoned.set()
-
-    def _open(self) -> tuple[httpx2.AsyncClient, httpx2.AsyncClient, httpx2.Client]:
-        if self._clients is None:
-            common: dict[str, Any] = {
-                "auth": self._auth,
-                "trust_env": self._trust_env,
-                "headers": {"Accept": "application/json", "Accept-Encoding": "identity"},
-                "timeout": httpx2.Timeout(
-                    self._request_timeout_s, connect=min(15.0, self._request_timeout_s)
-                ),
-            }
-            if self._trust_env:
-                common["verify"] = httpx2.create_ssl_context(verify=True)  # made once: it takes 20 ms
-            fresh = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-            pool = httpx2.Limits(max_connections=20, max_keepalive_connections=20)
-            self._clients = (
-                httpx2.AsyncClient(**common, limits=fresh),
-                httpx2.AsyncClient(**common, limits=pool),
-                download_client(trust_env=self._trust_env),
-            )
-        return self._clients
+        return await self._transport.drive(flows.balance(self._clock, self._retry))
 
 
-async def _request(client: httpx2.AsyncClient, method: str, url: str, send: flows.Send) -> flows.Reply:
-    body = {"json": dict(send.body)} if send.body is not None else {}
-    async with client.stream(method, url, params=dict(send.query), **body) as response:  # type: ignore[arg-type]
-        content = bytearray()
-        async for chunk in response.aiter_bytes():
-            content += chunk
-            if len(content) > _MAX_ANSWER_BYTES:  # no answer of APIXO's; what is cut off cannot be parsed
-                break
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return flows.Reply(response.status_code, headers, bytes(content))
-
-
-def _key(given: str | config.ApiKey | None) -> config.ApiKey:
-    if isinstance(given, str):
-        return config.ApiKey(given)
-    found = given or config.find_key()
-    if found is None:
-        raise MissingKeyError("There is no APIXO API key")
-    return found
+def _advised(model: str) -> Cadence:
+    """The model's own cadence, or what the environment says in its place."""
+    settings = config.Apixo()
+    return known_model(model).cadence.override(settings.first_poll, settings.poll_interval)
 
 
 class Client:
@@ -337,7 +229,11 @@ class Client:
     """
 
     def __init__(self, api_key: str | config.ApiKey | None = None, **options: Any) -> None:
-        self._client = AsyncClient(api_key, **options)
+        key = config.usable_key(api_key)
+        api_key = None  # as above
+        if isinstance(key, ConfigurationError):
+            raise key
+        self._client = AsyncClient(key, **options)
 
     def __repr__(self) -> str:
         return f"Client(base_url={self._client.base_url!r})"

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from traitlets import Bool, Float, TraitError, Unicode, default, validate
 from traitlets.config import Configurable
 
 from . import spec
-from .errors import ConfigurationError, printable
+from .errors import ConfigurationError, MissingKeyError, printable
 
 KEY_VARIABLE = "APIXO_API_KEY"
 MIN_INTERVAL_S = 0.05  # a guard against a poll loop without a pause; APIXO's page allows 3-10 s
@@ -112,12 +112,13 @@ class Apixo(Configurable):
     @property
     def home_path(self) -> Path:
         """The folder that holds the ledger and the pictures, absolute."""
-        return Path(self.home).expanduser().absolute()
+        return Path(os.path.expanduser(self.home)).absolute()  # noqa: PTH111 - Path raises for an unknown ~user
 
     @property
     def images_path(self) -> Path:
         """The folder of the originals, absolute."""
-        return Path(self.images).expanduser().absolute() if self.images else self.home_path / "images"
+        folder = os.path.expanduser(self.images)  # noqa: PTH111 - as above
+        return Path(folder).absolute() if folder else self.home_path / "images"
 
 
 class SettingError(ConfigurationError, TraitError):
@@ -138,12 +139,12 @@ def _checked(name: str, read: Callable[[Any], T], value: Any) -> T:
         return read(value)
     except ValueError as rule:
         raise SettingError(
-            f"{name} is {_without_secrets(value)}, which cannot be used: it must be {rule}",
+            f"{name} is {without_secrets(value)}, which cannot be used: it must be {rule}",
             next_step=f"Set {name} to such a value, or remove it to use the default.",
         ) from None
 
 
-def _without_secrets(value: Any) -> str:
+def without_secrets(value: Any) -> str:
     """The value for a message; of a URL, neither user nor query, where people put keys."""
     text = re.sub(r"//[^/?#]*@", "//•••@", value) if isinstance(value, str) else value
     text = re.sub(r"\?.*", "?•••", text, flags=re.DOTALL) if isinstance(text, str) else text
@@ -204,6 +205,11 @@ def is_loopback(host: str | None) -> bool:
     return False
 
 
+def checked_base_url(text: str) -> str:
+    """`normal_base_url`; raises ConfigurationError, with the address but no secret of it."""
+    return _checked("base_url", normal_base_url, text)
+
+
 def normal_base_url(text: str) -> str:
     """``APIXO_BASE_URL`` in its one form: scheme, host, ``/api/v1``. Third-party clients use both forms.
 
@@ -238,15 +244,18 @@ class ApiKey:
     __slots__ = ("_secret", "source")
 
     def __init__(self, text: str, source: str = "given in code") -> None:
-        self._secret = _clean_key(text, source)
+        self._secret, problem = _clean_key(text)
+        text = ""  # tracebacks may show local variables; this one shall be empty by then
         self.source = source
+        if problem:
+            raise ConfigurationError(f"The API key {source} {problem}", next_step=_COPY_AGAIN)
 
     def bearer(self) -> str:
         """The value of the Authorization header. The only way to read the key."""
         return f"Bearer {self._secret}"
 
     def hide(self, text: str) -> str:
-        """A text with the key taken out, should it ever hold it."""
+        """A text that a server wrote for people, with the key taken out, should it quote it."""
         return text.replace(self._secret, "[API key]")
 
     def __repr__(self) -> str:
@@ -256,32 +265,41 @@ class ApiKey:
         raise TypeError("an API key is not pickled; make a new client from the environment there")
 
 
-def _clean_key(text: str, source: str) -> str:
+_COPY_AGAIN = "Copy the key again from your APIXO dashboard, without the text around it."
+
+
+def _clean_key(text: str) -> tuple[str, str]:
+    """The key without what people paste along, and what is wrong with it, or ""."""
     # Strip what people paste along: blanks, quotes, "Bearer". Whatever is left unusable is refused here,
     # because HTTP libraries quote the whole header, and so the key, in their own complaint.
     key = text.strip().strip("\"'").strip()
     if key[:6].casefold() == "bearer" and not key[6:7].strip():
         key = key[6:].strip().strip("\"'").strip()
     if not key or key.upper() in ("YOUR_API_KEY", "YOUR-API-KEY") or len(key) > 1000:
-        raise ConfigurationError(
-            f"The API key {source} is empty, a placeholder or far too long",
-            next_step="Copy the key from your APIXO dashboard.",
-        )
+        return "", "is empty, a placeholder or far too long"
     if not all("!" <= char <= "~" for char in key):
-        raise ConfigurationError(
-            f"The API key {source} holds a blank or a character that no key has (keys are plain ASCII)",
-            next_step="Copy the key again from your APIXO dashboard, without the text around it.",
-        )
-    return key
+        return "", "holds a blank or a character that no key has (keys are plain ASCII)"
+    return key, ""
 
 
-def find_key(environ: Mapping[str, str] = os.environ) -> ApiKey | None:
+def usable_key(given: str | ApiKey | None) -> ApiKey | ConfigurationError:
+    """The key given, else the one found, else the error that says what to do.
+
+    Returned, not raised: the caller drops its own variable first, so that no traceback can show the key.
+    """
+    try:
+        found = ApiKey(given) if isinstance(given, str) else given or find_key()
+    except ConfigurationError as error:
+        return error.with_traceback(None)
+    return found or MissingKeyError("There is no APIXO API key")
+
+
+def find_key() -> ApiKey | None:
     """The key from ``APIXO_API_KEY``, else from the system's keyring, else from the key file; or None."""
-    if environ.get(KEY_VARIABLE, "").strip():
-        return ApiKey(environ[KEY_VARIABLE], f"in {KEY_VARIABLE}")
-    stored = _keyring_read()
-    if stored:
-        return ApiKey(stored, "in the system keyring")
+    if os.environ.get(KEY_VARIABLE, "").strip():
+        return ApiKey(os.environ[KEY_VARIABLE], f"in {KEY_VARIABLE}")
+    if _keyring_read():
+        return ApiKey(_keyring_read() or "", "in the system keyring")
     path = key_file()
     with contextlib.suppress(OSError):
         # A damaged byte becomes a character no key has: a UnicodeDecodeError would carry the file's content.

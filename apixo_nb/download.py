@@ -5,11 +5,11 @@ The client used here has no API key and knows nothing of the API: result URLs po
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
 import secrets
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,102 +51,99 @@ class Downloaded:
     format: str
 
 
-def download_client(*, trust_env: bool) -> httpx2.Client:
-    """The client for picture hosts: no key, no cookies kept, no redirects followed by itself."""
-    headers = {"Accept": "image/png,image/jpeg,image/webp", "Accept-Encoding": "identity"}
-    return httpx2.Client(headers=headers, timeout=httpx2.Timeout(30, connect=10), trust_env=trust_env)
-
-
-def download_once(
-    client: httpx2.Client, url: str, target: Path, limits: Limits, abandoned: threading.Event
+async def download_once(
+    client: httpx2.AsyncClient, url: str, target: Path, limits: Limits
 ) -> Downloaded | ApixoError:
     """Download `url` to `target`, which is replaced only by a whole, decodable picture.
 
     A target without a suffix gets the one its bytes call for. Errors are returned, not raised, as the caller
-    decides about another attempt. Setting `abandoned` ends the transfer at the next chunk.
+    decides about another attempt.
     """
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        async with asyncio.timeout(limits.total_s):
+            return await _download(client, url, target, limits)
+    except ApixoError as error:
+        return error
+    except (TimeoutError, httpx2.TimeoutException):
+        return APITimeoutError("The picture did not arrive in time")
+    except (httpx2.InvalidURL, ValueError):  # UnicodeError from the resolver is a ValueError too
+        return _no_address()
+    except httpx2.HTTPError as error:
+        return APIConnectionError(f"The picture did not arrive whole: {type(error).__name__}")
+    except OSError as error:
+        return _not_saved(target, error)
+
+
+async def _download(client: httpx2.AsyncClient, url: str, target: Path, limits: Limits) -> Downloaded:
+    if not target.name or "\0" in str(target):
+        raise ImageError("The picture has no file to go to", retryable=False, next_step="Give a file name.")
+    part = target.with_name(f".{secrets.token_hex(6)}.part")  # short: the target may use all that a name can
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
-            digest = _Transfer(client, limits, abandoned).run(url, file)
-            os.fsync(file.fileno())
-        size, kind = _verify(part, limits)
+            digest = await _transfer(client, url, file, limits)
+        # Decoding and fsync take tens of milliseconds: on a worker thread they hold up no other poll.
+        size, kind = await asyncio.to_thread(_settle, part, limits)
         final = target if target.suffix else target.with_suffix(_SUFFIXES[kind])
         length = part.stat().st_size
         part.replace(final)
         _sync_folder(final.parent)
-    except ApixoError as error:
-        return error
-    except httpx2.TimeoutException:
-        return APITimeoutError("The picture host did not answer in time")
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        return APIConnectionError(f"The picture did not arrive whole: {type(error).__name__}")
-    except OSError as error:
-        step = "Make room or check the folder; the task is paid and its URLs are kept: `%apixo resume`."
-        text = f"The picture could not be saved in {target.parent}: {error.strerror or error}"
-        return ImageError(text, retryable=False, next_step=step)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
     return Downloaded(final, url, digest, length, *size, kind)
 
 
-class _Transfer:
-    """One download over at most a few hops, counted in bytes and seconds."""
+def _not_saved(target: Path, error: OSError) -> ImageError:
+    step = f"Check {target.parent}; the task is paid and its URLs are kept: `%apixo resume`."
+    text = f"The picture could not be saved: {error.strerror or type(error).__name__}"
+    return ImageError(text, retryable=False, next_step=step)
 
-    def __init__(self, client: httpx2.Client, limits: Limits, abandoned: threading.Event) -> None:
-        self._client = client
-        self._limits = limits
-        self._abandoned = abandoned
-        self._deadline = time.monotonic() + limits.total_s
 
-    def run(self, url: str, file: BinaryIO) -> str:
-        """Stream the body into `file`; returns its sha256."""
-        hop = url
-        for _ in range(self._limits.max_redirects + 1):
-            _check_address(hop, url)
-            with self._client.stream("GET", hop) as response:
-                if response.status_code not in _REDIRECTS:
-                    return self._body(response, file)
-                hop = urljoin(hop, response.headers.get("location", ""))
-        raise ImageError("The picture's address redirects in circles", retryable=False)
+async def _transfer(client: httpx2.AsyncClient, url: str, file: BinaryIO, limits: Limits) -> str:
+    """Stream the body into `file`, over at most a few hops; returns its sha256."""
+    hop = url
+    for _ in range(limits.max_redirects + 1):
+        _check_address(hop, url)
+        async with client.stream("GET", hop) as response:
+            if response.status_code not in _REDIRECTS:
+                return await _body(response, file, limits)
+            hop = urljoin(hop, response.headers.get("location", ""))
+    raise ImageError("The picture's address redirects in circles", retryable=False)
 
-    def _body(self, response: httpx2.Response, file: BinaryIO) -> str:
-        if response.status_code != 200:
-            raise _refusal(response)
-        digest, received = hashlib.sha256(), 0
-        for chunk in response.iter_bytes(_CHUNK):
-            received += len(chunk)
-            self._check(received)
-            digest.update(chunk)
-            file.write(chunk)
-        announced = response.headers.get("content-length", "")
-        if "content-encoding" not in response.headers and announced.isdigit() and int(announced) != received:
-            raise ImageError(f"The picture has {received} bytes in place of {announced}")
-        file.flush()
-        return digest.hexdigest()
 
-    def _check(self, received: int) -> None:
-        if self._abandoned.is_set():
-            raise ImageError("The download was abandoned", retryable=False)
-        if received > self._limits.max_bytes:
-            megabytes = self._limits.max_bytes // 1_000_000
-            raise ImageError(f"The picture is larger than {megabytes} MB", retryable=False)
-        if time.monotonic() > self._deadline:
-            raise ImageError(f"The picture took longer than {self._limits.total_s:g} s")
+async def _body(response: httpx2.Response, file: BinaryIO, limits: Limits) -> str:
+    if response.status_code != 200:
+        raise _refusal(response)
+    digest, received = hashlib.sha256(), 0
+    async for chunk in response.aiter_bytes(_CHUNK):
+        received += len(chunk)
+        if received > limits.max_bytes:
+            raise ImageError(
+                f"The picture is larger than {limits.max_bytes // 1_000_000} MB", retryable=False
+            )
+        digest.update(chunk)
+        file.write(chunk)
+    announced = response.headers.get("content-length", "")
+    if "content-encoding" not in response.headers and announced.isdigit() and int(announced) != received:
+        raise ImageError(f"The picture has {received} bytes in place of {announced}")
+    file.flush()
+    return digest.hexdigest()
 
 
 def _check_address(hop: str, first: str) -> None:
     try:
-        scheme, host = urlsplit(hop).scheme, urlsplit(hop).hostname
-    except ValueError:
+        scheme, host, _port = urlsplit(hop).scheme, urlsplit(hop).hostname, urlsplit(hop).port
+    except ValueError:  # also for a port such as 99999
         scheme, host = "", None
     downgraded = urlsplit(first).scheme == "https" and scheme != "https"
     if scheme not in ("http", "https") or not host or downgraded:
-        raise ImageError(
-            "The picture's address leads away from the web, so it was not followed", retryable=False
-        )
+        raise _no_address()
+
+
+def _no_address() -> ImageError:
+    text = "The picture's address leads away from the web, so it was not followed"
+    return ImageError(text, retryable=False)
 
 
 def _refusal(response: httpx2.Response) -> ApixoError:
@@ -163,9 +160,12 @@ def _refusal(response: httpx2.Response) -> ApixoError:
     return ImageError("The picture host refused", status=status, retryable=False)
 
 
-def _verify(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
+def _settle(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
+    """Verify what has arrived and make it durable; returns its size in pixels and its format."""
     from PIL import Image
 
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
     try:
         return _decode(path, limits)
     except ImageError:
@@ -182,7 +182,8 @@ def _decode(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
 
     formats = list(_SUFFIXES)
     with Image.open(path, formats=formats) as image:
-        size, kind = image.size, str(image.format)
+        # MPO is Pillow's name for a JPEG with more pictures behind the first.
+        size, kind = image.size, "JPEG" if image.format == "MPO" else str(image.format)
         if size[0] * size[1] > limits.max_pixels:
             raise _too_large(limits)
         image.verify()

@@ -308,12 +308,17 @@ class TaskFailedError(ApixoError):
         One of content, prompt, reference, funds, rate, timeout, provider, unknown.
     """
 
+    maybe_billed = True
+
     def __init__(
         self, message: str = "", *, fail_code: str = "", category: str = "unknown", **facts: Any
     ) -> None:
         super().__init__(message, **facts)
         self.fail_code = fail_code
         self.category = category
+
+    def _cost(self) -> str:
+        return "APIXO's pages do not say whether a failed task is charged."  # model page, "Billing"
 
 
 class ResultError(ApixoError):
@@ -360,11 +365,10 @@ def remember(interrupt: Interrupt, *, run_id: str | None = None, task_id: str | 
     """
     left = f"run {run_id}" if run_id else f"task {printable(task_id, 80)}" if task_id else "the submit"
     headline = f"Stopped waiting for {left}"
+    step = RunCancelledError.next_step if run_id or task_id else SubmitUnknownError.next_step
     facts: dict[str, Any] = {"run_id": run_id, "task_id": task_id, "maybe_billed": True}
     # No lambda, so that it pickles.
-    facts["_render_traceback_"] = functools.partial(
-        _two_lines, type(interrupt).__name__, headline, RunCancelledError.next_step
-    )
+    facts["_render_traceback_"] = functools.partial(_two_lines, type(interrupt).__name__, headline, step)
     vars(interrupt).update(facts)
-    interrupt.add_note(f"{headline}. {RunCancelledError.next_step}")
+    interrupt.add_note(f"{headline}. {step}")
     return interrupt

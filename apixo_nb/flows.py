@@ -68,11 +68,12 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer arrived; header names are lower-case."""
+    """An HTTP answer arrived; header names are lower-case. `hide` takes the API key out of quoted text."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    hide: Callable[[str], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +263,8 @@ def _pause_or_raise(problem: ApixoError, backoff: Backoff) -> Flow[None]:
 _LASTING = (AuthenticationError, PermissionDeniedError, NotFoundError, BadRequestError)
 _LASTING_IN_A_ROW = 3
 
+_LEAST_POLL_S = 1.0  # the last poll of a wait has at least this long, though the deadline is near
+
 
 def wait(
     model: str,
@@ -292,7 +295,8 @@ def wait(
     failures = refusals = 0
     yield Sleep(min(max(0.0, cadence.first_poll_s - age_s), timeout_s))
     while True:
-        outcome = _status_of((yield _poll(model, task_id)), task_id, clock)
+        left_s = max(_LEAST_POLL_S, deadline - clock.monotonic())
+        outcome = _status_of((yield _poll(model, task_id, left_s)), task_id, clock)
         now = clock.monotonic()
         if isinstance(outcome, TaskStatus):
             seen(outcome)
@@ -323,8 +327,8 @@ def _waited_too_long(task_id: str, timeout_s: float) -> WaitTimeoutError:
     return WaitTimeoutError(f"The task has not ended within {timeout_s:g} s", task_id=task_id)
 
 
-def _poll(model: str, task_id: str) -> Send:
-    return Send(f"statusTask/{quote(model, safe='')}", query={"taskId": task_id})
+def _poll(model: str, task_id: str, timeout_s: float | None = None) -> Send:
+    return Send(f"statusTask/{quote(model, safe='')}", query={"taskId": task_id}, timeout_s=timeout_s)
 
 
 def _status_of(outcome: Reply | Fault, task_id: str, clock: Clock) -> TaskStatus | ApixoError:
@@ -332,7 +336,7 @@ def _status_of(outcome: Reply | Fault, task_id: str, clock: Clock) -> TaskStatus
     if isinstance(outcome, Fault):
         return _no_connection(doing, outcome, task_id=task_id)
     answer = _read(outcome)
-    found = read_task(answer)
+    found = read_task(answer, outcome.hide)
     if found is None:
         return _not_ok(answer, doing, clock, task_id=task_id)
     if found.task_id not in ("", task_id):
@@ -341,7 +345,7 @@ def _status_of(outcome: Reply | Fault, task_id: str, clock: Clock) -> TaskStatus
 
 
 def _read(reply: Reply) -> Answer:
-    return read_answer(reply.status, reply.headers, reply.body)
+    return read_answer(reply.status, reply.headers, reply.body, reply.hide)
 
 
 def _not_ok(answer: Answer, doing: str, clock: Clock, **facts: Any) -> APIError:

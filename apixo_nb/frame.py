@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +98,7 @@ def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     for column, kind in COLUMNS.items():
         if column in written and kind in ("object", _TIME):
             written[column] = [_cell(value) for value in frame[column]]
-    part = target.with_name(f".{target.name}.part")
+    part = target.parent / f".{secrets.token_hex(6)}.part"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # QUOTE_NONNUMERIC, as a bare carriage return in an unquoted text would split its row.
@@ -104,7 +106,8 @@ def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
             written.to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         part.replace(target)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         step = "Give the name of a file in a folder you may write to."
         raise ApixoError(
             f"The table could not be written to {target}: {error.strerror}", next_step=step

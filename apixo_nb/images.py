@@ -79,7 +79,7 @@ class Images:
             with Pillow.open(self.path(image)) as original:
                 original.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
                 return _data_uri(original)
-        except OSError:
+        except Exception:  # noqa: BLE001 - decoders raise OSError, SyntaxError, ValueError, bomb errors...
             return ""
 
 

@@ -9,8 +9,11 @@ Pictures are not in here, only their names and hashes.
 
 from __future__ import annotations
 
+import json
+import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,11 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from .errors import LedgerError, printable
-from .run import FAILED, PLANNED, SCHEMA_VERSION, SUCCESS, UNKNOWN, Image, Run
+from .run import FAILED, PLANNED, SCHEMA_VERSION, SUBMITTED, SUCCESS, UNKNOWN, Image, Run
+from .spec import FINAL_STATES
 
 _BUSY_MS = 10_000  # how long a write waits for another kernel's
+_LOCK = 0x41_70_69_78_6F  # the number of our advisory lock on PostgreSQL: "Apixo"
 
 
 class _UtcDateTime(sa.TypeDecorator[datetime]):
@@ -47,23 +52,23 @@ _runs = sa.Table(
     "runs",
     _metadata,
     sa.Column("run_id", sa.String(64), primary_key=True),
-    sa.Column("task_id", sa.String(200), index=True),
+    sa.Column("task_id", sa.Text, index=True),
     sa.Column("created_at", _UtcDateTime, nullable=False, index=True),
     sa.Column("submitted_at", _UtcDateTime),
     sa.Column("finished_at", _UtcDateTime),
     sa.Column("expires_at", _UtcDateTime),
-    sa.Column("model", sa.String(100), nullable=False),
-    sa.Column("mode", sa.String(100), nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("mode", sa.Text, nullable=False),
     sa.Column("prompt", sa.Text, nullable=False),
     sa.Column("prompt_template", sa.Text, nullable=False),
     sa.Column("variables", sa.JSON, nullable=False),
-    sa.Column("aspect_ratio", sa.String(20), nullable=False),
+    sa.Column("aspect_ratio", sa.Text, nullable=False),
     sa.Column("num_images", sa.Integer, nullable=False),
     sa.Column("parameters", sa.JSON, nullable=False),
     sa.Column("image_urls", sa.JSON, nullable=False),
-    sa.Column("request_type", sa.String(20), nullable=False),
+    sa.Column("request_type", sa.Text, nullable=False),
     sa.Column("callback_url", sa.Text),
-    sa.Column("state", sa.String(100), nullable=False, index=True),
+    sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("cost_time_ms", sa.BigInteger),
     sa.Column("wait_ms", sa.BigInteger),
     sa.Column("unit_price_micros", sa.BigInteger, nullable=False),
@@ -93,7 +98,7 @@ _images = sa.Table(
     sa.Column("bytes", sa.BigInteger),
     sa.Column("width", sa.Integer),
     sa.Column("height", sa.Integer),
-    sa.Column("format", sa.String(20), nullable=False),
+    sa.Column("format", sa.Text, nullable=False),
     sa.Column("error", sa.Text, nullable=False),
 )
 
@@ -110,10 +115,17 @@ _RUN_COLUMNS = frozenset(column.name for column in _runs.columns)
 class Ledger:
     """Runs and their pictures in a database. Safe to use from several threads and processes.
 
+    Attributes
+    ----------
+    shown_place : str
+        Where it is, without a password.
+
     Parameters
     ----------
     place : Path or str
         A file for SQLite, or a SQLAlchemy URL.
+    aside : Path, optional
+        The file that takes taskIds while the database cannot; default: beside a SQLite file.
 
     Raises
     ------
@@ -121,23 +133,29 @@ class Ledger:
         From every method: the database cannot be opened, read or written; the message says why.
     """
 
-    def __init__(self, place: Path | str) -> None:
-        self.place = str(place)
+    def __init__(self, place: Path | str, aside: Path | None = None) -> None:
+        self.shown_place = str(place) if isinstance(place, Path) else _without_password(place)
+        self._aside = aside or (place.with_name("ledger-tasks.jsonl") if isinstance(place, Path) else None)
         try:
-            self._engine = _engine(place)
-            with self._writing() as connection:
-                _metadata.create_all(connection)
-                _check_version(connection)
+            with self._explained():
+                self._engine = _engine(place)
+            self._prepare()
         except OSError as error:
             raise LedgerError(
-                f"The folder of the ledger {self.place} cannot be made: {error.strerror}",
+                f"The folder of the ledger {self.shown_place} cannot be made: {error.strerror}",
                 next_step="Set APIXO_HOME to a folder you may write to. Nothing was sent.",
             ) from None
 
-    @property
-    def shown_place(self) -> str:
-        """Where the ledger is; without the password, if its URL holds one."""
-        return _without_password(self.place)
+    def _prepare(self) -> None:
+        try:
+            with self._writing() as connection:
+                _one_at_a_time(connection)
+                _metadata.create_all(connection)
+                _check_version(connection)
+            self.merge_aside()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of the database."""
@@ -146,6 +164,7 @@ class Ledger:
     def add(self, run: Run) -> Run:
         """Write a new row; returns it with its take: one more than the draws of this request so far."""
         with self._writing() as connection:
+            _one_at_a_time(connection)
             same = sa.and_(_runs.c.digest == run.digest, _runs.c.sandbox == run.sandbox)
             last = connection.scalar(sa.select(sa.func.max(_runs.c.take)).where(same))
             numbered = run.but(take=(last or 0) + 1)
@@ -153,9 +172,39 @@ class Ledger:
         return numbered
 
     def update(self, run_id: str, **changes: Any) -> None:
-        """Change some columns of a row."""
+        """Change some columns of a row. A final state stands: another one is not written over it."""
+        row = _runs.c.run_id == run_id
+        if "state" in changes:
+            row &= _runs.c.state.not_in(FINAL_STATES) | (_runs.c.state == changes["state"])
         with self._writing() as connection:
-            connection.execute(_runs.update().where(_runs.c.run_id == run_id).values(**changes))
+            connection.execute(_runs.update().where(row).values(**changes))
+
+    def keep_task(self, run_id: str, task_id: str, submitted_at: datetime) -> None:
+        """Write the taskId of a run that was just bought; into a file beside, if the database refuses.
+
+        What is paid for must not hang on another program's lock. The file is merged by `merge_aside`.
+        """
+        try:
+            self.update(run_id, state=SUBMITTED, task_id=task_id, submitted_at=submitted_at)
+        except LedgerError:
+            if self._aside is None:
+                raise
+            _append(self._aside, {"run_id": run_id, "task_id": task_id, "at": submitted_at.isoformat()})
+
+    def merge_aside(self) -> None:
+        """Take taskIds that had to be written beside into their rows."""
+        if self._aside is None:
+            return
+        if self._aside.exists():
+            # Renamed first: what another process appends from now on goes into a new file.
+            self._aside.rename(self._aside.with_name(f"{self._aside.stem}-{secrets.token_hex(4)}.merging"))
+        for part in sorted(self._aside.parent.glob(f"{self._aside.stem}-*.merging")):
+            with self._writing() as connection:
+                for kept in _lines(part):
+                    row = (_runs.c.run_id == kept["run_id"]) & _runs.c.task_id.is_(None)
+                    bought = {"task_id": kept["task_id"], "submitted_at": datetime.fromisoformat(kept["at"])}
+                    connection.execute(_runs.update().where(row).values(state=SUBMITTED, **bought))
+            part.unlink(missing_ok=True)
 
     def put_image(self, run_id: str, image: Image) -> None:
         """Write what is known of one picture, in place of what was known before."""
@@ -204,7 +253,11 @@ class Ledger:
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
-            raise _explain(error, self.place) from None
+            raise _explain(error, self.shown_place) from None
+        except (ImportError, ValueError) as error:  # no driver for such a URL; a port that is no number
+            step = "APIXO_LEDGER takes an SQLAlchemy URL whose driver is installed."
+            text = f"The ledger {self.shown_place} cannot be used: {type(error).__name__}"
+            raise LedgerError(text, next_step=step) from None
 
 
 def _unread(run: Run) -> bool:
@@ -229,11 +282,17 @@ def _engine(place: Path | str) -> sa.Engine:
         url = sa.URL.create("sqlite", database=str(place))
     else:
         url = sa.make_url(place)
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(url, pool_pre_ping=True)  # a server may have restarted since
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _one_at_a_time(connection: sa.Connection) -> None:
+    """Let no other kernel in until this transaction ends. On SQLite, BEGIN IMMEDIATE has done so already."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -256,6 +315,11 @@ def _check_version(connection: sa.Connection) -> None:
     found = connection.scalar(sa.select(_meta.c.value).where(_meta.c.key == "schema_version"))
     if found is None:
         connection.execute(_meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
+    elif not found.isdecimal():
+        raise LedgerError(
+            f"The ledger's schema version is {printable(repr(found), 40)}, which is none",
+            next_step="It is damaged, or no ledger: set APIXO_HOME to another folder. Nothing was sent.",
+        )
     elif int(found) > SCHEMA_VERSION:
         raise LedgerError(
             f"The ledger was written by a newer apixo_nb (its schema is {found}, ours is {SCHEMA_VERSION})",
@@ -278,15 +342,30 @@ def _explain(error: Exception, place: str) -> LedgerError:
     said = str(getattr(error, "orig", None) or error)
     for mark, cause, step in _CAUSES:
         if mark in said.casefold():
-            return LedgerError(
-                f"The ledger {_without_password(place)} cannot be used: {cause}", next_step=step
-            )
-    kind = type(error).__name__
-    return LedgerError(f"The ledger {_without_password(place)} cannot be used: {kind}: {printable(said)}")
+            return LedgerError(f"The ledger {place} cannot be used: {cause}", next_step=step)
+    text = f"The ledger {place} cannot be used: {type(error).__name__}: {printable(said)}"
+    return LedgerError(text, next_step="Check APIXO_LEDGER and its database. Nothing more was sent.")
 
 
 def _without_password(place: str) -> str:
     try:
         return sa.make_url(place).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return place  # a file
+    except (sa.exc.ArgumentError, ValueError):
+        return "at the address given"
+
+
+def _append(path: Path, line: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    """The whole lines of a file; one that a crash has torn is left out."""
+    found = []
+    for line in path.read_text("utf-8").splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found

@@ -32,6 +32,10 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+        for task in (pending := asyncio.all_tasks(self.loop)):
+            task.cancel()
+        self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        self.loop.close()
 
     @property
     def usable(self) -> bool:
@@ -48,7 +52,7 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def stop(self) -> None:
-        """End the thread; pending work is dropped."""
+        """End the thread; pending work is cancelled."""
         if self.usable:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(timeout=2)
@@ -79,7 +83,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     future = thread.submit(work)
     try:
         return wait(future)
-    except KeyboardInterrupt:
+    except BaseException:  # Stop, or whatever else a signal handler raises
         future.cancel()
         raise
 

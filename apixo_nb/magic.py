@@ -64,12 +64,12 @@ class ApixoMagics(Magics):
         return Watch(session, [session.start(run, given.timeout_s) for run in runs], self.shell)
 
     def _plan(self, session: Session, given: options.Options, template: str) -> Run:
+        from .labels import make_labels
         from .request import make_request
-        from .session import Labels
 
         prompt, used = (template, {}) if given.raw else fill(template, self.shell.user_ns)
         asked: dict[str, Any] = {"model": given.model, "image_urls": given.image_urls, **given.parameters}
-        labels = Labels(given.name, given.tags, given.note)
+        labels = make_labels(given.name, given.tags, given.note)
         return session.plan(make_request(prompt, **asked), labels, prompt_template=template, variables=used)
 
     def _bind(self, name: str, runs: list[Run]) -> None:
@@ -189,7 +189,8 @@ class ApixoMagics(Magics):
     def _config(self, _words: list[str]) -> None:
         values = config.settings().trait_values(config=True)
         width = max(map(len, values))
-        _say(*(f"Apixo.{name:<{width}} = {value!r}" for name, value in sorted(values.items())))
+        shown = {name: config.without_secrets(value) for name, value in sorted(values.items())}
+        _say(*(f"Apixo.{name:<{width}} = {text}" for name, text in shown.items()))
 
 
 def _cell_help() -> str:

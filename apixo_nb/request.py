@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import numbers
 import unicodedata
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -84,7 +85,7 @@ def make_request(
     InvalidRequestError
         Names the field, the value and what is allowed.
     """
-    facts = _model(model)
+    facts = known_model(model)
     return Request(
         model=facts.id,
         prompt=_prompt(prompt, facts),
@@ -101,7 +102,8 @@ def _refuse(
     return InvalidRequestError(message, field=field, value=value, allowed=allowed, next_step=next_step)
 
 
-def _model(model: object) -> ModelSpec:
+def known_model(model: object) -> ModelSpec:
+    """The spec of a model; raises InvalidRequestError for one that is not known."""
     if isinstance(model, str) and model in MODELS:
         return MODELS[model]
     raise _refuse(f"Unknown model {_quoted(model)}", "model", model, ", ".join(MODELS))
@@ -146,6 +148,8 @@ def _parameters(given: dict[str, Any], facts: ModelSpec) -> dict[str, Value]:
 def _choice(parameter: Parameter, value: object) -> Value:
     if value is None:
         return parameter.default
+    if not isinstance(value, bool) and isinstance(value, numbers.Integral):
+        value = int(value)  # NumPy has integers of its own
     for allowed in parameter.values:
         if type(value) is type(allowed) and value == allowed:  # True == 1 and 2.0 == 2, but not here
             return allowed

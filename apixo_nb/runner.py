@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from .errors import (
     ApixoError,
     ImageError,
     LedgerError,
+    ResultError,
     RunCancelledError,
     SubmitUnknownError,
     WaitTimeoutError,
@@ -46,6 +48,7 @@ from .wire import TaskStatus
 
 Listener = Callable[[Run], None]
 
+_log = logging.getLogger(__name__)
 _MAX_RESULTS = 2  # result URLs taken, as a multiple of the pictures asked for
 
 
@@ -57,6 +60,7 @@ class Runner:
         self._ledger = ledger
         self._images = images
         self._listeners: list[Listener] = []
+        self._live: dict[str, Job] = {}
         # One thread writes, so that a row's changes arrive in order and a slow disk holds up no poll.
         self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="apixo-ledger")
 
@@ -71,7 +75,11 @@ class Runner:
         return forget
 
     def close(self) -> None:
-        """Wait for the last writes."""
+        """Stop waiting for all runs; returns when submits on their way are answered and all is written."""
+        jobs = list(self._live.values())
+        for job in jobs:
+            job.cancel()
+        concurrent.futures.wait([job.ended for job in jobs if job.ended is not None])
         self._writer.shutdown()
 
     def start(self, run: Run, timeout_s: float) -> Job:
@@ -79,16 +87,22 @@ class Runner:
         return self._launch(Job(run), lambda job: self._buy(job, timeout_s))
 
     def resume(self, run: Run, timeout_s: float) -> Job:
-        """Bring a run that has a taskId to its end, pictures and all; never submits."""
-        return self._launch(Job(run), lambda job: self._take_up(job, timeout_s))
+        """Bring a run that has a taskId to its end, pictures and all; never submits.
+
+        A run that is in flight here already is not watched twice: its own job is returned.
+        """
+        return self._live.get(run.run_id) or self._launch(Job(run), lambda job: self._take_up(job, timeout_s))
 
     def _launch(self, job: Job, work: Callable[[Job], Any]) -> Job:
+        self._live[job.run.run_id] = job
         job.ended = loop.loop_thread().submit(self._guard(job, work))
         return job
 
     async def _guard(self, job: Job, work: Callable[[Job], Any]) -> None:
         """Run the work as a task that `Job.cancel` can end, and hand its outcome to whoever waits."""
         job.task = asyncio.ensure_future(work(job))
+        if job.stopped:  # before it began
+            job.task.cancel()
         try:
             await job.task
         except asyncio.CancelledError:
@@ -101,6 +115,8 @@ class Runner:
             job.fail(error)
         else:
             job.succeed()
+        finally:
+            self._live.pop(job.run.run_id, None)
 
     # --- the way of a run ---
 
@@ -139,7 +155,9 @@ class Runner:
                 finished_at=utc_now(),
             )
             raise
-        await self._change(job, state=SUBMITTED, task_id=task_id, submitted_at=utc_now())
+        bought = {"task_id": task_id, "submitted_at": utc_now()}
+        self._tell(job, job.run.but(state=SUBMITTED, **bought))
+        await self._write(self._ledger.keep_task, job.run.run_id, **bought)
 
     async def _take_up(self, job: Job, timeout_s: float) -> None:
         if job.run.state == SUCCESS and job.run.result_urls:
@@ -180,6 +198,10 @@ class Runner:
             await self._change(job, state=state)
 
     async def _conclude(self, job: Job, status: TaskStatus, waited_ms: int) -> None:
+        error = status.error()
+        if job.run.state == SUCCESS and error is not None:
+            # It was a success before; what APIXO says of it later takes nothing back.
+            raise ResultError(f"The pictures are gone: {error.message}", next_step="Their URLs are kept.")
         finished = job.run.finished_at or utc_now()
         changes: dict[str, Any] = {
             "cost_time_ms": status.cost_time_ms,
@@ -187,7 +209,6 @@ class Runner:
             "finished_at": finished,
             "raw": status.raw,
         }
-        error = status.error()
         if status.state == FAILED:
             changes |= {
                 "state": FAILED,
@@ -254,7 +275,10 @@ class Runner:
     def _tell(self, job: Job, run: Run) -> None:
         job.run = run
         for listener in tuple(self._listeners):
-            listener(run)
+            try:
+                listener(run)
+            except Exception:  # noqa: BLE001 - whoever looks on must not stop what is paid for
+                _log.exception("a listener failed at run %s", run.run_id)
 
 
 def _as_image_error(error: ApixoError) -> ApixoError:
@@ -262,5 +286,5 @@ def _as_image_error(error: ApixoError) -> ApixoError:
 
 
 def _age(run: Run) -> float:
-    """Seconds since the task was made, by our own clock."""
-    return (utc_now() - (run.submitted_at or run.created_at)).total_seconds()
+    """Seconds since the task was made, by our own clock; 0 if that was set back since."""
+    return max(0.0, (utc_now() - (run.submitted_at or run.created_at)).total_seconds())

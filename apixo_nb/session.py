@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +19,14 @@ from .errors import ApixoError, CostLimitError, InvalidRequestError
 from .flows import RetryPolicy
 from .images import Images
 from .job import Job
+from .labels import Labels, check_number, make_labels
 from .ledger import Ledger
 from .loop import run as run_on_loop
 from .request import Request, make_request
-from .run import PLANNED, Run, new_run
+from .run import FAILED, SUBMITTING, UNKNOWN, Run, new_run
 from .runner import Listener, Runner
 from .spec import DEFAULT_MODEL, MODELS, Cadence
+from .spend import count_text, spent_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,15 +35,6 @@ if TYPE_CHECKING:
 
 #: The sandbox makes a task in about 3 s where APIXO takes 30: its rhythm is ten times as fast.
 SANDBOX_TASK_S = 3.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Labels:
-    """What a run's row says beside the request."""
-
-    name: str = ""
-    tags: tuple[str, ...] = ()
-    note: str = ""
 
 
 class Session:
@@ -60,7 +52,7 @@ class Session:
         self, settings: config.Apixo | None = None, *, key: str | config.ApiKey | None = None
     ) -> None:
         self.settings = settings or config.settings()
-        self._key = key
+        self._key = config.ApiKey(key) if isinstance(key, str) else key
         self._client: AsyncClient | None = None
         self._ledger: Ledger | None = None
         self._runner: Runner | None = None
@@ -91,7 +83,8 @@ class Session:
         """The ledger; raises LedgerError where it cannot be opened."""
         with self._lock:
             if self._ledger is None:
-                self._ledger = Ledger(self.settings.ledger or self.settings.home_path / "ledger.db")
+                home = self.settings.home_path
+                self._ledger = Ledger(self.settings.ledger or home / "ledger.db", home / "ledger-tasks.jsonl")
             return self._ledger
 
     @property
@@ -138,12 +131,12 @@ class Session:
             return _sandboxes[journal].start()
 
     def close(self) -> None:
-        """Let go of connections and files. Runs in flight stay resumable."""
+        """Let go of connections and files. Runs in flight are stopped, and stay resumable."""
         with self._lock:
-            if self._client is not None:
-                run_on_loop(self._client.aclose())
             if self._runner is not None:
                 self._runner.close()
+            if self._client is not None:
+                run_on_loop(self._client.aclose())
             if self._ledger is not None:
                 self._ledger.close()
             self._client = self._runner = self._ledger = None
@@ -177,6 +170,7 @@ class Session:
     def check_cost(self, runs: Iterable[Run], max_cost_usd: float | None) -> None:
         """Raise CostLimitError if these runs together would cost more than the limit."""
         total = sum(run.price_micros for run in runs)
+        check_number(max_cost_usd, "max_cost_usd", "a sum in US dollars, 0 or more", 0.0)
         if max_cost_usd is not None and total > round(max_cost_usd * 1_000_000):
             raise CostLimitError(
                 f"This would cost ${total / 1e6:.2f}, above the limit of ${max_cost_usd:.2f}",
@@ -199,7 +193,8 @@ class Session:
         **request: Any,
     ) -> Job:
         """Check, plan and start one run: what `generate` and `agenerate` share."""
-        labels = Labels(name=name, tags=_tags(tags), note=note)
+        check_number(timeout_s, "timeout_s", "a number of seconds above 0", 1e-3)
+        labels = make_labels(name, tags, note)
         run = self.plan(make_request(prompt, **request), labels)
         self.check_cost([run], max_cost_usd)
         return self.start(run, timeout_s)
@@ -208,8 +203,11 @@ class Session:
 
     def resume(self, run_id: str | None = None, timeout_s: float | None = None) -> list[Job]:
         """Take up one run, or all unfinished ones: wait for tasks, download what is missing. It is free."""
+        self.ledger.merge_aside()
         runs = self.ledger.unfinished() if run_id is None else [self.run(run_id)]
         mine = [run for run in runs if run.sandbox == self.is_sandbox and run.task_id]
+        if run_id is not None and not mine:
+            raise _cannot_resume(runs[0])
         return [self.runner.resume(run, timeout_s or self.settings.timeout) for run in mine]
 
     def run(self, run_id: str) -> Run:
@@ -246,23 +244,18 @@ class Session:
     def status_lines(self) -> list[str]:
         """Where requests go, with which key, what the ledger holds, what was spent; never the key itself."""
         where = "SANDBOX, on this machine; nothing is paid" if self.is_sandbox else self.settings.base_url
-        key = config.ApiKey(self._key) if isinstance(self._key, str) else self._key or config.find_key()
+        key = self._key or config.find_key()
         source = (
             "none is needed" if self.settings.sandbox else key.source if key else "none; try `%apixo login`"
         )
         runs = [run for run in self.ledger.runs() if run.sandbox == self.is_sandbox]
-        states = Counter(run.state for run in runs)
-        spent = sum(run.cost_micros or 0 for run in runs)
-        open_ = sum(run.price_micros for run in runs if run.cost_micros is None and run.state != PLANNED)
-        stake = f", and up to ${open_ / 1e6:.2f} more for runs whose end is not known" if open_ else ""
         return [
             f"requests  {where}",
-            f"API key   {'none is needed' if self.settings.sandbox else source}",
+            f"API key   {source}",
             f"ledger    {self.ledger.shown_place}",
             f"pictures  {self.images.folder}",
-            f"runs      {len(runs)}"
-            + "".join(f", {count} {state}" for state, count in sorted(states.items())),
-            f"spent     ${spent / 1e6:.2f} by list price{stake}",
+            f"runs      {count_text(runs)}",
+            f"spent     {spent_text(runs)}",
         ]
 
     def shown_path(self, file: str) -> str:
@@ -272,12 +265,15 @@ class Session:
         return path.relative_to(working).as_posix() if path.is_relative_to(working) else str(path)
 
 
-def _tags(tags: object) -> tuple[str, ...]:
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise InvalidRequestError(
-            "tags is not a list of words", field="tags", value=tags, allowed='e.g. ["draft"]'
-        )
-    return tuple(str(tag) for tag in tags)
+def _cannot_resume(run: Run) -> ApixoError:
+    why = {
+        UNKNOWN: "its submit's answer was lost, so no task is known",
+        SUBMITTING: "its submit was not answered, so no task is known",
+        FAILED: "its submit was refused, so there is no task",
+    }.get(run.state, "no task was made for it")
+    if run.task_id:
+        why = f"its task was made {'in the sandbox' if run.sandbox else 'at APIXO'}; go there first"
+    return ApixoError(f"It cannot be resumed: {why}", run_id=run.run_id)
 
 
 # --- the session that notebooks share ---------------------------------------------------------------
@@ -305,6 +301,17 @@ def reset() -> None:
     global _current  # noqa: PLW0603
     with _lock:
         _current = None
+
+
+def _after_fork() -> None:
+    """A child process shares no connection, thread or lock with its parent."""
+    global _lock, _current
+    _lock, _current = threading.RLock(), None
+    _sandboxes.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def generate(prompt: str, **options: Any) -> Run:

@@ -11,7 +11,7 @@ import email.utils
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -129,7 +129,7 @@ class Answer(BaseModel):
 
     @property
     def speaks_of_success(self) -> bool:
-        """Whether the body claims that a task was made, whatever the HTTP status and however unusable its id."""
+        """Whether the body claims that a task was made, whatever the status and however unusable its id."""
         data = self.data
         return self.code == 200 or (isinstance(data, dict) and bool(data.get("taskId")))
 
@@ -145,8 +145,13 @@ class Answer(BaseModel):
             return None
 
 
-def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
-    """Read one HTTP answer; never raises. `headers` has lower-case names."""
+def read_answer(
+    status: int, headers: Mapping[str, str], body: bytes, hide: Callable[[str], str] = str
+) -> Answer:
+    """Read one HTTP answer; never raises. `headers` has lower-case names.
+
+    `hide` is applied to the texts written for people, which may quote the key; never to ids and URLs.
+    """
     retry_after = headers.get("retry-after", "")
     envelope = _json(body)
     if not isinstance(envelope, dict):
@@ -159,8 +164,8 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         status=status,
         readable=True,
         code=_milliseconds(envelope.get("code")),
-        message=next((text for text in map(_text, texts) if text), ""),
-        fail_code=next((code for code in map(_text, codes) if code), ""),
+        message=hide(next((text for text in map(_text, texts) if text), "")),
+        fail_code=hide(next((code for code in map(_text, codes) if code), "")),
         data=data,
         retry_after=retry_after,
     )
@@ -275,16 +280,15 @@ class TaskStatus(BaseModel):
                 category=meaning.category,
                 task_id=self.task_id,
                 retryable=meaning.retryable,
-                # Model page, "Billing", does not say whether a failed task is charged.
-                next_step=f"{meaning.advice} APIXO's pages do not say whether a failed task is charged.",
+                next_step=meaning.advice,
             )
         if self.state == "success" and not self.result_urls:
             return ResultError(f"The task succeeded, but {self.result_problem}", task_id=self.task_id)
         return None
 
 
-def read_task(answer: Answer) -> TaskStatus | None:
-    """The task in an accepted answer; None where ``data`` is no task."""
+def read_task(answer: Answer, hide: Callable[[str], str] = str) -> TaskStatus | None:
+    """The task in an accepted answer; None where ``data`` is no task. `hide` as in `read_answer`."""
     if not answer.accepted or not isinstance(answer.data, dict) or not answer.data:
         return None
     named = {field: answer.data.get(field) for field in _WIRE_FIELDS}
@@ -292,8 +296,9 @@ def read_task(answer: Answer) -> TaskStatus | None:
     urls, problem = _results(answer.data.get("resultJson")) if status.state == "success" else ((), "")
     if status.cost_time_ms is None and status.final:
         status = status.model_copy(update={"cost_time_ms": _span(status.created_ms, status.completed_ms)})
-    raw = storable(json.dumps(answer.data, ensure_ascii=False))
-    return status.model_copy(update={"result_urls": urls, "result_problem": problem, "raw": raw})
+    said = {"fail_code": hide(status.fail_code), "fail_msg": hide(status.fail_msg)}
+    raw = hide(storable(json.dumps(answer.data, ensure_ascii=False)))
+    return status.model_copy(update={"result_urls": urls, "result_problem": problem, "raw": raw, **said})
 
 
 _WIRE_FIELDS = ("taskId", "state", "failCode", "failMsg", "createTime", "completeTime", "costTime")

@@ -39,6 +39,7 @@ def _welcome(sandbox: Sandbox) -> str:
     key = "any key" if options.key is None else "the key given"
     real = MODELS[DEFAULT_MODEL].cadence
     cadence = real.scaled(options.seconds / real.expected_s)
+    known = "sandbox" if options.key is None else "..."
     balance_usd = sandbox.account.balance_micros / 1_000_000
     return "\n".join(
         (
@@ -46,7 +47,7 @@ def _welcome(sandbox: Sandbox) -> str:
             f"Pictures come from {sandbox.picture_url}",
             f"${balance_usd:.2f} to spend with {key}; a task takes about {options.seconds:g} s",
             "For a client at the same pace:",
-            f"  export APIXO_BASE_URL={sandbox.base_url} APIXO_API_KEY={'sandbox' if options.key is None else '...'}",
+            f"  export APIXO_BASE_URL={sandbox.base_url} APIXO_API_KEY={known}",
             f"  export APIXO_FIRST_POLL={cadence.first_poll_s:g} APIXO_POLL_INTERVAL={cadence.interval_s:g}",
             _TROUBLE,
             "Ctrl-C ends it.",

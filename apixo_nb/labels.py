@@ -1,0 +1,48 @@
+"""What a person gives along with a request: labels of the row, limits of time and money; checked here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .errors import InvalidRequestError
+from .wire import storable
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a run's row says beside the request."""
+
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    note: str = ""
+
+
+def make_labels(name: object, tags: object, note: object) -> Labels:
+    """Checked labels; raises InvalidRequestError for what is no text."""
+    return Labels(_text(name, "name"), _tags(tags), _text(note, "note"))
+
+
+def _tags(tags: object) -> tuple[str, ...]:
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidRequestError(
+            "tags is not a list of words", field="tags", value=tags, allowed='e.g. ["draft"]'
+        )
+    return tuple(_text(tag, "tags") for tag in tags)
+
+
+def _text(text: object, field: str) -> str:
+    if not isinstance(text, str):
+        message = f"{field} is no text: {text!r:.80}"
+        raise InvalidRequestError(message, field=field, value=text, allowed="text")
+    return storable(text)
+
+
+def check_number(value: object, field: str, rule: str, at_least: float) -> None:
+    """Raise InvalidRequestError unless `value` is None or a finite number of `at_least` or more."""
+    if value is None:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < at_least:  # type: ignore[arg-type,operator]
+        raise InvalidRequestError(f"{field} cannot be {value!r:.80}", field=field, value=value, allowed=rule)

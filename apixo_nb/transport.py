@@ -1,0 +1,170 @@
+"""The network under the API: carries out what a flow asks for.
+
+Submits go out on a connection of their own, because on a kept-alive one that the server has just closed a
+lost answer and an unsent request look the same. Pictures are fetched by a client that has no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+
+from . import config, flows
+from .download import Downloaded, Limits, download_once
+from .errors import ApixoError, ConfigurationError
+
+T = TypeVar("T")
+
+_MAX_ANSWER_BYTES = 4_000_000  # decoded; real answers have a few hundred bytes
+_NEVER_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+
+
+class _BearerAuth(httpx2.Auth):
+    """Writes the key into the request; tracebacks and reprs of a client then never hold it."""
+
+    def __init__(self, key: config.ApiKey) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx2.Request) -> Any:
+        request.headers["Authorization"] = self._key.bearer()
+        yield request
+
+
+class Transport:
+    """Drives flows over real connections.
+
+    Parameters
+    ----------
+    key : ApiKey
+        Sent to the API, and to nobody else.
+    base_url : str
+        In its normal form.
+    request_timeout_s : float
+        Deadline of one request, all of it.
+    limits : Limits
+        Of one picture.
+    """
+
+    def __init__(self, key: config.ApiKey, base_url: str, request_timeout_s: float, limits: Limits) -> None:
+        self._key = key
+        self._base_url = base_url
+        self._request_timeout_s = request_timeout_s
+        self._limits = limits
+        # A proxy from the environment serves https only: over plain http, which is allowed to this machine
+        # alone, it would be handed the key.
+        self._trust_env = urlsplit(base_url).scheme == "https"
+        self._clients: _Clients | None = None
+
+    async def aclose(self) -> None:
+        """Close all connections of the running loop."""
+        clients, self._clients = self._clients, None
+        if clients is not None and clients.loop is asyncio.get_running_loop():
+            for client in (clients.submits, clients.polls, clients.pictures):
+                await client.aclose()
+
+    async def drive(self, flow: flows.Flow[T]) -> T:
+        """Run a flow to its end: its value, or the error it raises."""
+        answer: Any = None
+        try:
+            while True:
+                answer = await self._carry_out(flow.send(answer))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        except (ApixoError, asyncio.CancelledError) as error:
+            # Without the frames below and the last answer: they hold headers, and whatever a server quotes.
+            answer = None
+            raise error.with_traceback(None) from None
+
+    async def _carry_out(self, command: flows.Command) -> Any:
+        if isinstance(command, flows.Sleep):
+            return await asyncio.sleep(command.seconds)
+        if isinstance(command, flows.Fetch):
+            return await self._fetch(command)
+        return await self._exchange(command)
+
+    async def _exchange(self, send: flows.Send) -> flows.Reply | flows.Fault:
+        clients = self._open()
+        client, method = (clients.polls, "GET") if send.body is None else (clients.submits, "POST")
+        timeout_s = min(self._request_timeout_s, send.timeout_s or self._request_timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await _request(client, method, f"{self._base_url}/{send.path}", send)
+        except _NEVER_CONNECTED as error:
+            host = urlsplit(self._base_url).netloc
+            return flows.Fault("unsent", f"no connection to {host} ({type(error).__name__})")
+        except (TimeoutError, httpx2.TimeoutException):
+            return flows.Fault("timeout", "no answer in time")
+        except Exception as error:  # noqa: BLE001 - whatever it is: for a POST the answer is lost, and that is said
+            return flows.Fault("lost", f"the connection broke ({type(error).__name__})")
+        return dataclasses.replace(reply, hide=self._key.hide)
+
+    async def _fetch(self, fetch: flows.Fetch) -> Downloaded | ApixoError:
+        return await download_once(self._open().pictures, fetch.url, fetch.target, self._limits)
+
+    def _open(self) -> _Clients:
+        running = asyncio.get_running_loop()
+        if self._clients is None or self._clients.loop is not running:
+            # Connections belong to the loop they were made on, and are not shared with a forked child.
+            try:
+                self._clients = self._connect(running)
+            except (ImportError, ValueError, httpx2.InvalidURL) as error:
+                step = "Check HTTPS_PROXY, ALL_PROXY and the certificates that the environment names."
+                text = f"The environment's proxy or certificates cannot be used ({type(error).__name__})"
+                raise ConfigurationError(text, next_step=step) from None
+        return self._clients
+
+    def _connect(self, running: asyncio.AbstractEventLoop) -> _Clients:
+        timeout_s = self._request_timeout_s
+        common: dict[str, Any] = {"trust_env": self._trust_env}
+        if self._trust_env:
+            common["verify"] = httpx2.create_ssl_context(verify=True)  # made once: it takes 20 ms
+        api = common | {
+            "auth": _BearerAuth(self._key),
+            "headers": {"Accept": "application/json", "Accept-Encoding": "identity"},
+            "timeout": httpx2.Timeout(timeout_s, connect=min(15.0, timeout_s)),
+        }
+        fresh = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+        pool = httpx2.Limits(max_connections=20, max_keepalive_connections=20)
+        pictures = common | {
+            "headers": {"Accept": "image/png,image/jpeg,image/webp", "Accept-Encoding": "identity"},
+            "timeout": httpx2.Timeout(30.0, connect=15.0),
+        }
+        return _Clients(
+            running,
+            httpx2.AsyncClient(**api, cookies=_no_cookies(), limits=fresh),
+            httpx2.AsyncClient(**api, cookies=_no_cookies(), limits=pool),
+            httpx2.AsyncClient(**pictures, cookies=_no_cookies(), limits=pool),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Clients:
+    """The connections on one loop: submits, each on its own; polls; and pictures, which carry no key."""
+
+    loop: asyncio.AbstractEventLoop
+    submits: httpx2.AsyncClient
+    polls: httpx2.AsyncClient
+    pictures: httpx2.AsyncClient
+
+
+def _no_cookies() -> CookieJar:
+    """A jar that stays empty. Cookies know no ports: on one machine they would reach other hosts."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
+async def _request(client: httpx2.AsyncClient, method: str, url: str, send: flows.Send) -> flows.Reply:
+    body = {"json": dict(send.body)} if send.body is not None else {}
+    async with client.stream(method, url, params=dict(send.query), **body) as response:  # type: ignore[arg-type]
+        content = bytearray()
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > _MAX_ANSWER_BYTES:  # no answer of APIXO's; what is cut off cannot be parsed
+                break
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return flows.Reply(response.status_code, headers, bytes(content))

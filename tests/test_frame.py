@@ -1,0 +1,308 @@
+"""The table and its CSV: the contract's columns, and every text exactly as it was."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+
+from apixo_nb import frame
+from apixo_nb.errors import ApixoError
+from apixo_nb.request import make_request
+from apixo_nb.run import Image, Run, new_run
+
+# Written out here, as notebooks and other people's code rely on it.
+CONTRACT = [
+    "run_id",
+    "task_id",
+    "created_at",
+    "model",
+    "mode",
+    "prompt",
+    "prompt_template",
+    "variables",
+    "aspect_ratio",
+    "num_images",
+    "image_urls",
+    "request_type",
+    "state",
+    "costTime",
+    "wait_ms",
+    "cost_usd",
+    "unit_price_usd",
+    "fail_code",
+    "fail_msg",
+    "result_urls",
+    "files",
+    "expires_at",
+    "name",
+    "tags",
+    "note",
+    "rating",
+    "sandbox",
+    "schema_version",
+]
+TEXTS = [
+    "run_id",
+    "task_id",
+    "model",
+    "mode",
+    "prompt",
+    "prompt_template",
+    "aspect_ratio",
+    "request_type",
+    "state",
+    "fail_code",
+    "fail_msg",
+    "name",
+    "note",
+]
+LISTS = ["image_urls", "result_urls", "files", "tags"]
+MILLISECONDS = ("costTime", "wait_ms")
+TIMES = ("created_at", "expires_at")
+
+ODD_TEXTS = [
+    "two\nlines",
+    "a bare\rreturn",
+    "DOS\r\nlines\r\n",
+    "she said \"hi\", then 'left'",
+    '"',
+    "a,b;c\td",
+    "🦊👩‍🚀 e\u0301",
+    "=1+1",
+    "@SUM(A1)",
+    "-1",
+    "NA",
+    "null",
+    "None",
+    "nan",
+    "",
+    "007",
+    "1e5",
+    "True",
+    "  blanks around  ",
+    "\n",
+    "line\u2028separator\u2029s",
+    "\ufeffmark",
+    "#not a comment",
+    "back\\slash",
+    "x" * 10_000,
+]
+
+
+def a_run(prompt: str = "a fox", **changes: Any) -> Run:
+    return new_run(make_request("a fox"), unit_price_micros=350_000, sandbox=True, prompt_template="t").but(
+        prompt=prompt, **changes
+    )
+
+
+def a_success(**changes: Any) -> Run:
+    noon = datetime(2026, 11, 23, 12, 0, 0, 5, tzinfo=UTC)
+    urls = ("https://pictures.example/1.png",)
+    facts: dict[str, Any] = {"state": "success", "task_id": "task_1", "created_at": noon, "expires_at": noon}
+    numbers: dict[str, Any] = {"cost_time_ms": 30_123, "wait_ms": 31_000, "cost_micros": 350_000, "rating": 5}
+    pictures = (Image(index=0, url=urls[0], file="a.png"),)
+    labels: dict[str, Any] = {"tags": ("x", "y, z"), "variables": {"mood": "calm"}, "name": "foxes"}
+    return a_run(**{**facts, **numbers, **labels, "result_urls": urls, "images": pictures, **changes})
+
+
+def table(*runs: Run) -> pd.DataFrame:
+    return frame.history_frame(runs, lambda name: f"images/{name}")
+
+
+def plainly_read(path: Path) -> pd.DataFrame:
+    """The file as somebody reads it who has pandas only."""
+    return pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(TEXTS, str))
+
+
+# --- the table ---
+
+
+def test_columns_are_the_contract_in_its_order():
+    assert list(table(a_run()).columns) == CONTRACT
+
+
+@pytest.mark.parametrize("runs", [(), (a_run(),), (a_success(), a_run())], ids=["empty", "one", "two"])
+def test_dtypes_do_not_depend_on_what_is_in_the_table(runs: tuple[Run, ...]):
+    found = table(*runs).dtypes.astype(str).to_dict()
+    expected: dict[str, str] = dict.fromkeys(TEXTS, "str") | dict.fromkeys(LISTS, "object")
+    expected |= dict.fromkeys(MILLISECONDS, "Int64") | dict.fromkeys(TIMES, "datetime64[us, UTC]")
+    expected |= {"variables": "object", "num_images": "int64", "schema_version": "int64", "sandbox": "bool"}
+    expected |= {"rating": "Int64", "cost_usd": "Float64", "unit_price_usd": "float64"}
+    assert found == expected
+
+
+def test_one_row_a_run_in_the_order_given():
+    assert table(a_run("one"), a_run("two"), a_run("three"))["prompt"].tolist() == ["one", "two", "three"]
+
+
+def test_times_are_milliseconds_and_prices_dollars():
+    row = table(a_success()).iloc[0]
+    assert (row["costTime"], row["wait_ms"]) == (30_123, 31_000)
+    assert (row["cost_usd"], row["unit_price_usd"]) == (0.35, 0.35)
+    assert row["created_at"] == pd.Timestamp("2026-11-23T12:00:00.000005Z")
+
+
+def test_what_is_not_known_is_empty_text_or_missing():
+    row = table(a_run()).iloc[0]
+    assert row["task_id"] == row["fail_code"] == row["note"] == ""
+    assert all(row.isna()[["costTime", "wait_ms", "cost_usd", "rating", "expires_at"]])
+    assert row["files"] == row["result_urls"] == row["tags"] == []
+
+
+def test_cost_of_a_failed_task_is_zero_and_not_missing():
+    assert table(a_run(state="failed", cost_micros=0)).iloc[0]["cost_usd"] == 0
+
+
+def test_lists_and_dicts_are_python_values():
+    row = table(a_success()).iloc[0]
+    assert (row["tags"], row["variables"], row["files"]) == (
+        ["x", "y, z"],
+        {"mood": "calm"},
+        ["images/a.png"],
+    )
+
+
+def test_empty_ledger_is_an_empty_table():
+    assert table().empty
+    assert table()["cost_usd"].sum() == 0
+
+
+def test_table_sums_and_groups_as_people_expect():
+    shown = table(a_success(), a_success(), a_run())
+    assert shown["cost_usd"].sum() == 0.7
+    assert shown.groupby("state")["cost_usd"].sum()["success"] == 0.7
+
+
+# --- CSV ---
+
+
+@pytest.mark.parametrize("runs", [(), (a_run(),), (a_success(), a_run(), a_success())], ids=[0, 1, 3])
+def test_table_comes_back_from_csv_as_it_was(runs: tuple[Run, ...], tmp_path: Path):
+    written = table(*runs)
+    found = frame.read_csv(frame.write_csv(written, tmp_path / "runs.csv"))
+    assert_frame_equal(found, written)
+
+
+def test_writing_leaves_the_table_alone(tmp_path: Path):
+    shown, before = table(a_success()), table(a_success()).drop(columns="run_id")
+    frame.write_csv(shown, tmp_path / "runs.csv")
+    assert_frame_equal(shown.drop(columns="run_id"), before)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS, ids=range(len(ODD_TEXTS)))
+def test_odd_text_survives_both_ways_of_reading(text: str, tmp_path: Path):
+    run = a_run(text, note=text, name=text, tags=(text,), variables={text: text})
+    path = frame.write_csv(table(a_run(), run, a_run()), tmp_path / "runs.csv")
+    ours, plain = frame.read_csv(path), plainly_read(path)
+    for found in (ours, plain):
+        assert found["prompt"].tolist() == ["a fox", text, "a fox"]
+        assert (found["note"][1], found["name"][1]) == (text, text)
+    assert ours["tags"][1] == json.loads(plain["tags"][1]) == [text]
+    assert ours["variables"][1] == json.loads(plain["variables"][1]) == {text: text}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    prompts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), max_size=5)
+)
+def test_any_prompts_survive_both_ways_of_reading(tmp_path: Path, prompts: list[str]):
+    path = frame.write_csv(
+        table(*(a_run(prompt, tags=(prompt,)) for prompt in prompts)), tmp_path / "runs.csv"
+    )
+    assert frame.read_csv(path)["prompt"].tolist() == prompts
+    assert frame.read_csv(path)["tags"].tolist() == [[prompt] for prompt in prompts]
+    assert plainly_read(path)["prompt"].tolist() == prompts
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(micros=st.integers(0, 10**12), milliseconds=st.none() | st.integers(0, 2**53))
+def test_any_numbers_survive(tmp_path: Path, micros: int, milliseconds: int | None):
+    run = a_run(cost_micros=micros, unit_price_micros=micros, cost_time_ms=milliseconds)
+    written = table(run, a_run())
+    assert_frame_equal(
+        frame.read_csv(frame.write_csv(written, tmp_path / "runs.csv")), written, check_exact=True
+    )
+
+
+def test_numbers_are_plain_and_text_is_quoted(tmp_path: Path):
+    path = frame.write_csv(table(a_success()), tmp_path / "runs.csv")
+    [header, line] = path.read_text(encoding="utf-8").splitlines()
+    assert header.startswith('"run_id","task_id"')
+    assert ',30123,31000,0.35,0.35,"",""' in line
+    assert '"2026-11-23T12:00:00.000005+00:00"' in line
+
+
+def test_file_is_utf_8_without_a_mark(tmp_path: Path):
+    path = frame.write_csv(table(a_run("🦊 für dich")), tmp_path / "runs.csv")
+    assert path.read_bytes().startswith(b'"run_id"')
+    assert "🦊 für dich" in path.read_text(encoding="utf-8")
+
+
+def test_table_with_own_columns_and_rows_left_out_can_be_written(tmp_path: Path):
+    shown = table(a_success(), a_run())[["prompt", "tags"]].assign(mine=[1, 2]).head(1)
+    found = pd.read_csv(frame.write_csv(shown, tmp_path / "runs.csv"))
+    assert found.to_dict("records") == [{"prompt": "a fox", "tags": '["x", "y, z"]', "mine": 1}]
+
+
+# --- where it is written ---
+
+
+def test_file_is_replaced_and_nothing_else_is_left(tmp_path: Path):
+    for prompt in ("one", "two"):
+        path = frame.write_csv(table(a_run(prompt)), tmp_path / "runs.csv")
+    assert frame.read_csv(path)["prompt"].tolist() == ["two"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_are_made_and_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert frame.write_csv(table(), "~/new/folder/runs.csv") == tmp_path / "new" / "folder" / "runs.csv"
+
+
+def unwritable(tmp_path: Path) -> list[str]:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("kept", encoding="utf-8")
+    beneath_a_file = tmp_path / "file" / "runs.csv"
+    return [
+        str(tmp_path / "folder"),
+        str(beneath_a_file),
+        str(tmp_path / ("n" * 300)),
+        "",
+        "/",
+        "/proc/runs.csv",
+    ]
+
+
+@pytest.mark.parametrize("case", range(6), ids=["folder", "beneath", "long", "none", "root", "proc"])
+def test_unwritable_place_is_an_error_of_two_lines(
+    case: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    place = unwritable(tmp_path)[case]
+    with pytest.raises(ApixoError, match="could not be written") as refused:
+        frame.write_csv(table(a_run()), place)
+    assert len(str(refused.value).splitlines()) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_old_file_stays_whole_when_the_new_one_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = frame.write_csv(table(a_run("old")), tmp_path / "runs.csv")
+
+    def breaks(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", breaks)
+    with pytest.raises(ApixoError, match="No space left"):
+        frame.write_csv(table(a_run("new")), path)
+    assert frame.read_csv(path)["prompt"].tolist() == ["old"]
+    assert list(tmp_path.iterdir()) == [path]

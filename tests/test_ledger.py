@@ -1,0 +1,482 @@
+"""The ledger on SQLite: durable when a call returns, whole when copied, clear when it cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event
+
+from apixo_nb import ledger as ledger_module
+from apixo_nb.errors import LedgerError
+from apixo_nb.ledger import Ledger
+from apixo_nb.request import make_request
+from apixo_nb.run import Image, Run, new_run
+
+
+def a_run(prompt: str = "a fox", *, sandbox: bool = True, **changes: Any) -> Run:
+    return new_run(make_request(prompt), unit_price_micros=350_000, sandbox=sandbox).but(**changes)
+
+
+def a_full_run(**changes: Any) -> Run:
+    """A row with a value in every column."""
+    noon = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
+    request = make_request("a fox", num_images=2, image_urls=["https://example.com/a b.png".replace(" ", "")])
+    labels: dict[str, Any] = {"name": "foxes", "tags": ("red", "grün"), "note": "a note"}
+    run = new_run(request, unit_price_micros=350_000, sandbox=False, variables={"mood": "calm"}, **labels)
+    facts: dict[str, Any] = {
+        "created_at": noon,
+        "submitted_at": noon,
+        "finished_at": noon + timedelta(seconds=30),
+        "expires_at": noon + timedelta(days=15),
+        "state": "success",
+        "task_id": "task_1",
+        "cost_time_ms": 30_000,
+        "wait_ms": 31_000,
+        "cost_micros": 700_000,
+        "result_urls": ("https://pictures.example/1.png", "https://pictures.example/2.png"),
+        "rating": 4,
+        "raw": '{"state": "success"}',
+    }
+    return run.but(**facts, **changes)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "ledger.db"
+
+
+@pytest.fixture
+def ledger(place: Path) -> Iterator[Ledger]:
+    with contextlib.closing(Ledger(place)) as opened:
+        yield opened
+
+
+def rows_on_disk(place: Path, columns: str = "run_id") -> list[Any]:
+    """What another program sees in the file now."""
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        return connection.execute(f"SELECT {columns} FROM runs ORDER BY created_at, take").fetchall()
+
+
+def clear_error(error: LedgerError) -> str:
+    """The text of an error that is two lines: what happened, and what to do."""
+    headline, advice = str(error).splitlines()
+    assert "ledger" in headline
+    assert advice.endswith(".")
+    return headline
+
+
+# --- rows ---
+
+
+def test_row_is_on_disk_when_add_returns(ledger: Ledger, place: Path):
+    run = ledger.add(a_run())
+    assert rows_on_disk(place, "run_id, state, task_id") == [(run.run_id, "submitting", None)]
+
+
+def test_change_is_on_disk_when_update_returns(ledger: Ledger, place: Path):
+    run = ledger.add(a_run())
+    ledger.update(run.run_id, state="submitted", task_id="task_1")
+    assert rows_on_disk(place, "run_id, state, task_id") == [(run.run_id, "submitted", "task_1")]
+
+
+def test_every_value_of_a_run_comes_back(ledger: Ledger):
+    run = ledger.add(a_full_run())
+    assert ledger.get(run.run_id) == run
+
+
+def test_update_leaves_everything_else_alone(ledger: Ledger):
+    run = ledger.add(a_full_run())
+    ledger.update(run.run_id, note="another")
+    assert ledger.get(run.run_id) == run.but(note="another")
+
+
+def test_unknown_run_is_none(ledger: Ledger):
+    assert ledger.get("20261123-000000-00000000") is None
+
+
+def test_runs_come_oldest_first(ledger: Ledger):
+    now = datetime.now(UTC)
+    for days in (2, 3, 1):
+        ledger.add(a_run(f"day {days}", created_at=now + timedelta(days=days)))
+    assert [run.prompt for run in ledger.runs()] == ["day 1", "day 2", "day 3"]
+
+
+def test_same_request_counts_its_takes(ledger: Ledger):
+    takes = [ledger.add(a_run()).take for _ in range(3)]
+    assert takes == [1, 2, 3]
+    assert [run.take for run in ledger.runs()] == takes
+
+
+def test_other_requests_have_takes_of_their_own(ledger: Ledger):
+    assert [ledger.add(a_run(prompt)).take for prompt in ("a fox", "a cat", "a fox")] == [1, 1, 2]
+
+
+def test_sandbox_takes_do_not_count_for_the_real_service(ledger: Ledger):
+    assert [ledger.add(a_run(sandbox=sandbox)).take for sandbox in (True, False, True)] == [1, 1, 2]
+
+
+def test_times_come_back_aware_in_utc(ledger: Ledger):
+    in_tokyo = datetime(2026, 1, 1, 3, 0, 0, 999_999, tzinfo=timezone(timedelta(hours=9)))
+    run = ledger.add(a_run(created_at=in_tokyo))
+    [found] = ledger.runs()
+    assert found.created_at == in_tokyo == run.created_at
+    assert found.created_at.utcoffset() == timedelta(0)
+
+
+def test_derived_columns_are_there_for_people_who_query(ledger: Ledger, place: Path):
+    ledger.add(a_full_run())
+    assert rows_on_disk(place, "mode, aspect_ratio, num_images") == [("gpt-image-1", "1:1", 2)]
+
+
+def test_lists_and_dicts_are_json_in_the_file(ledger: Ledger, place: Path):
+    ledger.add(a_full_run())
+    [(variables, first_tag)] = rows_on_disk(
+        place, "json_extract(variables, '$.mood'), json_extract(tags, '$[0]')"
+    )
+    assert (variables, first_tag) == ("calm", "red")
+
+
+def test_picture_replaces_what_was_known_of_it(ledger: Ledger):
+    run = ledger.add(a_full_run())
+    ledger.put_image(run.run_id, Image(index=1, url="https://p.example/2.png", file="b.png", sha256="00"))
+    ledger.put_image(run.run_id, Image(index=0, url="https://p.example/1.png", error="gone"))
+    better = Image(
+        index=0, url="https://p.example/1.png", file="a.png", bytes=7, width=1, height=2, format="PNG"
+    )
+    ledger.put_image(run.run_id, better)
+    [found] = ledger.runs()
+    assert [image.file for image in found.images] == ["a.png", "b.png"]
+    assert found.images[0] == better
+
+
+def test_pictures_stay_with_their_run(ledger: Ledger):
+    first, second = ledger.add(a_run()), ledger.add(a_run())
+    ledger.put_image(second.run_id, Image(index=0, url="https://p.example/1.png", file="b.png"))
+    assert [run.files for run in ledger.runs()] == [(), ("b.png",)]
+    assert ledger.get(first.run_id) == first
+
+
+def test_picture_without_a_run_is_refused(ledger: Ledger):
+    with pytest.raises(LedgerError):
+        ledger.put_image("nobody", Image(index=0, url="https://p.example/1.png"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"state": "planned"}, False),
+        ({"state": "failed", "task_id": "t"}, False),
+        ({"state": "unknown"}, False),
+        ({"state": "submitted", "task_id": "t"}, True),
+        ({"state": "processing", "task_id": "t"}, True),
+        ({"state": "cancelled", "task_id": "t"}, True),
+        ({"state": "timeout", "task_id": "t"}, True),
+        ({"state": "a new word", "task_id": "t"}, True),
+        ({"state": "success", "task_id": "t", "result_urls": ("https://p.example/1.png",)}, True),
+        ({"state": "success", "task_id": "t"}, True),
+    ],
+)
+def test_unfinished_is_what_resume_could_bring_on(ledger: Ledger, changes: dict[str, Any], *, wanted: bool):
+    ledger.add(a_run(**changes))
+    assert bool(ledger.unfinished()) is wanted
+
+
+def test_success_with_its_pictures_is_finished(ledger: Ledger):
+    url = "https://p.example/1.png"
+    run = ledger.add(a_run(state="success", task_id="t", result_urls=(url,)))
+    ledger.put_image(run.run_id, Image(index=0, url=url, file="a.png"))
+    assert ledger.unfinished() == []
+
+
+@pytest.mark.parametrize("late", ["cancelled", "timeout", "processing"])
+def test_final_state_stands_against_a_late_word_of_another_kernel(ledger: Ledger, late: str):
+    run = ledger.add(a_run(state="success", task_id="t"))
+    ledger.update(run.run_id, state=late)
+    assert [found.state for found in ledger.runs()] == ["success"]
+
+
+# --- text ---
+
+
+HOSTILE = [
+    "🦊👩‍🚀 emoji",
+    "two\nlines\r\nand\rreturns",
+    """'; DROP TABLE runs; -- " ` \\""",
+    "%s {0} :name ?",
+    "\x1b[31mred\x1b[0m \u202edlrow",
+    " \u2028 blanks kept \u00a0 ",
+    "x" * 10_000,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_text_round_trips_in_every_text_column(ledger: Ledger, text: str):
+    texts: dict[str, Any] = dict.fromkeys(["prompt", "prompt_template", "name", "note", "raw"], text)
+    lists: dict[str, Any] = {"tags": (text,), "variables": {text: text}, "image_urls": (text,)}
+    run = ledger.add(a_run(**texts, **lists))
+    assert ledger.get(run.run_id) == run
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+def test_any_text_round_trips(ledger: Ledger, text: str):
+    run = ledger.add(a_run(note=text, tags=(text,), variables={text: text}))
+    assert ledger.get(run.run_id) == run
+
+
+# --- SQLite, as set up for copying, network homes and two kernels ---
+
+
+def test_sqlite_keeps_a_rollback_journal_and_waits_for_the_disk(ledger: Ledger):
+    with ledger._reading() as connection:
+        found = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
+        }
+    full = 2
+    assert found == {
+        "journal_mode": "truncate",
+        "synchronous": full,
+        "busy_timeout": 10_000,
+        "foreign_keys": 1,
+    }
+
+
+def test_writer_takes_the_lock_when_it_begins(ledger: Ledger, place: Path):
+    with contextlib.closing(sqlite3.connect(place, timeout=0, isolation_level=None)) as other:
+        with ledger._writing(), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        other.execute("BEGIN IMMEDIATE")  # and lets go of it
+        other.execute("ROLLBACK")
+
+
+def test_reader_leaves_writers_alone(ledger: Ledger, place: Path):
+    with contextlib.closing(sqlite3.connect(place, timeout=0, isolation_level=None)) as other:
+        with ledger._reading():
+            other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from apixo_nb.ledger import Ledger
+from apixo_nb.request import make_request
+from apixo_nb.run import new_run
+
+ledger = Ledger(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(25):
+    run = ledger.add(new_run(make_request("a fox"), unit_price_micros=1, sandbox=True))
+    ledger.update(run.run_id, state="submitted", task_id=run.run_id)
+"""
+
+
+def test_two_kernels_write_at_once_without_losing_a_row_or_a_take(place: Path):
+    command = [sys.executable, "-c", WRITER, str(place)]
+    writers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=60)
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert sorted(rows_on_disk(place, "take, state")) == [(take, "submitted") for take in range(1, 76)]
+
+
+def test_copy_of_the_file_alone_has_every_row_while_a_kernel_runs(
+    ledger: Ledger, place: Path, tmp_path: Path
+):
+    runs = [ledger.add(a_run(f"fox {number}")) for number in range(20)]
+    copied = shutil.copy(place, tmp_path / "copy.db")
+    with contextlib.closing(Ledger(copied)) as copy:
+        assert copy.runs() == runs
+
+
+def test_ledger_opens_again_with_all_it_held(place: Path):
+    with contextlib.closing(Ledger(place)) as first:
+        run = first.add(a_full_run())
+    with contextlib.closing(Ledger(place)) as second:
+        assert second.runs() == [run]
+
+
+# --- when it cannot be used ---
+
+
+def test_ledger_of_a_newer_version_is_refused_and_left_as_it_is(place: Path):
+    Ledger(place).close()
+    with contextlib.closing(sqlite3.connect(place)) as connection, connection:
+        connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+    before = place.read_bytes()
+    with pytest.raises(LedgerError, match="newer apixo_nb") as refused:
+        Ledger(place)
+    assert "Nothing was sent" in refused.value.advice
+    assert place.read_bytes() == before
+
+
+@pytest.mark.parametrize("version", ["", "two"])
+def test_unreadable_version_is_a_ledger_error(place: Path, version: str):
+    Ledger(place).close()
+    with contextlib.closing(sqlite3.connect(place)) as connection, connection:
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", [version])
+    with pytest.raises(LedgerError):
+        Ledger(place)
+
+
+def test_file_that_is_no_database_is_named_and_kept(place: Path):
+    place.parent.mkdir()
+    place.write_text("a letter to my aunt\n" * 100, encoding="utf-8")
+    with pytest.raises(LedgerError) as refused:
+        Ledger(place)
+    assert str(place) in clear_error(refused.value)
+    assert place.read_text(encoding="utf-8").startswith("a letter")
+
+
+def test_damaged_file_is_an_error_not_an_empty_table(ledger: Ledger, place: Path):
+    ledger.add(a_run())
+    ledger.close()
+    content = bytearray(place.read_bytes())
+    content[100:] = b"\xff" * (len(content) - 100)
+    place.write_bytes(content)
+    with pytest.raises(LedgerError) as refused:
+        ledger.runs()
+    assert "damaged" in clear_error(refused.value)
+
+
+def test_folder_in_place_of_the_file_is_explained(place: Path):
+    place.mkdir(parents=True)
+    with pytest.raises(LedgerError) as refused:
+        Ledger(place)
+    assert str(place) in clear_error(refused.value)
+
+
+def test_file_in_place_of_the_folder_is_explained(place: Path):
+    place.parent.write_text("not a folder", encoding="utf-8")
+    with pytest.raises(LedgerError) as refused:
+        Ledger(place)
+    assert str(place) in clear_error(refused.value)
+    assert "APIXO_HOME" in refused.value.advice
+
+
+def test_read_only_ledger_can_be_read_and_says_so_when_written(ledger: Ledger, place: Path):
+    run = ledger.add(a_run())
+    with contextlib.closing(Ledger(f"sqlite:///file:{place}?mode=ro&uri=true")) as read_only:
+        assert read_only.runs() == [run]
+        with pytest.raises(LedgerError) as refused:
+            read_only.add(a_run())
+    assert "read-only" in clear_error(refused.value)
+
+
+def test_ledger_locked_for_longer_than_it_waits_says_so(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ledger_module, "_BUSY_MS", 10)
+    with (
+        contextlib.closing(Ledger(place)) as ledger,
+        contextlib.closing(sqlite3.connect(place, isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(LedgerError) as refused:
+            ledger.add(a_run())
+        assert "locked" in clear_error(refused.value)
+        other.execute("ROLLBACK")
+        assert ledger.add(a_run()).take == 1
+
+
+def test_lock_that_passes_is_waited_for(ledger: Ledger, place: Path):
+    release = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)"
+    release += "; c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.readline()"
+    command = [sys.executable, "-c", release, str(place)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+
+        # The holder is told to let go when the ledger is about to ask for the lock.
+        @event.listens_for(ledger._engine, "checkout")
+        def _let_go(*_: Any) -> None:
+            assert holder.stdin is not None
+            holder.stdin.close()
+
+        assert ledger.add(a_run()).take == 1
+    assert len(rows_on_disk(place)) == 1
+
+
+def test_full_disk_says_so_and_keeps_what_was_there(ledger: Ledger):
+    run = ledger.add(a_run())
+
+    @event.listens_for(ledger._engine, "checkout")
+    def _no_room(connection: Any, *_: Any) -> None:
+        connection.execute("PRAGMA max_page_count=1")  # SQLite takes it as "not one page more"
+
+    with pytest.raises(LedgerError) as refused:
+        ledger.add(a_run(note="x" * 1_000_000))
+    assert "full" in clear_error(refused.value)
+    assert ledger.runs() == [run]
+
+
+def test_deleted_ledger_is_noticed_before_anything_is_promised(ledger: Ledger, place: Path):
+    ledger.add(a_run())
+    place.unlink()
+    try:
+        run = ledger.add(a_run())
+    except LedgerError as refused:
+        clear_error(refused)
+    else:
+        assert rows_on_disk(place) == [(run.run_id,)]
+
+
+def test_folder_deleted_while_open_is_noticed_before_anything_is_promised(ledger: Ledger, place: Path):
+    ledger.add(a_run())
+    shutil.rmtree(place.parent)
+    try:
+        run = ledger.add(a_run())
+    except LedgerError as refused:
+        clear_error(refused)
+    else:
+        assert rows_on_disk(place) == [(run.run_id,)]
+
+
+PASSWORD = "Pelican-91x"
+
+UNUSABLE_URLS = [
+    f"postgresql+psycopg://me:{PASSWORD}@127.0.0.1:1/db",  # nobody listens there
+    f"postgresql://me:{PASSWORD}@127.0.0.1:port/db",
+    f"postgresql//me:{PASSWORD}@127.0.0.1/db",
+    f"nosuch://me:{PASSWORD}@127.0.0.1/db",
+    f"postgresql+nodriver://me:{PASSWORD}@127.0.0.1/db",
+    f"mysql+mysqldb://me:{PASSWORD}@127.0.0.1/db",
+    f"me:{PASSWORD}",
+]
+
+
+@pytest.mark.parametrize("url", UNUSABLE_URLS)
+def test_unusable_ledger_url_is_a_ledger_error_without_the_password(url: str):
+    with pytest.raises(LedgerError) as refused:
+        Ledger(url)
+    shown = (
+        f"{refused.value} {refused.value!r} {refused.value.__cause__} {refused.value._render_traceback_()}"
+    )
+    assert PASSWORD not in shown
+
+
+def test_place_is_shown_without_its_password():
+    url = f"sqlite://me:{PASSWORD}@/:memory:"
+    assert PASSWORD not in ledger_module._without_password(url)
+    assert "me" in ledger_module._without_password(url)

@@ -1,0 +1,261 @@
+"""The ledger of a team: the same promises on a real PostgreSQL server, started for these tests."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import getpass
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from apixo_nb import config
+from apixo_nb.errors import LedgerError
+from apixo_nb.ledger import Ledger
+from apixo_nb.run import Image
+from apixo_nb.sandbox import Sandbox
+from apixo_nb.session import Session
+from tests.conftest import KEY
+from tests.test_ledger import HOSTILE, a_full_run, a_run
+
+PASSWORD = "Pelican-91x"
+
+
+@dataclass
+class Server:
+    """A PostgreSQL cluster of its own: on this machine only, with a password, thrown away at the end."""
+
+    programs: Path
+    folder: Path
+    user: str
+    port: int
+
+    def run(self, program: str, *arguments: str) -> None:
+        # PostgreSQL refuses to run as root.
+        identity: dict[str, Any] = {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid}
+        other = identity | {"extra_groups": []} if os.geteuid() == 0 else {}
+        with (self.folder / "programs.log").open("ab") as log:
+            subprocess.run(
+                [self.programs / program, *arguments],
+                check=True,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=60,
+                **other,
+            )
+
+    def make(self) -> None:
+        (self.folder / "password").write_text(PASSWORD, encoding="utf-8")
+        auth = ["--auth=scram-sha-256", f"--pwfile={self.folder / 'password'}", "--username=team"]
+        self.run("initdb", "-D", self.data, "--encoding=UTF8", "--locale=C", "--no-sync", *auth)
+
+    def start(self) -> None:
+        settings = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self.run(
+            "pg_ctl", "-D", self.data, "-w", "-l", str(self.folder / "server.log"), "-o", settings, "start"
+        )
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "-D", self.data, "-w", "-m", "immediate", "stop")
+
+    @property
+    def data(self) -> str:
+        return str(self.folder / "data")
+
+    def url(self, database: str, password: str = PASSWORD) -> str:
+        return f"postgresql+psycopg://team:{password}@127.0.0.1:{self.port}/{database}"
+
+
+def programs() -> Path:
+    found = shutil.which("initdb")
+    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not folders:
+        pytest.fail("There is no PostgreSQL server on this machine: run tests/install-postgres.sh")
+    return folders[-1]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    names = [entry.pw_name for entry in pwd.getpwall()]
+    unprivileged = "postgres" if "postgres" in names else "nobody"
+    user = unprivileged if os.geteuid() == 0 else getpass.getuser()
+    # Not below pytest's own folder, which nobody but its owner may enter.
+    with tempfile.TemporaryDirectory(prefix="apixo-pg-", ignore_cleanup_errors=True) as folder:
+        if os.geteuid() == 0:
+            shutil.chown(folder, user)
+        running = Server(programs(), Path(folder), user, free_port())
+        running.make()
+        running.start()
+        yield running
+        running.stop()
+
+
+@pytest.fixture
+def url(server: Server) -> Iterator[str]:
+    """A database of its own for each test."""
+    name = f"t{uuid.uuid4().hex}"
+    execute(server.url("postgres"), f"CREATE DATABASE {name}")
+    yield server.url(name)
+    execute(server.url("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def execute(url: str, statement: str) -> None:
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+@pytest.fixture
+def ledger(url: str) -> Iterator[Ledger]:
+    with contextlib.closing(Ledger(url)) as opened:
+        yield opened
+
+
+def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """What some threads return that all begin at the same moment."""
+    barrier = threading.Barrier(count)
+
+    def one(number: int) -> Any:
+        barrier.wait(timeout=30)
+        return work(number)
+
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def test_every_value_of_a_run_comes_back(ledger: Ledger):
+    run = ledger.add(a_full_run())
+    ledger.put_image(run.run_id, Image(index=1, url="https://p.example/2.png", error="gone"))
+    ledger.put_image(run.run_id, Image(index=0, url="https://p.example/1.png", file="a.png", bytes=2**40))
+    ledger.put_image(run.run_id, Image(index=1, url="https://p.example/2.png", file="b.png"))
+    ledger.update(run.run_id, note="another")
+    [found] = ledger.runs()
+    assert found.but(images=()) == run.but(note="another")
+    assert found.files == ("a.png", "b.png")
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_text_round_trips(ledger: Ledger, text: str):
+    run = ledger.add(a_run(prompt=text, note=text, name=text, tags=(text,), variables={text: text}))
+    assert ledger.get(run.run_id) == run
+
+
+def test_times_come_back_aware_in_utc_whatever_the_servers_zone(url: str):
+    execute(url, f"ALTER DATABASE {sa.make_url(url).database} SET timezone TO 'Asia/Tokyo'")
+    moment = datetime(2026, 3, 29, 2, 30, 0, 999_999, tzinfo=timezone(timedelta(hours=-3)))
+    with contextlib.closing(Ledger(url)) as ledger:
+        ledger.add(a_run(created_at=moment))
+        [found] = ledger.runs()
+    assert found.created_at == moment
+    assert found.created_at.tzinfo is UTC
+
+
+def test_word_and_id_of_any_length_are_kept(ledger: Ledger):
+    run = ledger.add(a_run())
+    ledger.update(run.run_id, state="w" * 300, task_id="t" * 200, fail_code="c" * 1000)
+    [found] = ledger.runs()
+    assert (len(found.state), len(found.task_id or ""), len(found.fail_code)) == (300, 200, 1000)
+
+
+def test_what_the_server_refuses_is_a_ledger_error(ledger: Ledger):
+    with pytest.raises(LedgerError) as refused:
+        ledger.add(a_run(note="a\0b"))
+    assert PASSWORD not in str(refused.value)
+    assert ledger.runs() == []
+
+
+def test_unfinished_runs_are_found(ledger: Ledger):
+    ledger.add(a_run(state="processing", task_id="t"))
+    ledger.add(a_run(state="failed", task_id="u"))
+    assert [run.task_id for run in ledger.unfinished()] == ["t"]
+
+
+def test_kernels_that_open_an_empty_database_at_once_all_succeed(url: str):
+    for opened in at_once(6, lambda _: Ledger(url)):
+        assert opened.runs() == []
+        opened.close()
+
+
+def test_takes_of_kernels_that_buy_at_once_are_all_different(url: str):
+    ledgers = [Ledger(url) for _ in range(6)]
+    takes = at_once(6, lambda number: [ledgers[number].add(a_run()).take for _ in range(10)])
+    for opened in ledgers:
+        opened.close()
+    assert sorted(take for some in takes for take in some) == list(range(1, 61))
+
+
+def test_newer_ledger_is_refused(url: str):
+    Ledger(url).close()
+    execute(url, "UPDATE meta SET value = '99'")
+    with pytest.raises(LedgerError, match="newer apixo_nb"):
+        Ledger(url)
+
+
+def test_wrong_password_is_explained_and_not_shown(server: Server):
+    with pytest.raises(LedgerError) as refused:
+        Ledger(server.url("postgres", password="Walrus-12y"))
+    shown = f"{refused.value} {refused.value!r}"
+    assert "Walrus-12y" not in shown
+    assert "password authentication failed" in shown
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_missing_database_is_explained(server: Server):
+    with pytest.raises(LedgerError, match="nowhere"):
+        Ledger(server.url("nowhere"))
+
+
+def test_place_is_shown_without_its_password(ledger: Ledger):
+    assert PASSWORD not in ledger.shown_place
+    assert "team:***@127.0.0.1" in ledger.shown_place
+
+
+def test_server_that_was_restarted_costs_no_row(server: Server, ledger: Ledger):
+    run = ledger.add(a_run())
+    server.stop()
+    with pytest.raises(LedgerError):
+        ledger.add(a_run())
+    server.start()
+    ledger.update(run.run_id, state="submitted", task_id="task_1")
+    assert [found.task_id for found in ledger.runs()] == ["task_1"]
+
+
+def test_server_that_was_restarted_between_two_writes_is_not_even_noticed(server: Server, ledger: Ledger):
+    run = ledger.add(a_run())
+    server.stop()
+    server.start()
+    ledger.update(run.run_id, state="submitted", task_id="task_1")
+    assert [found.task_id for found in ledger.runs()] == ["task_1"]
+
+
+def test_session_works_with_a_shared_ledger_and_its_own_pictures(url: str, sandbox: Sandbox):
+    settings = config.Apixo(base_url=sandbox.base_url, ledger=url, first_poll=0.05, poll_interval=0.05)
+    with contextlib.closing(Session(settings, key=KEY)) as session:
+        run = session.begin("a fox 🦊", num_images=2).wait()
+        [row] = session.history().to_dict("records")
+        text = "\n".join(session.status_lines())
+    assert (row["run_id"], row["state"], len(row["files"])) == (run.run_id, "success", 2)
+    assert "ledger    postgresql+psycopg://team:***@" in text
+    assert PASSWORD not in text
+    assert not (session.settings.home_path / "ledger.db").exists()

@@ -1,0 +1,95 @@
+"""The names that notebooks and other people's code rely on, and what importing them costs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import apixo_nb
+
+NAMES = [
+    "ApixoError",
+    "AsyncClient",
+    "Client",
+    "Session",
+    "agenerate",
+    "allow_nested_asyncio",
+    "export_csv",
+    "generate",
+    "history",
+    "resume",
+]
+
+CALLS = ["submit", "status", "wait", "download", "balance"]
+
+#: Each takes a noticeable part of a second; `%load_ext` happens in every notebook, a table in few.
+HEAVY = ["pandas", "sqlalchemy", "PIL", "ipywidgets", "httpx2", "tornado", "pydantic", "jinja2", "keyring"]
+
+
+def test_public_names_are_these():
+    assert sorted(apixo_nb.__all__) == NAMES
+
+
+def test_dir_lists_them():
+    assert set(NAMES) <= set(dir(apixo_nb))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_name_is_there_and_documented(name: str):
+    found = getattr(apixo_nb, name)
+    assert inspect.getdoc(found)
+    assert found.__module__.startswith("apixo_nb.")
+
+
+def test_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'paint'"):
+        _ = apixo_nb.paint
+
+
+@pytest.mark.parametrize("client", ["Client", "AsyncClient"])
+def test_both_clients_have_the_same_calls(client: str):
+    for call in CALLS:
+        assert inspect.getdoc(getattr(getattr(apixo_nb, client), call))
+
+
+def test_magics_are_loaded_by_these_two_hooks():
+    assert callable(apixo_nb.load_ipython_extension)
+    assert callable(apixo_nb.unload_ipython_extension)
+
+
+def test_version_is_three_numbers():
+    assert all(part.isdecimal() for part in apixo_nb.__version__.split("."))
+    assert len(apixo_nb.__version__.split(".")) == 3
+
+
+def modules_after(statement: str) -> set[str]:
+    """The top-level modules that a fresh interpreter holds after a statement."""
+    script = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.split())
+
+
+def test_import_brings_in_nothing_heavy():
+    assert modules_after("import apixo_nb").isdisjoint([*HEAVY, "IPython", "traitlets"])
+
+
+def test_magics_bring_in_nothing_heavy():
+    allowed = {"pydantic", "jinja2"}
+    assert modules_after("import apixo_nb.magic").isdisjoint(set(HEAVY) - allowed)
+
+
+def test_using_the_clients_needs_neither_notebook_nor_ledger():
+    assert modules_after("import apixo_nb; apixo_nb.Client").isdisjoint(
+        ["pandas", "sqlalchemy", "IPython", "ipywidgets"]
+    )
+
+
+@pytest.mark.parametrize("module", ["api", "session", "magic", "cli", "frame", "ledger", "sandbox"])
+def test_every_floor_can_be_imported_by_itself(module: str):
+    assert importlib.import_module(f"apixo_nb.{module}").__doc__
