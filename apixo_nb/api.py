@@ -66,12 +66,15 @@ class AsyncClient:
             raise key
         self.base_url = config.checked_base_url(base_url) if base_url else config.Apixo().base_url
         self._transport = Transport(key, self.base_url, request_timeout_s, limits or Limits())
+        settings = config.Apixo()  # read now: a bad variable must not come to light after the submit is paid
+        self._first_poll_s, self._poll_interval_s = settings.first_poll, settings.poll_interval
         self._cadence = cadence
         self._retry = retry or flows.RetryPolicy()
         self._clock = clock or flows.Clock()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={self.base_url!r})"
+        # getattr, as a traceback may show a client that is half made.
+        return f"{type(self).__name__}(base_url={getattr(self, 'base_url', '')!r})"
 
     async def __aenter__(self) -> Self:
         return self
@@ -181,7 +184,8 @@ class AsyncClient:
         AuthenticationError, PermissionDeniedError, NotFoundError, BadRequestError
             After three such answers in a row.
         """
-        cadence = self._cadence or _advised(model)
+        advised = known_model(model).cadence.override(self._first_poll_s, self._poll_interval_s)
+        cadence = self._cadence or advised
         flow = flows.wait(model, task_id, cadence, self._clock, timeout_s=timeout_s, age_s=age_s, seen=seen)
         try:
             status = await self._transport.drive(flow)
@@ -216,12 +220,6 @@ class AsyncClient:
         return await self._transport.drive(flows.balance(self._clock, self._retry))
 
 
-def _advised(model: str) -> Cadence:
-    """The model's own cadence, or what the environment says in its place."""
-    settings = config.Apixo()
-    return known_model(model).cadence.override(settings.first_poll, settings.poll_interval)
-
-
 class Client:
     """The synchronous client: `AsyncClient`, waited for. Safe to use in scripts, threads and notebook cells.
 
@@ -236,7 +234,7 @@ class Client:
         self._client = AsyncClient(key, **options)
 
     def __repr__(self) -> str:
-        return f"Client(base_url={self._client.base_url!r})"
+        return f"Client({getattr(self, '_client', '')!r})"
 
     def __enter__(self) -> Self:
         return self

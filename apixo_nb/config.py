@@ -298,8 +298,9 @@ def find_key() -> ApiKey | None:
     """The key from ``APIXO_API_KEY``, else from the system's keyring, else from the key file; or None."""
     if os.environ.get(KEY_VARIABLE, "").strip():
         return ApiKey(os.environ[KEY_VARIABLE], f"in {KEY_VARIABLE}")
-    if _keyring_read():
-        return ApiKey(_keyring_read() or "", "in the system keyring")
+    stored = _keyring_read()
+    if stored:
+        return ApiKey(stored, "in the system keyring")
     path = key_file()
     with contextlib.suppress(OSError):
         # A damaged byte becomes a character no key has: a UnicodeDecodeError would carry the file's content.

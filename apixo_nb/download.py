@@ -82,12 +82,7 @@ async def _download(client: httpx2.AsyncClient, url: str, target: Path, limits: 
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
             digest = await _transfer(client, url, file, limits)
-        # Decoding and fsync take tens of milliseconds: on a worker thread they hold up no other poll.
-        size, kind = await asyncio.to_thread(_settle, part, limits)
-        final = target if target.suffix else target.with_suffix(_SUFFIXES[kind])
-        length = part.stat().st_size
-        part.replace(final)
-        _sync_folder(final.parent)
+        final, length, size, kind = await asyncio.to_thread(_settle, part, target, limits)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -123,7 +118,8 @@ async def _body(response: httpx2.Response, file: BinaryIO, limits: Limits) -> st
                 f"The picture is larger than {limits.max_bytes // 1_000_000} MB", retryable=False
             )
         digest.update(chunk)
-        file.write(chunk)
+        # The disk, too, is waited for on a worker thread: a slow one must hold up no poll and no submit.
+        await asyncio.to_thread(file.write, chunk)
     announced = response.headers.get("content-length", "")
     if "content-encoding" not in response.headers and announced.isdigit() and int(announced) != received:
         raise ImageError(f"The picture has {received} bytes in place of {announced}")
@@ -160,12 +156,21 @@ def _refusal(response: httpx2.Response) -> ApixoError:
     return ImageError("The picture host refused", status=status, retryable=False)
 
 
-def _settle(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
-    """Verify what has arrived and make it durable; returns its size in pixels and its format."""
+def _settle(part: Path, target: Path, limits: Limits) -> tuple[Path, int, tuple[int, int], str]:
+    """Verify what has arrived, make it durable, rename it; returns file, bytes, size in pixels, format."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    size, kind = _verify(part, limits)
+    final = target if target.suffix else target.with_suffix(_SUFFIXES[kind])
+    length = part.stat().st_size
+    part.replace(final)
+    _sync_folder(final.parent)
+    return final, length, size, kind
+
+
+def _verify(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
     from PIL import Image
 
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
     try:
         return _decode(path, limits)
     except ImageError:

@@ -112,9 +112,9 @@ class Clock:
 class RetryPolicy:
     """How often and how long to try again.
 
-    Exponential backoff with full jitter: before try k + 1 a uniform draw from [0, min(cap, base * 2**k)],
+    Exponential backoff with full jitter: after try k a uniform draw from [0, min(cap, base * 2**(k-1))],
     never earlier than a Retry-After asked for. `attempts` counts the first try; `total_s` bounds the pauses
-    of one call together.
+    of one call together, and the time in which a download is begun again.
     """
 
     attempts: int = 6
@@ -242,12 +242,15 @@ def _balance_of(outcome: Reply | Fault, clock: Clock) -> float | ApixoError:
 
 
 def fetch(url: str, target: Path, clock: Clock, policy: RetryPolicy) -> Flow[Downloaded]:
-    """Download one picture, verified, to `target`; a broken transfer is repeated."""
+    """Download one picture, verified, to `target`; a broken transfer is repeated, not a slow one."""
     backoff = Backoff(policy, clock)
+    started = clock.monotonic()
     while True:
         outcome: Downloaded | ApixoError = yield Fetch(url, target)
         if not isinstance(outcome, ApixoError):
             return outcome
+        if clock.monotonic() - started > policy.total_s:
+            raise outcome
         yield from _pause_or_raise(outcome, backoff)
 
 

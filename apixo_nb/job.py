@@ -21,8 +21,9 @@ class Job:
     ----------
     run : Run
         The latest record.
-    submitting, stopped : bool
-        The runner's side: whether a POST may be on its way, and whether the user has had enough.
+    submitting, posted, stopped : bool
+        The runner's side: whether a POST may be on its way or about to leave, whether one may have left, and
+        whether the user has had enough.
     """
 
     def __init__(self, run: Run) -> None:
@@ -30,7 +31,7 @@ class Job:
         self.answer: concurrent.futures.Future[Run] = concurrent.futures.Future()
         self.ended: concurrent.futures.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
-        self.submitting = False
+        self.submitting = self.posted = False
         self.stopped = False
 
     @property
@@ -50,7 +51,7 @@ class Job:
             return
         self.stopped = True
         if self.submitting:
-            self.fail(stopped_error(self.run, "Stopped while the submit was on its way"))
+            self.fail(stopped_error(self, "Stopped while the submit was on its way"))
         elif self.task is not None:
             self.task.cancel()
 
@@ -98,11 +99,12 @@ class Job:
             self.answer.set_exception(error)
 
 
-def stopped_error(run: Run, what: str) -> RunCancelledError:
+def stopped_error(job: Job, what: str) -> RunCancelledError:
     """The error of a run that was stopped; says what may have been paid."""
-    if run.task_id is None:
+    run, price_usd = job.run, job.run.price_micros / 1e6
+    if run.task_id is not None:
+        return RunCancelledError(what, run_id=run.run_id, task_id=run.task_id, at_stake_usd=price_usd)
+    if job.posted:
         step = "Its answer is still read and kept if it comes: see `%apixo history`. Nothing is sent again."
-        return RunCancelledError(what, run_id=run.run_id, at_stake_usd=run.price_micros / 1e6, next_step=step)
-    return RunCancelledError(
-        what, run_id=run.run_id, task_id=run.task_id, at_stake_usd=run.price_micros / 1e6
-    )
+        return RunCancelledError(what, run_id=run.run_id, at_stake_usd=price_usd, next_step=step)
+    return RunCancelledError(what, run_id=run.run_id, maybe_billed=False, next_step="Nothing was sent.")

@@ -140,6 +140,10 @@ class Ledger:
             with self._explained():
                 self._engine = _engine(place)
             self._prepare()
+        except (ImportError, ValueError) as error:  # no driver for such a URL; a port that is no number
+            step = "APIXO_LEDGER takes an SQLAlchemy URL whose driver is installed."
+            text = f"The ledger {self.shown_place} cannot be used: {type(error).__name__}"
+            raise LedgerError(text, next_step=step) from None
         except OSError as error:
             raise LedgerError(
                 f"The folder of the ledger {self.shown_place} cannot be made: {error.strerror}",
@@ -186,30 +190,36 @@ class Ledger:
         """
         try:
             self.update(run_id, state=SUBMITTED, task_id=task_id, submitted_at=submitted_at)
-        except LedgerError:
-            if self._aside is None:
-                raise
-            _append(self._aside, {"run_id": run_id, "task_id": task_id, "at": submitted_at.isoformat()})
+        except LedgerError as refused:
+            if self._aside is None or not _append(
+                self._aside, {"run_id": run_id, "task_id": task_id, "at": submitted_at.isoformat()}
+            ):
+                # The last place that keeps it is the message.
+                text = f"The paid task {task_id} could be written nowhere: {refused.message}"
+                step = "Note the task id: Client().wait(task_id) fetches its result."
+                raise LedgerError(text, task_id=task_id, maybe_billed=True, next_step=step) from None
 
     def merge_aside(self) -> None:
         """Take taskIds that had to be written beside into their rows."""
         if self._aside is None:
             return
-        if self._aside.exists():
-            # Renamed first: what another process appends from now on goes into a new file.
+        # Renamed first: what another process appends from now on goes into a new file.
+        with suppress(FileNotFoundError):  # there is none, or another kernel was quicker
             self._aside.rename(self._aside.with_name(f"{self._aside.stem}-{secrets.token_hex(4)}.merging"))
         for part in sorted(self._aside.parent.glob(f"{self._aside.stem}-*.merging")):
             with self._writing() as connection:
-                for kept in _lines(part):
-                    row = (_runs.c.run_id == kept["run_id"]) & _runs.c.task_id.is_(None)
-                    bought = {"task_id": kept["task_id"], "submitted_at": datetime.fromisoformat(kept["at"])}
-                    connection.execute(_runs.update().where(row).values(state=SUBMITTED, **bought))
+                for run_id, task_id, submitted_at in _kept(part):
+                    row = (_runs.c.run_id == run_id) & _runs.c.task_id.is_(None)
+                    state = sa.case((_runs.c.state.in_(FINAL_STATES), _runs.c.state), else_=SUBMITTED)
+                    bought = {"task_id": task_id, "submitted_at": submitted_at, "state": state}
+                    connection.execute(_runs.update().where(row).values(**bought))
             part.unlink(missing_ok=True)
 
     def put_image(self, run_id: str, image: Image) -> None:
         """Write what is known of one picture, in place of what was known before."""
         key = sa.and_(_images.c.run_id == run_id, _images.c.index == image.index)
         with self._writing() as connection:
+            _one_at_a_time(connection)
             connection.execute(_images.delete().where(key))
             connection.execute(_images.insert().values(run_id=run_id, **image.model_dump()))
 
@@ -254,10 +264,6 @@ class Ledger:
             yield
         except sa.exc.SQLAlchemyError as error:
             raise _explain(error, self.shown_place) from None
-        except (ImportError, ValueError) as error:  # no driver for such a URL; a port that is no number
-            step = "APIXO_LEDGER takes an SQLAlchemy URL whose driver is installed."
-            text = f"The ledger {self.shown_place} cannot be used: {type(error).__name__}"
-            raise LedgerError(text, next_step=step) from None
 
 
 def _unread(run: Run) -> bool:
@@ -354,18 +360,25 @@ def _without_password(place: str) -> str:
         return "at the address given"
 
 
-def _append(path: Path, line: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _append(path: Path, line: dict[str, str]) -> bool:
+    """Add a line, durably; False where that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        return False
+    return True
 
 
-def _lines(path: Path) -> list[dict[str, str]]:
-    """The whole lines of a file; one that a crash has torn is left out."""
+def _kept(path: Path) -> list[tuple[str, str, datetime]]:
+    """Run id, task id and time of each whole line; one that a crash has torn is left out."""
     found = []
-    for line in path.read_text("utf-8").splitlines():
-        with suppress(ValueError):
-            found.append(json.loads(line))
+    with suppress(OSError):  # another kernel was quicker
+        for line in path.read_text("utf-8", "replace").splitlines():
+            with suppress(ValueError, TypeError, KeyError):
+                kept = json.loads(line)
+                found.append((str(kept["run_id"]), str(kept["task_id"]), datetime.fromisoformat(kept["at"])))
     return found

@@ -8,6 +8,7 @@ wait here for work that goes on over there.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import os
 import threading
@@ -28,6 +29,8 @@ class LoopThread:
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="apixo-loop", daemon=True)
         self._thread.start()
+        # At the end of the process work is cancelled, not cut off: half a picture is cleared away.
+        atexit.register(self.stop)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -53,6 +56,7 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the thread; pending work is cancelled."""
+        atexit.unregister(self.stop)
         if self.usable:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(timeout=2)
@@ -80,11 +84,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     if thread.is_current:
         work.close()
         raise RuntimeError("this would wait for itself; use the async client on the loop thread")
-    future = thread.submit(work)
+    future: concurrent.futures.Future[T] | None = None
     try:
+        future = thread.submit(work)
         return wait(future)
     except BaseException:  # Stop, or whatever else a signal handler raises
-        future.cancel()
+        if future is not None:
+            future.cancel()
         raise
 
 

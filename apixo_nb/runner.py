@@ -74,6 +74,11 @@ class Runner:
 
         return forget
 
+    @property
+    def busy(self) -> bool:
+        """Whether runs are in flight."""
+        return bool(self._live)
+
     def close(self) -> None:
         """Stop waiting for all runs; returns when submits on their way are answered and all is written."""
         jobs = list(self._live.values())
@@ -91,7 +96,10 @@ class Runner:
 
         A run that is in flight here already is not watched twice: its own job is returned.
         """
-        return self._live.get(run.run_id) or self._launch(Job(run), lambda job: self._take_up(job, timeout_s))
+        live = self._live.get(run.run_id)
+        if live is not None and not (live.stopped or live.done):
+            return live
+        return self._launch(Job(run), lambda job: self._take_up(job, timeout_s))
 
     def _launch(self, job: Job, work: Callable[[Job], Any]) -> Job:
         self._live[job.run.run_id] = job
@@ -106,7 +114,7 @@ class Runner:
         try:
             await job.task
         except asyncio.CancelledError:
-            job.fail(stopped_error(job.run, "Stopped waiting"))
+            job.fail(stopped_error(job, "Stopped waiting"))
         except ApixoError as error:
             error.run_id = error.run_id or job.run.run_id
             error.task_id = error.task_id or job.run.task_id
@@ -116,7 +124,8 @@ class Runner:
         else:
             job.succeed()
         finally:
-            self._live.pop(job.run.run_id, None)
+            if self._live.get(job.run.run_id) is job:
+                del self._live[job.run.run_id]
 
     # --- the way of a run ---
 
@@ -135,7 +144,8 @@ class Runner:
     async def _submit(self, job: Job) -> None:
         try:
             if job.stopped:
-                raise stopped_error(job.run, "Stopped before anything was sent")
+                raise stopped_error(job, "Stopped before anything was sent")
+            job.posted = True
             task_id = await self._client.submit_request(job.run.request, lambda: job.stopped)
         except SubmitUnknownError as error:
             error.at_stake_usd = job.run.price_micros / 1e6

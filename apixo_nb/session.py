@@ -177,8 +177,14 @@ class Session:
                 next_step="Nothing was sent. Ask for fewer pictures, or raise --max-cost.",
             )
 
+    @property
+    def busy(self) -> bool:
+        """Whether runs are in flight."""
+        return self._runner is not None and self._runner.busy
+
     def start(self, run: Run, timeout_s: float | None = None) -> Job:
         """Buy a planned run. Returns at once with its `Job`."""
+        _check_timeout(timeout_s)
         return self.runner.start(run, timeout_s or self.settings.timeout)
 
     def begin(
@@ -193,7 +199,7 @@ class Session:
         **request: Any,
     ) -> Job:
         """Check, plan and start one run: what `generate` and `agenerate` share."""
-        check_number(timeout_s, "timeout_s", "a number of seconds above 0", 1e-3)
+        _check_timeout(timeout_s)
         labels = make_labels(name, tags, note)
         run = self.plan(make_request(prompt, **request), labels)
         self.check_cost([run], max_cost_usd)
@@ -203,6 +209,7 @@ class Session:
 
     def resume(self, run_id: str | None = None, timeout_s: float | None = None) -> list[Job]:
         """Take up one run, or all unfinished ones: wait for tasks, download what is missing. It is free."""
+        _check_timeout(timeout_s)
         self.ledger.merge_aside()
         runs = self.ledger.unfinished() if run_id is None else [self.run(run_id)]
         mine = [run for run in runs if run.sandbox == self.is_sandbox and run.task_id]
@@ -265,6 +272,10 @@ class Session:
         return path.relative_to(working).as_posix() if path.is_relative_to(working) else str(path)
 
 
+def _check_timeout(timeout_s: float | None) -> None:
+    check_number(timeout_s, "timeout_s", "a number of seconds above 0", 1e-3)
+
+
 def _cannot_resume(run: Run) -> ApixoError:
     why = {
         UNKNOWN: "its submit's answer was lost, so no task is known",
@@ -291,7 +302,8 @@ def current() -> Session:
     with _lock:
         wanted = config.settings().trait_values(config=True)
         if _current is None or _current[1] != wanted:
-            # The old one is left open: its runs in flight go on to their end.
+            if _current is not None and not _current[0].busy:
+                _current[0].close()  # a busy one is left open: its runs go on to their end
             _current = (Session(), wanted)
         return _current[0]
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
+import ssl
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -121,9 +123,7 @@ class Transport:
 
     def _connect(self, running: asyncio.AbstractEventLoop) -> _Clients:
         timeout_s = self._request_timeout_s
-        common: dict[str, Any] = {"trust_env": self._trust_env}
-        if self._trust_env:
-            common["verify"] = httpx2.create_ssl_context(verify=True)  # made once: it takes 20 ms
+        common: dict[str, Any] = {"trust_env": self._trust_env, "verify": _tls(trust_env=self._trust_env)}
         api = common | {
             "auth": _BearerAuth(self._key),
             "headers": {"Accept": "application/json", "Accept-Encoding": "identity"},
@@ -151,6 +151,11 @@ class _Clients:
     submits: httpx2.AsyncClient
     polls: httpx2.AsyncClient
     pictures: httpx2.AsyncClient
+
+
+@functools.cache  # it takes 30 ms
+def _tls(*, trust_env: bool) -> ssl.SSLContext:
+    return httpx2.create_ssl_context(verify=True, trust_env=trust_env)
 
 
 def _no_cookies() -> CookieJar:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -416,6 +418,69 @@ def test_lock_that_passes_is_waited_for(ledger: Ledger, place: Path):
 
         assert ledger.add(a_run()).take == 1
     assert len(rows_on_disk(place)) == 1
+
+
+# --- a taskId that the database does not take just now ---
+
+
+@pytest.fixture
+def kept_beside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Ledger, Run]]:
+    """A ledger whose file was locked when the taskId came, and the run."""
+    monkeypatch.setattr(ledger_module, "_BUSY_MS", 10)
+    with contextlib.closing(Ledger(place)) as ledger:
+        run = ledger.add(a_run())
+        with contextlib.closing(sqlite3.connect(place, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            ledger.keep_task(run.run_id, "task_1", datetime.now(UTC))
+        assert rows_on_disk(place, "state, task_id") == [("submitting", None)]
+        yield ledger, run
+
+
+@pytest.mark.usefixtures("kept_beside")
+def test_task_kept_beside_is_brought_in_by_the_next_kernel(place: Path):
+    with contextlib.closing(Ledger(place)) as following:
+        [run] = following.unfinished()
+    assert (run.state, run.task_id, run.submitted_at is None) == ("submitted", "task_1", False)
+    assert list(place.parent.glob("ledger-tasks*")) == []
+
+
+def test_task_kept_beside_leaves_a_final_state_alone(kept_beside: tuple[Ledger, Run], place: Path):
+    ledger, run = kept_beside
+    ledger.update(run.run_id, state="success", cost_micros=350_000)
+    ledger.merge_aside()
+    assert rows_on_disk(place, "state, task_id") == [("success", "task_1")]
+
+
+def test_task_kept_beside_does_not_replace_another(kept_beside: tuple[Ledger, Run], place: Path):
+    ledger, run = kept_beside
+    ledger.update(run.run_id, task_id="task_2", state="processing")
+    ledger.merge_aside()
+    assert rows_on_disk(place, "state, task_id") == [("processing", "task_2")]
+
+
+@pytest.mark.usefixtures("kept_beside")
+@pytest.mark.parametrize(
+    "line", ["", "{}", "5", "[]", '{"run_id": "x"', '{"run_id": "x", "task_id": {}, "at": 3}']
+)
+def test_damaged_line_beside_costs_no_other(place: Path, line: str):
+    [beside] = place.parent.glob("*.jsonl")
+    beside.write_text(f"{line}\n{beside.read_text('utf-8')}{line}\n", encoding="utf-8")
+    with contextlib.closing(Ledger(place)):
+        assert rows_on_disk(place, "state, task_id") == [("submitted", "task_1")]
+
+
+@pytest.mark.usefixtures("kept_beside")
+def test_kernels_that_bring_it_in_at_once_all_succeed(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ledger_module, "_BUSY_MS", 10_000)
+    barrier = threading.Barrier(8)
+
+    def open_and_close(_: int) -> None:
+        barrier.wait(timeout=30)
+        Ledger(place).close()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(open_and_close, range(8))) == [None] * 8
+    assert rows_on_disk(place, "state, task_id") == [("submitted", "task_1")]
 
 
 def test_full_disk_says_so_and_keeps_what_was_there(ledger: Ledger):

@@ -534,8 +534,9 @@ def test_stop_in_the_same_breath_as_the_start_sends_nothing(session: Session, sa
 
     job = loop.run(begin_and_stop())
     ended(job)
-    with pytest.raises(errors.RunCancelledError):
+    with pytest.raises(errors.RunCancelledError) as stopped:
         job.wait()
+    assert not stopped.value.maybe_billed
     assert sandbox.account.submits == 0
     assert [state for state, _ in on_disk(session)] in ([], ["planned"])
 
@@ -597,6 +598,23 @@ def test_task_made_by_a_clock_that_runs_ahead_is_polled_all_the_same(session: Se
     [job] = session.resume(timeout_s=30)
     assert job.answer.result(timeout=10).state == "success"
     assert (job.run.wait_ms or 0) >= 0
+
+
+def test_resume_right_after_a_stop_is_a_wait_of_its_own(
+    session: Session, sandbox: Sandbox, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    polled = when_polled(sandbox, monkeypatch)
+    job = session.begin("[seconds:1000] a fox")
+    assert polled.wait(PATIENCE_S)
+    clock.ahead_s += 1000
+
+    async def stop_and_resume() -> Any:  # on the loop thread: the stop is asked for, and not yet carried out
+        job._cancel()
+        return session.resume(job.run.run_id)
+
+    [resumed] = loop.run(stop_and_resume())
+    assert resumed.wait().missing == 0
+    assert sandbox.account.submits == 1
 
 
 def test_kernel_that_waits_late_does_not_undo_what_another_has_finished(
@@ -742,6 +760,24 @@ def test_ledger_locked_right_after_the_post_loses_no_task(
     [run] = session.ledger.runs()
     assert (run.task_id, run.missing) == (sandbox.account.accepted[0], 0)
     assert (run.state, sandbox.account.submits) == ("success", 1)
+
+
+def test_task_that_can_be_written_nowhere_is_named_in_the_error(
+    make_session: Callable[..., Session], sandbox: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ledger_module, "_BUSY_MS", 10)
+    session = make_session()
+    gate.holds(handlers.SubmitHandler, "post", monkeypatch)
+    job = session.begin("a fox")
+    assert gate.arrived.wait(PATIENCE_S)
+    (session.settings.home_path / "ledger-tasks.jsonl").mkdir()  # in the way of the file beside
+    with locked(session):
+        gate.open.set()
+        with pytest.raises(errors.ApixoError) as raised:
+            job.wait()
+    assert raised.value.task_id == sandbox.account.accepted[0]
+    assert raised.value.run_id == job.run.run_id
+    assert sandbox.account.accepted[0] in str(raised.value)
 
 
 def test_session_closed_during_a_submit_keeps_the_task(
