@@ -41,9 +41,10 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
 
         return serve(list(rest))
     from .session import current
+    from .status import status_lines
 
     if given.command == "export":
         print(current().export_csv(given.file))
     else:
-        print("\n".join(current().status_lines()))
+        print("\n".join(status_lines(current())))
     return 0

@@ -55,6 +55,10 @@ class Apixo(Configurable):
     unit_price_usd = Float(
         allow_none=True, default_value=None, help="Your price per picture; None: APIXO's list price."
     ).tag(config=True)
+    replay = Bool(
+        default_value=True,
+        help="Cells show what the ledger holds for the same request, in place of buying it.",
+    ).tag(config=True)
     sandbox = Bool(help="Work against the sandbox on this machine (APIXO_SANDBOX=1).").tag(config=True)
 
     @default("base_url")

@@ -73,8 +73,8 @@ def _render(template: str, **values: Any) -> str:
 # --- a finished run ---------------------------------------------------------------------------------
 
 
-def run_html(run: Run, thumbnails: Sequence[Thumbnail]) -> str:
-    """The lasting card of a run: pictures, prompt, ratio, time, cost, run id."""
+def run_html(run: Run, thumbnails: Sequence[Thumbnail], said: str = "") -> str:
+    """The lasting card of a run: pictures, prompt, ratio, time, cost, run id; `said`: how it came about."""
     prompt, rest = _fold(run.prompt)
     remark = _remark(run)
     return _render(
@@ -86,6 +86,7 @@ def run_html(run: Run, thumbnails: Sequence[Thumbnail]) -> str:
         prompt_rest=rest,
         mark="⚠" if remark else "",
         remark=remark,
+        said=said,
         sandbox=run.sandbox,
         facts=facts(run),
     )
@@ -164,13 +165,15 @@ def seconds(value: float) -> str:
     return f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60} s"
 
 
-def run_text(run: Run, paths: Sequence[str]) -> str:
+def run_text(run: Run, paths: Sequence[str], said: str = "") -> str:
     """The card of a run as plain text, for terminals and text exports."""
     remark = _remark(run)
     sign = "✓" if run.state == SUCCESS and not remark else "⚠"
     where = "SANDBOX · " if run.sandbox else ""
     lines = [f"{sign} {where}{' · '.join(facts(run))}", f"  {printable(run.prompt, 100)}"]
-    return "\n".join([*lines, *([f"  {remark}"] if remark else []), *(f"  {path}" for path in paths)])
+    return "\n".join(
+        [*lines, *(f"  {line}" for line in (remark, said) if line), *(f"  {path}" for path in paths)]
+    )
 
 
 # --- a run on its way -------------------------------------------------------------------------------

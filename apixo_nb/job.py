@@ -8,8 +8,8 @@ from collections.abc import Generator
 from typing import Any
 
 from . import loop
-from .errors import RunCancelledError, remember
-from .run import Run
+from .errors import ApixoError, RunCancelledError, remember
+from .run import FAILED, SUBMITTING, UNKNOWN, Run
 
 _GRACE_S = 0.3  # how long Stop waits for the row to say "cancelled" before it returns
 
@@ -21,13 +21,16 @@ class Job:
     ----------
     run : Run
         The latest record.
+    said : str
+        How it came about, where that is worth a line: shown again, taken up again.
     submitting, posted, stopped : bool
         The runner's side: whether a POST may be on its way or about to leave, whether one may have left, and
         whether the user has had enough.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, said: str = "") -> None:
         self.run = run
+        self.said = said
         self.answer: concurrent.futures.Future[Run] = concurrent.futures.Future()
         self.ended: concurrent.futures.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -108,3 +111,15 @@ def stopped_error(job: Job, what: str) -> RunCancelledError:
         step = "Its answer is still read and kept if it comes: see `%apixo history`. Nothing is sent again."
         return RunCancelledError(what, run_id=run.run_id, at_stake_usd=price_usd, next_step=step)
     return RunCancelledError(what, run_id=run.run_id, maybe_billed=False, next_step="Nothing was sent.")
+
+
+def cannot_resume(run: Run) -> ApixoError:
+    """The error of a run that has no task to wait for, or has it elsewhere."""
+    why = {
+        UNKNOWN: "its submit's answer was lost, so no task is known",
+        SUBMITTING: "its submit was not answered, so no task is known",
+        FAILED: "its submit was refused, so there is no task",
+    }.get(run.state, "no task was made for it")
+    if run.task_id:
+        why = f"its task was made {'in the sandbox' if run.sandbox else 'at APIXO'}; go there first"
+    return ApixoError(f"It cannot be resumed: {why}", run_id=run.run_id)

@@ -46,3 +46,8 @@ def check_number(value: object, field: str, rule: str, at_least: float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < at_least:  # type: ignore[arg-type,operator]
         raise InvalidRequestError(f"{field} cannot be {value!r:.80}", field=field, value=value, allowed=rule)
+
+
+def check_timeout(timeout_s: object) -> None:
+    """`check_number` for how long to wait, in seconds."""
+    check_number(timeout_s, "timeout_s", "a number of seconds above 0", 1e-3)

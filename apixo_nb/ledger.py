@@ -166,12 +166,12 @@ class Ledger:
         self._engine.dispose()
 
     def add(self, run: Run) -> Run:
-        """Write a new row; returns it with its take: one more than the draws of this request so far."""
+        """Write a new row; one without a take gets the next: one more than this request has."""
         with self._writing() as connection:
             _one_at_a_time(connection)
             same = sa.and_(_runs.c.digest == run.digest, _runs.c.sandbox == run.sandbox)
             last = connection.scalar(sa.select(sa.func.max(_runs.c.take)).where(same))
-            numbered = run.but(take=(last or 0) + 1)
+            numbered = run.but(take=run.take or (last or 0) + 1)
             connection.execute(_runs.insert().values(**_row(numbered)))
         return numbered
 
@@ -231,6 +231,10 @@ class Ledger:
     def runs(self) -> list[Run]:
         """All runs, oldest first."""
         return self._select(sa.true())
+
+    def draws(self, planned: Run) -> list[Run]:
+        """All runs of the same request, oldest first; those of the sandbox and real ones never mix."""
+        return self._select((_runs.c.digest == planned.digest) & (_runs.c.sandbox == planned.sandbox))
 
     def unfinished(self) -> list[Run]:
         """Runs that still want something: a task whose end was not seen, or a picture not on disk."""

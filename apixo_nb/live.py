@@ -100,11 +100,11 @@ class Watch:
             view.finish(job.run)
 
 
-def card(session: Session, run: Run) -> dict[str, str]:
-    """The lasting output of a run, as a MIME bundle of HTML and text."""
+def card(session: Session, run: Run, said: str = "") -> dict[str, str]:
+    """The lasting output of a run, as a MIME bundle of HTML and text; `said` tells how it came about."""
     shown = [_thumbnail(session, image) for image in run.images if image.file]
     paths = [session.shown_path(name) for name in run.files]
-    return {"text/html": run_html(run, shown), "text/plain": run_text(run, paths)}
+    return {"text/html": run_html(run, shown, said), "text/plain": run_text(run, paths, said)}
 
 
 def _thumbnail(session: Session, image: Any) -> Thumbnail:
@@ -128,6 +128,7 @@ class _HtmlView:
 
     def __init__(self, session: Session, job: Job) -> None:
         self._session = session
+        self._job = job
         self._id = uuid.uuid4().hex
         self._expected_s = session.cadence(job.run.model).expected_s
         self._shown: object = None
@@ -149,7 +150,7 @@ class _HtmlView:
             update_display(self._progress(run, elapsed_s), raw=True, display_id=self._id)
 
     def finish(self, run: Run) -> None:
-        update_display(card(self._session, run), raw=True, display_id=self._id)
+        update_display(card(self._session, run, self._job.said), raw=True, display_id=self._id)
 
 
 class _WidgetView(_HtmlView):
@@ -195,6 +196,7 @@ class _TextView:
 
     def __init__(self, session: Session, job: Job) -> None:
         self._session = session
+        self._job = job
         self._expected_s = session.cadence(job.run.model).expected_s
         self._shown = ""
         self._width = 0
@@ -210,7 +212,7 @@ class _TextView:
         if sys.stdout.isatty():
             self._write("", "\r")
         paths = [self._session.shown_path(name) for name in run.files]
-        print(run_text(run, paths))  # noqa: T201 - the output of the magic in a terminal
+        print(run_text(run, paths, self._job.said))  # noqa: T201 - the output of the magic in a terminal
 
     def _write(self, text: str, back: str) -> None:
         padded = text.ljust(self._width)

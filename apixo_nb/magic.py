@@ -60,8 +60,11 @@ class ApixoMagics(Magics):
         if given.dry_run:
             _show_plan(session, runs)
             return None
-        session.check_cost(runs, given.max_cost_usd)
-        return Watch(session, [session.start(run, given.timeout_s) for run in runs], self.shell)
+        decisions = session.decide(runs, new=given.new)
+        bought = [decision.run for decision in decisions if decision.action == "buy"]
+        session.check_cost(bought, given.max_cost_usd)
+        jobs = [session.carry_out(decision, given.timeout_s) for decision in decisions]
+        return Watch(session, jobs, self.shell)
 
     def _plan(self, session: Session, given: options.Options, template: str) -> Run:
         from .labels import make_labels
@@ -127,8 +130,9 @@ class ApixoMagics(Magics):
 
     def _status(self, _words: list[str]) -> None:
         from .session import current
+        from .status import status_lines
 
-        _say(*current().status_lines())
+        _say(*status_lines(current()))
 
     def _balance(self, _words: list[str]) -> None:
         from .session import current

@@ -64,7 +64,7 @@ class Run(BaseModel):
     cost_micros : int or None
         What it cost by the unit price; None until that is known.
     digest, take
-        Which request this is (see `Request.digest`), and its how-manieth draw, from 1.
+        Which request this is (see `Request.digest`), and its how-manieth draw, from 1; 0 until it is written.
     raw : str
         The last status answer's data, as JSON.
     """
@@ -100,7 +100,7 @@ class Run(BaseModel):
     rating: int | None = None
     sandbox: bool = False
     digest: str = ""
-    take: int = 1
+    take: int = 0
     raw: str = ""
     schema_version: int = SCHEMA_VERSION
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,15 +19,15 @@ from .api import AsyncClient
 from .errors import ApixoError, CostLimitError, InvalidRequestError
 from .flows import RetryPolicy
 from .images import Images
-from .job import Job
-from .labels import Labels, check_number, make_labels
+from .job import Job, cannot_resume
+from .labels import Labels, check_number, check_timeout, make_labels
 from .ledger import Ledger
 from .loop import run as run_on_loop
+from .replay import Decision, decide_all
 from .request import Request, make_request
-from .run import FAILED, SUBMITTING, UNKNOWN, Run, new_run
+from .run import Run, new_run
 from .runner import Listener, Runner
 from .spec import DEFAULT_MODEL, MODELS, Cadence
-from .spend import count_text, spent_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +70,11 @@ class Session:
     def is_sandbox(self) -> bool:
         """Whether runs go to a sandbox on this machine, and so cost nothing."""
         return self.settings.sandbox or config.is_loopback(urlsplit(self.settings.base_url).hostname)
+
+    @property
+    def key(self) -> config.ApiKey | None:
+        """The key that requests to APIXO carry, or None while there is none."""
+        return self._key or config.find_key()
 
     @property
     def client(self) -> AsyncClient:
@@ -184,8 +190,34 @@ class Session:
 
     def start(self, run: Run, timeout_s: float | None = None) -> Job:
         """Buy a planned run. Returns at once with its `Job`."""
-        _check_timeout(timeout_s)
+        check_timeout(timeout_s)
         return self.runner.start(run, timeout_s or self.settings.timeout)
+
+    def decide(self, planned: Iterable[Run], *, new: bool = False) -> list[Decision]:
+        """For each planned run of a cell: show what is stored, follow what is open, or buy.
+
+        Nothing is bought here. `new` buys in any case, as does the setting ``replay = False``.
+
+        Raises
+        ------
+        SubmitUnknownError
+            One of them was submitted before, and its answer lost.
+        """
+        buy = new or not self.settings.replay
+        return decide_all(planned, self.ledger.draws, _drawn, buy=buy)
+
+    def carry_out(self, decision: Decision, timeout_s: float | None = None) -> Job:
+        """Do what was decided; counts as this kernel's draw."""
+        _drawn.add(decision.run.run_id)
+        if decision.action == "buy":
+            return self.start(decision.run, timeout_s)
+        if decision.action == "follow":
+            job = self.runner.resume(decision.run, timeout_s or self.settings.timeout)
+            job.said = decision.said
+            return job
+        job = Job(decision.run, decision.said)
+        job.succeed()
+        return job
 
     def begin(
         self,
@@ -196,25 +228,30 @@ class Session:
         note: str = "",
         max_cost_usd: float | None = None,
         timeout_s: float | None = None,
+        replay: bool | None = None,
         **request: Any,
     ) -> Job:
         """Check, plan and start one run: what `generate` and `agenerate` share."""
-        _check_timeout(timeout_s)
+        check_timeout(timeout_s)
         labels = make_labels(name, tags, note)
         run = self.plan(make_request(prompt, **request), labels)
-        self.check_cost([run], max_cost_usd)
-        return self.start(run, timeout_s)
+        if not (_in_ipython() if replay is None else replay):
+            self.check_cost([run], max_cost_usd)
+            return self.start(run, timeout_s)
+        [decision] = self.decide([run])
+        self.check_cost([run] if decision.action == "buy" else [], max_cost_usd)
+        return self.carry_out(decision, timeout_s)
 
     # --- taking up again ---
 
     def resume(self, run_id: str | None = None, timeout_s: float | None = None) -> list[Job]:
         """Take up one run, or all unfinished ones: wait for tasks, download what is missing. It is free."""
-        _check_timeout(timeout_s)
+        check_timeout(timeout_s)
         self.ledger.merge_aside()
         runs = self.ledger.unfinished() if run_id is None else [self.run(run_id)]
         mine = [run for run in runs if run.sandbox == self.is_sandbox and run.task_id]
         if run_id is not None and not mine:
-            raise _cannot_resume(runs[0])
+            raise cannot_resume(runs[0])
         return [self.runner.resume(run, timeout_s or self.settings.timeout) for run in mine]
 
     def run(self, run_id: str) -> Run:
@@ -248,23 +285,6 @@ class Session:
         """US dollars left for the key."""
         return run_on_loop(self.client.balance())
 
-    def status_lines(self) -> list[str]:
-        """Where requests go, with which key, what the ledger holds, what was spent; never the key itself."""
-        where = "SANDBOX, on this machine; nothing is paid" if self.is_sandbox else self.settings.base_url
-        key = self._key or config.find_key()
-        source = (
-            "none is needed" if self.settings.sandbox else key.source if key else "none; try `%apixo login`"
-        )
-        runs = [run for run in self.ledger.runs() if run.sandbox == self.is_sandbox]
-        return [
-            f"requests  {where}",
-            f"API key   {source}",
-            f"ledger    {self.ledger.shown_place}",
-            f"pictures  {self.images.folder}",
-            f"runs      {count_text(runs)}",
-            f"spent     {spent_text(runs)}",
-        ]
-
     def shown_path(self, file: str) -> str:
         """Relative to the working folder where it lies within, so that a table can move with its folder."""
         path = self.images.folder / file
@@ -272,25 +292,19 @@ class Session:
         return path.relative_to(working).as_posix() if path.is_relative_to(working) else str(path)
 
 
-def _check_timeout(timeout_s: float | None) -> None:
-    check_number(timeout_s, "timeout_s", "a number of seconds above 0", 1e-3)
-
-
-def _cannot_resume(run: Run) -> ApixoError:
-    why = {
-        UNKNOWN: "its submit's answer was lost, so no task is known",
-        SUBMITTING: "its submit was not answered, so no task is known",
-        FAILED: "its submit was refused, so there is no task",
-    }.get(run.state, "no task was made for it")
-    if run.task_id:
-        why = f"its task was made {'in the sandbox' if run.sandbox else 'at APIXO'}; go there first"
-    return ApixoError(f"It cannot be resumed: {why}", run_id=run.run_id)
+def _in_ipython() -> bool:
+    """Whether this is an IPython session, where cells are run again and again; a plain script is not."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
 
 
 # --- the session that notebooks share ---------------------------------------------------------------
 
 _lock = threading.RLock()
 _current: tuple[Session, dict[str, Any]] | None = None
+
+# Ids of the runs that this kernel has bought or shown; they outlive a session that a setting renews.
+_drawn: set[str] = set()
 
 # One for each home: sessions come and go with the settings, a sandbox knows its tasks.
 _sandboxes: dict[Path, Sandbox] = {}
@@ -344,6 +358,9 @@ def generate(prompt: str, **options: Any) -> Run:
         Refuse to start above it.
     timeout_s : float
         Give up waiting after so many seconds; the task is kept and can be resumed.
+    replay : bool
+        Show what the ledger holds for this request in place of buying it; default: in IPython, as cells are
+        run again, and not in a plain script.
 
     Raises
     ------

@@ -28,6 +28,7 @@ from apixo_nb.ledger import Ledger
 from apixo_nb.run import Image
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import Session
+from apixo_nb.status import status_lines
 from tests.conftest import KEY
 from tests.test_ledger import HOSTILE, a_full_run, a_run
 
@@ -254,7 +255,7 @@ def test_session_works_with_a_shared_ledger_and_its_own_pictures(url: str, sandb
     with contextlib.closing(Session(settings, key=KEY)) as session:
         run = session.begin("a fox 🦊", num_images=2).wait()
         [row] = session.history().to_dict("records")
-        text = "\n".join(session.status_lines())
+        text = "\n".join(status_lines(session))
     assert (row["run_id"], row["state"], len(row["files"])) == (run.run_id, "success", 2)
     assert "ledger    postgresql+psycopg://team:***@" in text
     assert PASSWORD not in text

@@ -29,6 +29,7 @@ from apixo_nb.run import Run
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
 from apixo_nb.sandbox.account import Account
 from apixo_nb.session import Session
+from apixo_nb.status import status_lines
 from tests.conftest import KEY
 
 PATIENCE_S = 20  # no test waits so long; one that would hang ends here
@@ -700,7 +701,7 @@ def test_kernel_killed_in_a_submit_leaves_a_row_that_says_what_is_at_stake(
     assert session.resume() == []
     [run] = session.ledger.runs()
     assert (run.task_id, run.cost_micros) == (None, None)
-    assert "up to $0.35" in session.status_lines()[-1]
+    assert "up to $0.35" in status_lines(session)[-1]
     assert sandbox.account.submits == 1
 
 

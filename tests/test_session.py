@@ -24,6 +24,7 @@ from apixo_nb.run import Run
 from apixo_nb.sandbox import Sandbox, SandboxOptions
 from apixo_nb.sandbox.account import Account
 from apixo_nb.session import Session
+from apixo_nb.status import status_lines
 from tests.conftest import KEY
 
 
@@ -262,8 +263,8 @@ def test_lost_answers_lie_between_the_two_ends_that_are_shown(session: Session, 
     surely = sum(run.cost_micros or 0 for run in runs)
     perhaps = sum(run.price_micros for run in runs if run.cost_micros is None)
     assert surely <= charged <= surely + perhaps
-    assert session.status_lines()[-1].startswith("spent     $0.35")
-    assert "up to $0.70 more" in session.status_lines()[-1]
+    assert status_lines(session)[-1].startswith("spent     $0.35")
+    assert "up to $0.70 more" in status_lines(session)[-1]
 
 
 def test_balance_is_the_accounts(session: Session, sandbox: Sandbox):
@@ -275,7 +276,7 @@ def test_status_says_where_with_what_and_how_much(session: Session, tmp_path: Pa
     session.begin("a fox").wait()
     with contextlib.suppress(errors.ApixoError):
         session.begin("[fail:Timeout] a fox").wait()
-    text = "\n".join(session.status_lines())
+    text = "\n".join(status_lines(session))
     for part in ("SANDBOX", "given in code", str(tmp_path / "home" / "ledger.db"), "images"):
         assert part in text
     assert "runs      2, 1 failed, 1 success" in text
@@ -284,7 +285,7 @@ def test_status_says_where_with_what_and_how_much(session: Session, tmp_path: Pa
 
 
 def test_status_works_without_a_key_and_without_a_ledger():
-    text = "\n".join(Session(config.Apixo()).status_lines())
+    text = "\n".join(status_lines(Session(config.Apixo())))
     assert "%apixo login" in text
     assert "runs      0" in text
 
@@ -292,8 +293,8 @@ def test_status_works_without_a_key_and_without_a_ledger():
 def test_status_counts_sandbox_and_real_runs_apart(session: Session):
     session.begin("a fox").wait()
     elsewhere = Session(config.Apixo(), key=KEY)
-    assert "runs      0" in elsewhere.status_lines()
-    assert elsewhere.status_lines()[-1].startswith("spent     $0.00")
+    assert "runs      0" in status_lines(elsewhere)
+    assert status_lines(elsewhere)[-1].startswith("spent     $0.00")
     elsewhere.close()
 
 
@@ -539,7 +540,7 @@ def test_sandbox_needs_no_key_and_marks_its_rows(own_sandbox: Callable[..., Sess
     session = own_sandbox()
     run = session.begin("a fox").wait()
     assert (run.sandbox, run.state, session.is_sandbox) == (True, "success", True)
-    assert any("SANDBOX" in line for line in session.status_lines())
+    assert any("SANDBOX" in line for line in status_lines(session))
 
 
 def test_real_key_is_never_sent_to_the_sandbox(

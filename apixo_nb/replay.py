@@ -1,0 +1,96 @@
+"""Whether a cell shows what is stored, waits for what is open, stops, or buys.
+
+Within one kernel, the k-th draw of the same request (model, prompt, parameters, references) is take k. What
+the ledger holds for take k decides, so Run All after a restart or a crash buys nothing that was asked for
+already, and Shift+Enter again buys another draw. A run that failed, was never sent or has an unknown end was
+no draw: the next press is the same take again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import SubmitUnknownError
+from .run import FAILED, PLANNED, SUBMITTING, SUCCESS, UNKNOWN, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do for one request: `run` is the stored one, or the one to buy, with its take."""
+
+    action: Literal["show", "follow", "buy"]
+    run: Run
+
+    @property
+    def said(self) -> str:
+        """What to tell the person about it; "" for an ordinary purchase."""
+        if self.action == "show":
+            return f"The stored result of {_day(self.run)}, shown again at $0. --new buys another."
+        if self.action == "follow":
+            return f"The task of {_day(self.run)}, taken up again at $0."
+        return ""
+
+
+def decide_all(
+    planned: Iterable[Run], stored: Callable[[Run], list[Run]], drawn: Collection[str], *, buy: bool
+) -> list[Decision]:
+    """Decide on the requests of one cell; identical ones are draws of their own.
+
+    Parameters
+    ----------
+    planned : iterable of Run
+        The rows that would be bought.
+    stored : callable
+        Gives all rows of the same request, oldest first.
+    drawn : collection of str
+        Ids of the runs that this kernel has bought or shown.
+    buy : bool
+        Buy in any case: ``--new``, or replay is off.
+
+    Raises
+    ------
+    SubmitUnknownError
+        One was submitted before, and its answer lost: buying it again could pay twice.
+    """
+    found: list[Decision] = []
+    for run in planned:
+        ahead = sum(other.run.digest == run.digest for other in found)
+        found.append(_decide(run, stored(run), drawn, ahead, buy=buy))
+    return found
+
+
+def _decide(
+    planned: Run, stored: Sequence[Run], drawn: Collection[str], ahead: int, *, buy: bool
+) -> Decision:
+    take = 1 + ahead + sum(run.run_id in drawn and _is_draw(run) for run in stored)
+    same = [run for run in stored if run.take == take]
+    draw = next((run for run in same if _is_draw(run)), None)
+    if buy:
+        last = max((run.take for run in stored), default=0)
+        return Decision("buy", planned.but(take=last + 1 + ahead if draw else take))
+    if draw is not None:
+        return Decision("show" if draw.state == SUCCESS and not draw.missing else "follow", draw)
+    for run in same:
+        if run.state in (UNKNOWN, SUBMITTING):
+            raise _unknown(run)
+    return Decision("buy", planned.but(take=take))
+
+
+def _day(run: Run) -> str:
+    return f"{run.created_at:%Y-%m-%d %H:%M} UTC"
+
+
+def _is_draw(run: Run) -> bool:
+    """Whether a run has a task that succeeded or may still succeed."""
+    return run.state == SUCCESS or (bool(run.task_id) and run.state not in (FAILED, PLANNED, UNKNOWN))
+
+
+def _unknown(run: Run) -> SubmitUnknownError:
+    return SubmitUnknownError(
+        f"This request was submitted on {_day(run)}, and its answer was lost",
+        run_id=run.run_id,
+        at_stake_usd=run.price_micros / 1e6,
+        next_step="It is not bought again by itself: look at `%apixo balance`; --new buys it all the same.",
+    )
