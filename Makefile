@@ -18,7 +18,7 @@ demo: $(LAB) ## run the quickstart notebook on the sandbox: no key, no cost, no 
 	@$(BIN)/python notebooks/run_demo.py
 
 lab: $(LAB) ## open the quickstart notebook in JupyterLab
-	$(BIN)/python -m jupyterlab notebooks/quickstart.ipynb
+	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
 test: $(TEST) chromium postgres lint ## lint, check types and run all tests (ARGS="-k name" is passed to pytest)
 	$(BIN)/python -m pytest $(ARGS)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .api import AsyncClient, Client
     from .errors import ApixoError
     from .loop import allow_nested_asyncio
-    from .session import Session, agenerate, export_csv, generate, history, resume
+    from .session import Session
+    from .shared import agenerate, export_csv, generate, history, resume
 
 __version__ = "0.1.0"
 
@@ -37,12 +38,12 @@ _HOMES = {
     "AsyncClient": "api",
     "Client": "api",
     "Session": "session",
-    "agenerate": "session",
+    "agenerate": "shared",
     "allow_nested_asyncio": "loop",
-    "export_csv": "session",
-    "generate": "session",
-    "history": "session",
-    "resume": "session",
+    "export_csv": "shared",
+    "generate": "shared",
+    "history": "shared",
+    "resume": "shared",
 }
 
 

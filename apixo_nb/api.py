@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from . import config, flows, loop
+from . import config, flows, keys, loop
 from .download import Downloaded, Limits
 from .errors import ConfigurationError, remember
 from .request import Request, RequestType, known_model, make_request
@@ -25,6 +25,10 @@ from .transport import Transport
 from .wire import TaskStatus
 
 Seen = Callable[[TaskStatus], None]
+
+
+def _nobody(_status: TaskStatus) -> None:
+    """Hears of a status and does nothing."""
 
 
 class AsyncClient:
@@ -38,8 +42,9 @@ class AsyncClient:
         Default: ``APIXO_BASE_URL`` or APIXO's own.
     request_timeout_s : float
         Deadline of one HTTP request, all of it. Not the time to wait for a task: that is `wait`'s.
-    cadence : Cadence, optional
-        When to poll; default: as the model's page advises.
+    cadence : Cadence or callable, optional
+        When to poll, or a function of the model's id that says so; default: as the model's page advises, or
+        as ``APIXO_FIRST_POLL`` and ``APIXO_POLL_INTERVAL`` say.
     retry, limits, clock
         How to retry, how large a picture may be, and (for tests) where time comes from.
 
@@ -51,16 +56,16 @@ class AsyncClient:
 
     def __init__(
         self,
-        api_key: str | config.ApiKey | None = None,
+        api_key: str | keys.ApiKey | None = None,
         *,
         base_url: str | None = None,
         request_timeout_s: float = 60.0,
-        cadence: Cadence | None = None,
+        cadence: Cadence | Callable[[str], Cadence] | None = None,
         retry: flows.RetryPolicy | None = None,
         limits: Limits | None = None,
         clock: flows.Clock | None = None,
     ) -> None:
-        key = config.usable_key(api_key)
+        key = keys.usable_key(api_key)
         api_key = None  # no traceback of what follows can show it
         if isinstance(key, ConfigurationError):
             raise key
@@ -159,7 +164,7 @@ class AsyncClient:
         model: str = DEFAULT_MODEL,
         timeout_s: float = 900.0,
         age_s: float = 0.0,
-        seen: Seen = lambda _status: None,
+        seen: Seen = _nobody,
         check: bool = True,
     ) -> TaskStatus:
         """Poll a task to its end: first after 20 s, then every 5 s (model page, "Latency and polling").
@@ -185,7 +190,8 @@ class AsyncClient:
             After three such answers in a row.
         """
         advised = known_model(model).cadence.override(self._first_poll_s, self._poll_interval_s)
-        cadence = self._cadence or advised
+        own = self._cadence(model) if callable(self._cadence) else self._cadence
+        cadence = own or advised
         flow = flows.wait(model, task_id, cadence, self._clock, timeout_s=timeout_s, age_s=age_s, seen=seen)
         try:
             status = await self._transport.drive(flow)
@@ -226,8 +232,8 @@ class Client:
     Takes the same arguments and has the same calls; Stop (KeyboardInterrupt) ends any of them at once.
     """
 
-    def __init__(self, api_key: str | config.ApiKey | None = None, **options: Any) -> None:
-        key = config.usable_key(api_key)
+    def __init__(self, api_key: str | keys.ApiKey | None = None, **options: Any) -> None:
+        key = keys.usable_key(api_key)
         api_key = None  # as above
         if isinstance(key, ConfigurationError):
             raise key
@@ -246,10 +252,20 @@ class Client:
         """Close all connections."""
         loop.run(self._client.aclose())
 
-    def submit(self, prompt: str, **options: Any) -> str:
+    def submit(
+        self,
+        prompt: str,
+        *,
+        model: str = DEFAULT_MODEL,
+        image_urls: Iterable[str] = (),
+        request_type: RequestType = "async",
+        callback_url: str | None = None,
+        **parameters: Any,
+    ) -> str:
         """As `AsyncClient.submit`: returns the taskId."""
+        given: dict[str, Any] = {"model": model, "image_urls": image_urls, "request_type": request_type}
         try:
-            return loop.run(self._client.submit(prompt, **options))
+            return loop.run(self._client.submit(prompt, callback_url=callback_url, **given, **parameters))
         except KeyboardInterrupt as stop:
             raise remember(stop) from None
 
@@ -257,10 +273,20 @@ class Client:
         """As `AsyncClient.status`."""
         return loop.run(self._client.status(task_id, model=model))
 
-    def wait(self, task_id: str, **options: Any) -> TaskStatus:
+    def wait(
+        self,
+        task_id: str,
+        *,
+        model: str = DEFAULT_MODEL,
+        timeout_s: float = 900.0,
+        age_s: float = 0.0,
+        seen: Seen = _nobody,
+        check: bool = True,
+    ) -> TaskStatus:
         """As `AsyncClient.wait`."""
+        given: dict[str, Any] = {"timeout_s": timeout_s, "age_s": age_s, "seen": seen, "check": check}
         try:
-            return loop.run(self._client.wait(task_id, **options))
+            return loop.run(self._client.wait(task_id, model=model, **given))
         except KeyboardInterrupt as stop:
             raise remember(stop, task_id=task_id) from None
 

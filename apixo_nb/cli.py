@@ -40,7 +40,7 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
         from .sandbox.__main__ import main as serve
 
         return serve(list(rest))
-    from .session import current
+    from .shared import current
     from .status import status_lines
 
     if given.command == "export":

@@ -28,7 +28,8 @@ def complete(context: Any) -> dict[str, Any]:
     before = words if not fragment else words[:-1]
     found = [word for word in _candidates(before) if word.startswith(fragment)]
     if not found:
-        return _nothing()
+        # Nothing of ours: Python's words would be wrong there as well, but for a file name or a variable.
+        return _nothing() | {"suppress": words[0] == "%apixo"}
     completions = [SimpleCompletion(word, type="param") for word in found]
     # The whole fragment is replaced, from its dashes on.
     return {"completions": completions, "suppress": True, "matched_fragment": fragment}
@@ -36,5 +37,7 @@ def complete(context: Any) -> dict[str, Any]:
 
 def _candidates(before: list[str]) -> list[str]:
     if before[0] == "%apixo":
+        if before[1:] == ["sandbox"]:
+            return ["on", "off"]
         return list(options.COMMANDS) if len(before) == 1 else []
     return list(options.values_of(before[-1])) or options.known_flags()

@@ -1,8 +1,4 @@
-"""Settings and the API key: from the environment, from `%config Apixo`, from the key store.
-
-The key is no setting: it lives in an `ApiKey`, which prints as dots, does not pickle, and is opened in one
-place, where the request header is written.
-"""
+"""Settings: from the environment and from ``%config Apixo``. The API key is none: see `keys.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import ipaddress
 import math
 import os
 import re
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +16,8 @@ from traitlets import Bool, Float, TraitError, Unicode, default, validate
 from traitlets.config import Configurable
 
 from . import spec
-from .errors import ConfigurationError, MissingKeyError, printable
+from .errors import ConfigurationError, printable
 
-KEY_VARIABLE = "APIXO_API_KEY"
 MIN_INTERVAL_S = 0.05  # a guard against a poll loop without a pause; APIXO's page allows 3-10 s
 
 T = TypeVar("T")
@@ -112,6 +106,13 @@ class Apixo(Configurable):
     @validate("unit_price_usd")
     def _check_price(self, proposal: Any) -> float | None:
         return _optional("Apixo.unit_price_usd", _price, proposal["value"])
+
+    def frozen_copy(self) -> Apixo:
+        """These settings as they are now, with absolute folders."""
+        values = self.trait_values(config=True)
+        values["home"] = str(self.home_path)
+        values["images"] = str(self.images_path)
+        return Apixo(**values)
 
     @property
     def home_path(self) -> Path:
@@ -237,145 +238,6 @@ def normal_base_url(text: str) -> str:
     if path not in ("", "/api/v1"):
         raise ValueError(f"{rule}, with the path /api/v1 or none")
     return f"{parts.scheme}://{parts.netloc}/api/v1"
-
-
-# --- the key ---------------------------------------------------------------------------------------
-
-
-class ApiKey:
-    """An API key that cannot be printed, compared in a log, pickled or copied by accident."""
-
-    __slots__ = ("_secret", "source")
-
-    def __init__(self, text: str, source: str = "given in code") -> None:
-        self._secret, problem = _clean_key(text)
-        text = ""  # tracebacks may show local variables; this one shall be empty by then
-        self.source = source
-        if problem:
-            raise ConfigurationError(f"The API key {source} {problem}", next_step=_COPY_AGAIN)
-
-    def bearer(self) -> str:
-        """The value of the Authorization header. The only way to read the key."""
-        return f"Bearer {self._secret}"
-
-    def hide(self, text: str) -> str:
-        """A text that a server wrote for people, with the key taken out, should it quote it."""
-        return text.replace(self._secret, "[API key]")
-
-    def __repr__(self) -> str:
-        return f"ApiKey(•••• from {self.source})"
-
-    def __reduce__(self) -> Any:
-        raise TypeError("an API key is not pickled; make a new client from the environment there")
-
-
-_COPY_AGAIN = "Copy the key again from your APIXO dashboard, without the text around it."
-
-
-def _clean_key(text: str) -> tuple[str, str]:
-    """The key without what people paste along, and what is wrong with it, or ""."""
-    # Strip what people paste along: blanks, quotes, "Bearer". Whatever is left unusable is refused here,
-    # because HTTP libraries quote the whole header, and so the key, in their own complaint.
-    key = text.strip().strip("\"'").strip()
-    if key[:6].casefold() == "bearer" and not key[6:7].strip():
-        key = key[6:].strip().strip("\"'").strip()
-    if not key or key.upper() in ("YOUR_API_KEY", "YOUR-API-KEY") or len(key) > 1000:
-        return "", "is empty, a placeholder or far too long"
-    if not all("!" <= char <= "~" for char in key):
-        return "", "holds a blank or a character that no key has (keys are plain ASCII)"
-    return key, ""
-
-
-def usable_key(given: str | ApiKey | None) -> ApiKey | ConfigurationError:
-    """The key given, else the one found, else the error that says what to do.
-
-    Returned, not raised: the caller drops its own variable first, so that no traceback can show the key.
-    """
-    try:
-        found = ApiKey(given) if isinstance(given, str) else given or find_key()
-    except ConfigurationError as error:
-        return error.with_traceback(None)
-    return found or MissingKeyError("There is no APIXO API key")
-
-
-def find_key() -> ApiKey | None:
-    """The key from ``APIXO_API_KEY``, else from the system's keyring, else from the key file; or None."""
-    if os.environ.get(KEY_VARIABLE, "").strip():
-        return ApiKey(os.environ[KEY_VARIABLE], f"in {KEY_VARIABLE}")
-    stored = _keyring_read()
-    if stored:
-        return ApiKey(stored, "in the system keyring")
-    path = key_file()
-    with contextlib.suppress(OSError):
-        # A damaged byte becomes a character no key has: a UnicodeDecodeError would carry the file's content.
-        return ApiKey(path.read_text(encoding="utf-8", errors="replace"), "in the key file")
-    return None
-
-
-def key_file() -> Path:
-    """Where a key is kept on machines without a keyring; readable by its owner only."""
-    from platformdirs import user_config_path
-
-    return user_config_path("apixo_nb") / "key"
-
-
-def store_key(text: str) -> ApiKey:
-    """Keep a key for later kernels: in the system's keyring, else in a file that only its owner can read.
-
-    Raises ConfigurationError where neither can be written.
-    """
-    key = ApiKey(text)
-    secret = key.bearer().removeprefix("Bearer ")
-    if _keyring_write(secret):
-        with contextlib.suppress(OSError):
-            key_file().unlink()  # an older key in the open, should there be one
-        return ApiKey(secret, "in the system keyring")
-    try:
-        _write_private(key_file(), secret)
-    except OSError as error:
-        raise ConfigurationError(
-            f"The key could not be stored: {error.strerror}",
-            next_step=f"Set {KEY_VARIABLE} before Jupyter starts.",
-        ) from None
-    return ApiKey(secret, "in the key file")
-
-
-def forget_key() -> None:
-    """Remove the stored key, wherever it is. The environment variable is not ours to remove."""
-    _keyring_write("")
-    with contextlib.suppress(OSError):
-        key_file().unlink()
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, stat.S_IRUSR | stat.S_IWUSR)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)  # noqa: PTH101 - an older file may be more open
-        file.write(text)
-
-
-def _keyring_read() -> str | None:
-    try:
-        import keyring
-
-        return keyring.get_password("apixo_nb", "api-key")
-    except Exception:  # noqa: BLE001 - no backend, locked, no D-Bus: each of them means "no key here"
-        return None
-
-
-def _keyring_write(secret: str) -> bool:
-    try:
-        import keyring
-
-        if secret:
-            keyring.set_password("apixo_nb", "api-key", secret)
-            # Read back, as the null backend of some servers takes everything and keeps nothing.
-            return keyring.get_password("apixo_nb", "api-key") == secret
-        keyring.delete_password("apixo_nb", "api-key")
-    except Exception:  # noqa: BLE001 - as above; the caller falls back to the file
-        return False
-    return True
 
 
 # --- the process's settings -------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from . import errors
 from .errors import printable
 from .run import (
     CANCELLED,
@@ -119,7 +120,10 @@ def _remark(run: Run) -> str:
         missing = f"{run.missing} not on disk yet" if run.missing else ""
         return "; ".join(text for text in (run.remark, missing, printable(run.fail_msg)) if text)
     if run.state == FAILED:
-        return f"Failed: {printable(f'{run.fail_code} {run.fail_msg}'.strip())}"
+        said = ": ".join(text for text in (run.fail_code, run.fail_msg) if text)
+        return f"Failed: {printable(said)}"
+    if run.state == SUBMITTING:
+        return "Its submit has no answer yet; it is not sent again"
     return phase(run)
 
 
@@ -154,7 +158,7 @@ def cost(run: Run) -> str:
 
 def dollars(micros: int) -> str:
     """Micro-dollars as $0.35; more digits where the price has them."""
-    return f"${micros / 1e6:.2f}" if micros % 10_000 == 0 else f"${micros / 1e6:.6f}".rstrip("0")
+    return errors.dollars(micros / 1e6)
 
 
 def seconds(value: float) -> str:
@@ -188,7 +192,7 @@ def progress_facts(run: Run, elapsed_s: float, expected_s: float) -> list[str]:
     """Elapsed and expected time, downloads and cost of a run on its way."""
     waiting = run.state not in (SUBMITTING, SUCCESS, FAILED)
     downloads = f"{len(run.files)} of {len(run.result_urls)} pictures" if run.state == SUCCESS else ""
-    expected = f"{elapsed_s:.0f} s of about {expected_s:.0f} s" if waiting else ""
+    expected = f"{elapsed_s:.0f} s, usually about {expected_s:.0f} s" if waiting else ""
     return [part for part in (expected, downloads, cost(run), printable(run.prompt, 60)) if part]
 
 

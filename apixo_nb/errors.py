@@ -52,6 +52,12 @@ def printable(text: object, limit: int = SHOWN_CHARACTERS) -> str:
     return shown if len(whole) <= limit else shown[:limit] + "…"
 
 
+def dollars(usd: float) -> str:
+    """$0.35; more digits where the sum has them."""
+    cents = f"{usd:.2f}"
+    return f"${cents}" if abs(float(cents) - usd) < 1e-9 else f"${usd:.6f}".rstrip("0")
+
+
 def _visible(char: str) -> str:
     if char in "\n\t":
         return " "
@@ -136,7 +142,7 @@ class ApixoError(Exception):
     def _cost(self) -> str:
         if not self.maybe_billed:
             return ""
-        stake = "" if self.at_stake_usd is None else f" up to ${self.at_stake_usd:.2f}"
+        stake = "" if self.at_stake_usd is None else f" up to {dollars(self.at_stake_usd)}"
         return f"May have cost{stake}." if stake else "It may have been billed."
 
     def __str__(self) -> str:
@@ -215,7 +221,7 @@ class APIError(ApixoError):
 class BadRequestError(APIError):
     """400 or 422: the body, mode, prompt, parameter or picture URL is wrong."""
 
-    next_step = "Nothing was made. Fix the request before trying again."
+    next_step = "Fix the request before trying again."
 
 
 class AuthenticationError(APIError):
@@ -227,7 +233,7 @@ class AuthenticationError(APIError):
 class InsufficientBalanceError(APIError):
     """402, or a 400 or failCode that speaks of credits: balance or quota is too low."""
 
-    next_step = "Nothing was made. Add balance, or switch to another account or key."
+    next_step = "Add balance, or switch to another account or key."
 
 
 class PermissionDeniedError(APIError):
@@ -249,7 +255,7 @@ class RateLimitError(APIError):
     """429: a rate limit, a daily quota or the provider's limit."""
 
     retryable = True
-    next_step = "Nothing was made. Slow down and try again later; a daily quota clears only the next day."
+    next_step = "Slow down and try again later; a daily quota clears only the next day."
 
     @property
     def advice(self) -> str:
@@ -355,6 +361,10 @@ class LedgerError(ApixoError):
     """The ledger cannot be opened, read or written."""
 
 
+_NO_TASK_YET = (
+    "No task is known yet; if its answer comes, it is kept: see `%apixo history`. Nothing is sent again."
+)
+
 Interrupt = TypeVar("Interrupt", bound=BaseException)
 
 
@@ -365,7 +375,9 @@ def remember(interrupt: Interrupt, *, run_id: str | None = None, task_id: str | 
     """
     left = f"run {run_id}" if run_id else f"task {printable(task_id, 80)}" if task_id else "the submit"
     headline = f"Stopped waiting for {left}"
-    step = RunCancelledError.next_step if run_id or task_id else SubmitUnknownError.next_step
+    step = (
+        RunCancelledError.next_step if task_id else _NO_TASK_YET if run_id else SubmitUnknownError.next_step
+    )
     facts: dict[str, Any] = {"run_id": run_id, "task_id": task_id, "maybe_billed": True}
     # No lambda, so that it pickles.
     facts["_render_traceback_"] = functools.partial(_two_lines, type(interrupt).__name__, headline, step)

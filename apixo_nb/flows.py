@@ -184,6 +184,7 @@ def _refusal(outcome: Reply | Fault, request: Request, clock: Clock) -> tuple[st
     if not _is_refusal(answer):
         return _unknown(_why_unknown(answer), request, status=answer.status, code=answer.code), None
     problem = problem_of(answer, "The submit was refused")
+    problem.next_step = f"Nothing was made. {problem.next_step}"
     problem.retry_after_s = retry_after_s(answer.retry_after, clock.wall())
     if isinstance(problem, RateLimitError) and answer.status == 429:
         return problem, problem.retry_after_s or 0.0
@@ -311,10 +312,17 @@ def wait(
             young = isinstance(outcome, NotFoundError) and age_s + now - started < spec.NOT_FOUND_GRACE_S
             refusals = refusals + 1 if isinstance(outcome, _LASTING) and not young else 0
             if refusals >= _LASTING_IN_A_ROW:
-                raise outcome
+                raise _of_a_paid_task(outcome)
         if now >= deadline:
             raise _waited_too_long(task_id, timeout_s)
         yield Sleep(min(_next_poll(cadence, clock, failures, outcome), deadline - now))
+
+
+def _of_a_paid_task(problem: ApixoError) -> ApixoError:
+    """The error that ends a wait: whatever the answers say, the task was accepted."""
+    problem.maybe_billed = True
+    problem.next_step = f"The task is kept: `%apixo resume` waits for it again. {problem.next_step}"
+    return problem
 
 
 def _next_poll(cadence: spec.Cadence, clock: Clock, failures: int, outcome: object) -> float:

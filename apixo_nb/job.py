@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from . import loop
 from .errors import ApixoError, RunCancelledError, remember
 from .run import FAILED, SUBMITTING, UNKNOWN, Run
 
-_GRACE_S = 0.3  # how long Stop waits for the row to say "cancelled" before it returns
+_GRACE_S = 0.2  # how long Stop waits for the row to say "cancelled" before it returns
 
 
 class Job:
@@ -74,9 +74,7 @@ class Job:
 
     def stop(self) -> None:
         """`cancel`, and give the row a moment to say so."""
-        self.cancel()
-        if self.ended is not None:
-            concurrent.futures.wait([self.ended], timeout=_GRACE_S)
+        stop_all([self])
 
     def __await__(self) -> Generator[Any, None, Run]:
         return self._awaited().__await__()
@@ -100,6 +98,13 @@ class Job:
         """The runner's side: this is what `wait` raises. The first word stands."""
         if not self.answer.done():
             self.answer.set_exception(error)
+
+
+def stop_all(jobs: Sequence[Job]) -> None:
+    """Stop several jobs, and give their rows one moment together to say so."""
+    for job in jobs:
+        job.cancel()
+    concurrent.futures.wait([job.ended for job in jobs if job.ended is not None], timeout=_GRACE_S)
 
 
 def stopped_error(job: Job, what: str) -> RunCancelledError:

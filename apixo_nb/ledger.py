@@ -209,6 +209,11 @@ class Ledger:
         for part in sorted(self._aside.parent.glob(f"{self._aside.stem}-*.merging")):
             with self._writing() as connection:
                 for run_id, task_id, submitted_at in _kept(part):
+                    if connection.scalar(sa.select(_runs.c.run_id).where(_runs.c.run_id == run_id)) is None:
+                        # A row of another ledger, which this home had for a while: kept for it.
+                        kept = {"run_id": run_id, "task_id": task_id, "at": submitted_at.isoformat()}
+                        _append(self._aside, kept)
+                        continue
                     row = (_runs.c.run_id == run_id) & _runs.c.task_id.is_(None)
                     state = sa.case((_runs.c.state.in_(FINAL_STATES), _runs.c.state), else_=SUBMITTED)
                     bought = {"task_id": task_id, "submitted_at": submitted_at, "state": state}

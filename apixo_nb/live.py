@@ -28,7 +28,7 @@ from .display import (
 )
 from .errors import remember
 from .images import THUMBNAIL_PX
-from .job import Job
+from .job import Job, stop_all
 from .run import Run
 from .session import Session
 
@@ -49,13 +49,19 @@ class View(Protocol):
 
 
 class Watch:
-    """Several jobs of one cell, watched until all have ended. Block with `block`, or ``await`` it."""
+    """Several jobs of one cell, watched until all have ended, with `block` or with ``await wait()``.
 
-    def __init__(self, session: Session, jobs: Sequence[Job], shell: InteractiveShell | None) -> None:
+    `button`: show Cancel. Recent kernels hear it only while the cell awaits; a dead one would be worse.
+    """
+
+    def __init__(
+        self, session: Session, jobs: Sequence[Job], shell: InteractiveShell | None, *, button: bool = False
+    ) -> None:
         self._jobs = jobs
         self._started = time.monotonic()
-        kind = _view_kind(shell)
+        kind = _view_kind(shell, button=button)
         self._views: list[View] = [kind(session, job) for job in jobs]
+        self._ended: set[int] = set()  # jobs whose card is shown already
 
     def block(self) -> list[Run]:
         """Wait; Stop (KeyboardInterrupt) cancels all jobs. Raises the first job's error."""
@@ -77,14 +83,20 @@ class Watch:
 
     def _redraw(self) -> bool:
         elapsed = time.monotonic() - self._started
-        for job, view in zip(self._jobs, self._views, strict=True):
-            if not job.done:
+        for index, (job, view) in enumerate(zip(self._jobs, self._views, strict=True)):
+            if job.done:
+                self._end(index)  # its neighbours may take minutes more
+            else:
                 view.refresh(job.run, elapsed)
-        return not all(job.done for job in self._jobs)
+        return len(self._ended) < len(self._jobs)
+
+    def _end(self, index: int) -> None:
+        if index not in self._ended:
+            self._ended.add(index)
+            self._views[index].finish(self._jobs[index].run)
 
     def _leave(self, stop: Stop) -> Stop:
-        for job in self._jobs:
-            job.stop()
+        stop_all(self._jobs)
         self._finish()
         left = next((job.run for job in self._jobs if not job.run.is_final), self._jobs[0].run)
         return remember(stop, run_id=left.run_id, task_id=left.task_id)
@@ -96,8 +108,8 @@ class Watch:
         return [job.run for job in self._jobs]
 
     def _finish(self) -> None:
-        for job, view in zip(self._jobs, self._views, strict=True):
-            view.finish(job.run)
+        for index in range(len(self._jobs)):
+            self._end(index)
 
 
 def card(session: Session, run: Run, said: str = "") -> dict[str, str]:
@@ -114,13 +126,13 @@ def _thumbnail(session: Session, image: Any) -> Thumbnail:
     return Thumbnail(link, data_uri, round(width * scale), round(height * scale))
 
 
-def _view_kind(shell: InteractiveShell | None) -> Any:
+def _view_kind(shell: InteractiveShell | None, *, button: bool) -> Any:
     kernel = getattr(shell, "kernel", None)
     if kernel is None:
         return _TextView
     # nbclient, nbconvert and papermill take no input, and would keep dead widgets in the file.
     headless = not kernel.get_parent().get("content", {}).get("allow_stdin", True)
-    return _HtmlView if headless else _WidgetView
+    return _WidgetView if button and not headless else _HtmlView
 
 
 class _HtmlView:
@@ -144,9 +156,9 @@ class _HtmlView:
         }
 
     def refresh(self, run: Run, elapsed_s: float) -> None:
-        # Nobody watches a headless run: a new state is news, a second more is not.
-        if phase(run) != self._shown:
-            self._shown = phase(run)
+        news = progress_text(run, elapsed_s, self._expected_s)  # changes once a second
+        if news != self._shown:
+            self._shown = news
             update_display(self._progress(run, elapsed_s), raw=True, display_id=self._id)
 
     def finish(self, run: Run) -> None:

@@ -75,6 +75,15 @@ def loop_thread() -> LoopThread:
         return _current
 
 
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on the loop thread and wait for it; Stop (KeyboardInterrupt) cancels it at once.
 

@@ -6,6 +6,7 @@ A translator and no more: read what was typed, call the session, show what came.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import getpass
 import os
 from collections.abc import Callable, Coroutine
@@ -15,9 +16,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.display import display
 
-from . import config, options
+from . import config, keys, options
 from .completion import complete
-from .errors import ApixoError, AuthenticationError, ConfigurationError, InvalidRequestError
+from .errors import ApixoError, AuthenticationError, ConfigurationError, InvalidRequestError, printable
 from .template import fill, split_prompts
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class ApixoMagics(Magics):
     def apixo_cell(self, line: str, cell: str) -> None:
         """``%%apixo``; its help is made of the options, below."""
         given = options.parse(line)
-        watch = self._start(given, cell)
+        watch = self._start(given, cell, button=False)
         if watch is not None:
             self._bind(given.output, watch.block())
 
@@ -46,14 +47,14 @@ class ApixoMagics(Magics):
         return self._await(options.parse(line), cell)
 
     async def _await(self, given: options.Options, cell: str) -> None:
-        watch = self._start(given, cell)
+        watch = self._start(given, cell, button=True)
         if watch is not None:
             self._bind(given.output, await watch.wait())
 
-    def _start(self, given: options.Options, cell: str) -> Watch | None:
+    def _start(self, given: options.Options, cell: str, *, button: bool) -> Watch | None:
         """Check everything, then buy; None for a dry run."""
         from .live import Watch
-        from .session import current
+        from .shared import current
 
         session = current()
         runs = [self._plan(session, given, template) for template in split_prompts(cell)]
@@ -64,7 +65,7 @@ class ApixoMagics(Magics):
         bought = [decision.run for decision in decisions if decision.action == "buy"]
         session.check_cost(bought, given.max_cost_usd)
         jobs = [session.carry_out(decision, given.timeout_s) for decision in decisions]
-        return Watch(session, jobs, self.shell)
+        return Watch(session, jobs, self.shell, button=button)
 
     def _plan(self, session: Session, given: options.Options, template: str) -> Run:
         from .labels import make_labels
@@ -87,8 +88,10 @@ class ApixoMagics(Magics):
         if command in options.COMMANDS_NOT_YET:
             raise InvalidRequestError(f"%apixo {command} is not there yet", field="command", value=command)
         if command not in options.COMMANDS:
+            near = difflib.get_close_matches(command, options.COMMANDS, n=1)
             raise InvalidRequestError(
                 f"Unknown command {command!r:.80}",
+                next_step=f"Did you mean {near[0]}?" if near else "",
                 field="command",
                 value=command,
                 allowed=", ".join(options.COMMANDS),
@@ -102,80 +105,91 @@ class ApixoMagics(Magics):
         _say(_cell_help(), "", _line_help())
 
     def _login(self, words: list[str]) -> None:
-        from .session import current, reset
+        from .shared import current, reset
 
         if words:
             step = "It may now stand in the notebook and its history: remove it there, or make a new key."
             raise ConfigurationError("%apixo login takes no key on the line", next_step=step)
         try:
-            text = getpass.getpass("APIXO API key (not shown): ")
+            key = keys.ApiKey(getpass.getpass("APIXO API key (not shown): "), "you typed")
         except (EOFError, NotImplementedError) as error:
             # ipykernel raises a subclass of NotImplementedError where the front end takes no input.
-            step = f"Set {config.KEY_VARIABLE} before Jupyter starts."
+            step = f"Set {keys.KEY_VARIABLE} before Jupyter starts."
             raise ConfigurationError("There is nobody to ask for the key here", next_step=step) from error
-        key = config.ApiKey(text)
+        _say("Trying the key ...")
         left = _balance_of(key, current().settings)
-        stored = config.store_key(text)
+        stored = _stored(key)
         reset()
         _say(f"The key is stored {stored.source}. {left}")
-        if os.environ.get(config.KEY_VARIABLE):
-            _say(f"But {config.KEY_VARIABLE} is set too, and goes first until it is removed.")
+        if os.environ.get(keys.KEY_VARIABLE):
+            _say(f"But {keys.KEY_VARIABLE} is set too, and goes first until it is removed.")
 
     def _logout(self, _words: list[str]) -> None:
-        from .session import reset
+        from .shared import reset
 
-        config.forget_key()
+        keys.forget_key()
         reset()
         _say("The stored key is removed. A key in the environment stays until Jupyter restarts.")
 
     def _status(self, _words: list[str]) -> None:
-        from .session import current
+        from .shared import current
         from .status import status_lines
 
         _say(*status_lines(current()))
 
     def _balance(self, _words: list[str]) -> None:
-        from .session import current
+        from .shared import current
 
         session = current()
         _say(f"{_sandbox_mark(session)}${session.balance():.2f} left")
 
     def _history(self, words: list[str]) -> Any:
-        from .session import current
+        from .shared import current
 
         number = _whole_number(words[0]) if words else 10
+        table = current().history().set_index("run_id").tail(number)
+        table["created_at"] = table["created_at"].dt.floor("s").dt.tz_localize(None)
+        table["seconds"] = (table["costTime"] / 1000).round(1)
+        table["on disk"] = table["files"].map(len)
         shown = [
             "created_at",
             "state",
             "prompt",
             "aspect_ratio",
             "num_images",
-            "costTime",
+            "on disk",
+            "seconds",
             "cost_usd",
-            "files",
         ]
-        return current().history().set_index("run_id")[shown].tail(number)
+        return table[[*shown, "fail_code"]]
 
     def _resume(self, words: list[str]) -> None:
+        from .display import dollars
         from .live import Watch
-        from .session import current
+        from .shared import current
 
         session = current()
         jobs = session.resume(words[0] if words else None)
-        if not jobs:
+        if lost := session.lost():
+            stake = dollars(sum(run.price_micros for run in lost))
+            _say(
+                f"{len(lost)} submit(s) without an answer, up to {stake} at stake; they are not sent again:",
+                *(f"  run {run.run_id}: {printable(run.prompt, 60)}" for run in lost),
+            )
+        if jobs:
+            Watch(session, jobs, self.shell).block()
+        elif not lost:
             _say("Nothing to resume: every task has ended, and its pictures are on disk.")
-            return
-        Watch(session, jobs, self.shell).block()
 
     def _export(self, words: list[str]) -> None:
-        from .session import current
+        from .shared import current
 
         if len(words) != 1:
             raise InvalidRequestError("Which file?", field="export", allowed="%apixo export FILE.csv")
         _say(f"Written: {current().export_csv(words[0])}")
 
     def _sandbox(self, words: list[str]) -> None:
-        from .session import current
+        from .shared import current
 
         wanted = {(): True, ("on",): True, ("off",): False}.get(tuple(words))
         if wanted is None:
@@ -228,7 +242,14 @@ def _show_plan(session: Session, runs: list[Run]) -> None:
     display({"text/html": plan_html(runs, base_url), "text/plain": plan_text(runs, base_url)}, raw=True)
 
 
-def _balance_of(key: config.ApiKey, settings: config.Apixo) -> str:
+def _stored(key: keys.ApiKey) -> keys.ApiKey:
+    """Store the key. Stop while a keyring asks for its password leaves no frame behind that holds the key."""
+    with contextlib.suppress(KeyboardInterrupt):
+        return keys.store_key(key)
+    raise KeyboardInterrupt
+
+
+def _balance_of(key: keys.ApiKey, settings: config.Apixo) -> str:
     """What the key is good for, in a sentence; raises AuthenticationError if APIXO refuses it."""
     from .api import Client
 
@@ -271,7 +292,11 @@ class AwaitMagic:
         """The lines of a cell after IPython's own transformers."""
         if not self.enabled or self._running or not lines or not lines[0].startswith(_CELL):
             return lines
-        return ["await " + lines[0].replace("'apixo'", "'apixo_awaited'", 1), *lines[1:]]
+        first = lines[0].replace("'apixo'", "'apixo_awaited'", 1)
+        if first.endswith(", '')\n"):
+            # An empty body would be refused in IPython's words, which name the inner magic. Ours are better.
+            first = first.removesuffix("'')\n") + "'\\n')\n"
+        return ["await " + first, *lines[1:]]
 
     def cell_begins(self, _info: Any) -> None:
         """For the event ``pre_run_cell``, which comes after the cell was transformed."""
@@ -288,7 +313,7 @@ _await_magic = AwaitMagic()
 def _card_of(run: Run, **_options: Any) -> tuple[dict[str, str], dict[str, Any]]:
     """A run as the value of a cell is shown as its card."""
     from .live import card
-    from .session import current
+    from .shared import current
 
     return card(current(), run), {}
 

@@ -40,7 +40,7 @@ COMMANDS = {
     "help": "this page",
 }
 
-COMMANDS_NOT_YET = ("rescue", "budget", "panel", "doctor")
+COMMANDS_NOT_YET = ("rescue", "budget", "panel")
 
 EXAMPLES = """\
 examples:

@@ -154,7 +154,7 @@ def _choice(parameter: Parameter, value: object) -> Value:
         if type(value) is type(allowed) and value == allowed:  # True == 1 and 2.0 == 2, but not here
             return allowed
     names = [str(choice) for choice in parameter.values]
-    near = difflib.get_close_matches(printable(value, 80).strip(), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(printable(value, 80).strip(), names, n=1, cutoff=0.6)
     hint = f"Did you mean {near[0]}?" if near else ""
     message = f"{parameter.help.capitalize()} ({parameter.flag}) cannot be {_quoted(value)}"
     raise _refuse(message, parameter.wire, value, ", ".join(names), hint)

@@ -107,6 +107,8 @@ class Run(BaseModel):
     def __repr__(self) -> str:
         return f"<Run {self.run_id}: {self.state}, {len(self.files)} of {self.num_images} pictures on disk>"
 
+    __str__ = __repr__
+
     @property
     def spec(self) -> ModelSpec | None:
         """The facts of its model; None for a model this version does not know."""

@@ -8,6 +8,7 @@ keeps it, listeners hear of it, and `Job.run` is always the latest.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextlib
 import logging
@@ -17,7 +18,6 @@ from typing import Any
 
 from . import loop
 from .api import AsyncClient
-from .download import Downloaded
 from .errors import (
     ApixoError,
     ImageError,
@@ -45,10 +45,12 @@ from .run import (
     utc_now,
 )
 from .wire import TaskStatus
+from .writer import Writer
 
 Listener = Callable[[Run], None]
 
 _log = logging.getLogger(__name__)
+_LAST_S = 4.0  # at the end of the process; a kernel that is shut down is killed after some five seconds
 _MAX_RESULTS = 2  # result URLs taken, as a multiple of the pictures asked for
 
 
@@ -61,8 +63,9 @@ class Runner:
         self._images = images
         self._listeners: list[Listener] = []
         self._live: dict[str, Job] = {}
-        # One thread writes, so that a row's changes arrive in order and a slow disk holds up no poll.
-        self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="apixo-ledger")
+        self._writer = Writer()
+        loop.loop_thread()  # made before the line below, so that it ends after it
+        atexit.register(self._at_exit)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Hear of every new record, on the loop thread; returns the function that ends it."""
@@ -79,13 +82,25 @@ class Runner:
         """Whether runs are in flight."""
         return bool(self._live)
 
+    def watches(self, run: Run) -> bool:
+        """Whether a run is in flight here."""
+        return run.run_id in self._live
+
     def close(self) -> None:
         """Stop waiting for all runs; returns when submits on their way are answered and all is written."""
         jobs = list(self._live.values())
         for job in jobs:
             job.cancel()
         concurrent.futures.wait([job.ended for job in jobs if job.ended is not None])
-        self._writer.shutdown()
+        self._writer.close()
+        atexit.unregister(self._at_exit)
+
+    def _at_exit(self) -> None:
+        """The process ends: a submit on its way may still be answered, and its taskId written."""
+        jobs = list(self._live.values())
+        for job in jobs:
+            job.cancel()
+        concurrent.futures.wait([job.ended for job in jobs if job.ended is not None], timeout=_LAST_S)
 
     def start(self, run: Run, timeout_s: float) -> Job:
         """Buy: write the row, submit, wait, download."""
@@ -118,6 +133,8 @@ class Runner:
         except ApixoError as error:
             error.run_id = error.run_id or job.run.run_id
             error.task_id = error.task_id or job.run.task_id
+            if error.maybe_billed and error.at_stake_usd is None:
+                error.at_stake_usd = job.run.price_micros / 1e6
             job.fail(error)
         except Exception as error:  # noqa: BLE001 - handed on to the waiting caller, who sees all of it
             job.fail(error)
@@ -254,7 +271,7 @@ class Runner:
     async def _picture(self, job: Job, index: int, url: str) -> ApixoError | None:
         try:
             downloaded = await self._client.download(url, self._images.target(job.run.run_id, index))
-            image = await asyncio.to_thread(self._keep, job.run, index, downloaded)
+            image = await asyncio.to_thread(self._images.keep, job.run, index, downloaded)
         except ApixoError as error:
             if isinstance(error, LedgerError):
                 return error
@@ -262,9 +279,6 @@ class Runner:
             return _as_image_error(error)
         await self._picture_known(job, image)
         return None
-
-    def _keep(self, run: Run, index: int, downloaded: Downloaded) -> Image:
-        return self._images.keep(run, index, downloaded)
 
     async def _picture_known(self, job: Job, image: Image) -> None:
         others = [known for known in job.run.images if known.index != image.index]
@@ -280,7 +294,7 @@ class Runner:
         await self._write(self._ledger.update, job.run.run_id, **changes)
 
     async def _write(self, call: Callable[..., Any], *args: Any, **changes: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._writer, lambda: call(*args, **changes))
+        return await asyncio.wrap_future(self._writer.submit(call, *args, **changes))
 
     def _tell(self, job: Job, run: Run) -> None:
         job.run = run

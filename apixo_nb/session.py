@@ -1,6 +1,6 @@
 """The front door, and the only wiring: settings, key, client, ledger, images and runner made one.
 
-`current` is the session that notebooks share; it is made anew when a setting has changed.
+The session that notebooks share is in `shared.py`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from . import config
+from . import config, keys
 from .api import AsyncClient
-from .errors import ApixoError, CostLimitError, InvalidRequestError
+from .errors import ConfigurationError, CostLimitError, InvalidRequestError, dollars
 from .flows import RetryPolicy
 from .images import Images
 from .job import Job, cannot_resume
@@ -25,7 +25,7 @@ from .ledger import Ledger
 from .loop import run as run_on_loop
 from .replay import Decision, decide_all
 from .request import Request, make_request
-from .run import Run, new_run
+from .run import SUBMITTING, UNKNOWN, Run, new_run
 from .runner import Listener, Runner
 from .spec import DEFAULT_MODEL, MODELS, Cadence
 
@@ -44,21 +44,32 @@ class Session:
     Parameters
     ----------
     settings : Apixo, optional
-        Default: the process's settings, from the environment and ``%config Apixo``.
+        Default: the process's settings, from the environment and ``%config Apixo``. Copied: later changes
+        are for later sessions.
     key : str or ApiKey, optional
-        Default: found when it is first needed, see `config.find_key`.
+        Default: found when it is first needed, see `keys.find_key`.
     """
 
-    def __init__(
-        self, settings: config.Apixo | None = None, *, key: str | config.ApiKey | None = None
-    ) -> None:
-        self.settings = settings or config.settings()
-        self._key = config.ApiKey(key) if isinstance(key, str) else key
+    def __init__(self, settings: config.Apixo | None = None, *, key: str | keys.ApiKey | None = None) -> None:
+        # A copy, with absolute folders: a setting changed later, or a chdir, must not part a run from its
+        # mark, its ledger from its pictures, or a real client from the word "real".
+        self.settings = (settings or config.settings()).frozen_copy()
+        given = keys.usable_key(key) if key is not None else None
+        key = None  # no traceback of what follows can show it
+        if isinstance(given, ConfigurationError):
+            raise given
+        self._key = given
         self._client: AsyncClient | None = None
         self._ledger: Ledger | None = None
         self._runner: Runner | None = None
         self._lock = threading.RLock()
         self.images = Images(self.settings.images_path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         where = "the sandbox" if self.settings.sandbox else urlsplit(self.settings.base_url).netloc
@@ -72,9 +83,9 @@ class Session:
         return self.settings.sandbox or config.is_loopback(urlsplit(self.settings.base_url).hostname)
 
     @property
-    def key(self) -> config.ApiKey | None:
+    def key(self) -> keys.ApiKey | None:
         """The key that requests to APIXO carry, or None while there is none."""
-        return self._key or config.find_key()
+        return self._key or keys.find_key()
 
     @property
     def client(self) -> AsyncClient:
@@ -106,16 +117,16 @@ class Session:
             self._key,
             base_url=self.settings.base_url,
             request_timeout_s=self.settings.request_timeout,
-            cadence=self.cadence(),
+            cadence=self.cadence,
         )
 
     def _sandbox_client(self) -> AsyncClient:
         # Never with the real key: whatever listens on a port of this machine has no business with it.
         return AsyncClient(
-            config.ApiKey("sandbox", "of the sandbox"),
+            keys.ApiKey("sandbox", "of the sandbox"),
             base_url=self.sandbox().base_url,
             request_timeout_s=self.settings.request_timeout,
-            cadence=self.cadence(),
+            cadence=self.cadence,
             retry=RetryPolicy(base_s=0.1, cap_s=2.0),
         )
 
@@ -131,7 +142,7 @@ class Session:
         from .sandbox import Sandbox, SandboxOptions
 
         journal = self.settings.home_path / "sandbox.jsonl"
-        with _lock:
+        with _sandboxes_lock:
             if journal not in _sandboxes:
                 _sandboxes[journal] = Sandbox(SandboxOptions(seconds=SANDBOX_TASK_S, journal=journal))
             return _sandboxes[journal].start()
@@ -179,7 +190,7 @@ class Session:
         check_number(max_cost_usd, "max_cost_usd", "a sum in US dollars, 0 or more", 0.0)
         if max_cost_usd is not None and total > round(max_cost_usd * 1_000_000):
             raise CostLimitError(
-                f"This would cost ${total / 1e6:.2f}, above the limit of ${max_cost_usd:.2f}",
+                f"This would cost {dollars(total / 1e6)}, above the limit of {dollars(max_cost_usd)}",
                 next_step="Nothing was sent. Ask for fewer pictures, or raise --max-cost.",
             )
 
@@ -254,6 +265,11 @@ class Session:
             raise cannot_resume(runs[0])
         return [self.runner.resume(run, timeout_s or self.settings.timeout) for run in mine]
 
+    def lost(self) -> list[Run]:
+        """Runs whose submit was never answered, as far as nobody here waits for it: maybe billed."""
+        rows = [run for run in self.ledger.runs() if run.sandbox == self.is_sandbox]
+        return [run for run in rows if run.state in (UNKNOWN, SUBMITTING) and not self.runner.watches(run)]
+
     def run(self, run_id: str) -> Run:
         """One run by its id; raises InvalidRequestError if there is none."""
         found = self.ledger.get(run_id)
@@ -298,103 +314,20 @@ def _in_ipython() -> bool:
     return ipython is not None and ipython.get_ipython() is not None
 
 
-# --- the session that notebooks share ---------------------------------------------------------------
-
-_lock = threading.RLock()
-_current: tuple[Session, dict[str, Any]] | None = None
+# One sandbox for each home: sessions come and go with the settings, a sandbox knows its tasks.
+_sandboxes: dict[Path, Sandbox] = {}
+_sandboxes_lock = threading.RLock()
 
 # Ids of the runs that this kernel has bought or shown; they outlive a session that a setting renews.
 _drawn: set[str] = set()
 
-# One for each home: sessions come and go with the settings, a sandbox knows its tasks.
-_sandboxes: dict[Path, Sandbox] = {}
-
-
-def current() -> Session:
-    """The process's session; a new one when a setting has changed since the last call."""
-    global _current  # noqa: PLW0603 - one per process is the point
-    with _lock:
-        wanted = config.settings().trait_values(config=True)
-        if _current is None or _current[1] != wanted:
-            if _current is not None and not _current[0].busy:
-                _current[0].close()  # a busy one is left open: its runs go on to their end
-            _current = (Session(), wanted)
-        return _current[0]
-
-
-def reset() -> None:
-    """Forget the shared session, as after another key was stored."""
-    global _current  # noqa: PLW0603
-    with _lock:
-        _current = None
-
 
 def _after_fork() -> None:
-    """A child process shares no connection, thread or lock with its parent."""
-    global _lock, _current
-    _lock, _current = threading.RLock(), None
+    """A child process shares no thread and no lock with its parent."""
+    global _sandboxes_lock  # noqa: PLW0603
+    _sandboxes_lock = threading.RLock()
     _sandboxes.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def generate(prompt: str, **options: Any) -> Run:
-    """Make pictures, wait for them, and return their `Run`.
-
-    Parameters
-    ----------
-    prompt : str
-        1 to 10,000 characters.
-    aspect_ratio : "1:1", "2:3" or "3:2"
-    num_images : 1, 2 or 4
-    image_urls : list of str
-        Up to 5 public URLs of reference pictures.
-    name, note : str
-    tags : list of str
-        Kept on the row.
-    max_cost_usd : float
-        Refuse to start above it.
-    timeout_s : float
-        Give up waiting after so many seconds; the task is kept and can be resumed.
-    replay : bool
-        Show what the ledger holds for this request in place of buying it; default: in IPython, as cells are
-        run again, and not in a plain script.
-
-    Raises
-    ------
-    ApixoError
-        One class for each thing you can do about it; see `apixo_nb.errors`.
-    """
-    return current().begin(prompt, **options).wait()
-
-
-async def agenerate(prompt: str, **options: Any) -> Run:
-    """As `generate`, to ``await``. The work runs on apixo_nb's own loop, so yours stays free."""
-    return await current().begin(prompt, **options)
-
-
-def history() -> pd.DataFrame:
-    """All runs of the ledger as a DataFrame, oldest first; see `Session.history`."""
-    return current().history()
-
-
-def export_csv(path: str | os.PathLike[str]) -> Path:
-    """Write `history` to a CSV file, exactly, and return its path."""
-    return current().export_csv(path)
-
-
-def resume(run_id: str | None = None) -> list[Run]:
-    """Bring unfinished runs (or one) to their end and download what is missing; costs nothing.
-
-    Returns the runs as they are now; one that still fails keeps its row and its error text.
-    """
-    jobs = current().resume(run_id)
-    for job in jobs:
-        try:
-            job.wait()
-        except ApixoError:
-            if run_id is not None:
-                raise
-    return [job.run for job in jobs]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from .errors import dollars
 from .run import PLANNED, Run
 
 
@@ -21,8 +22,9 @@ def at_stake_micros(runs: Sequence[Run]) -> int:
 def spent_text(runs: Sequence[Run]) -> str:
     """Both sums in one line; a range while something is at stake."""
     stake = at_stake_micros(runs)
-    more = f", and up to ${stake / 1e6:.2f} more for runs whose end is not known" if stake else ""
-    return f"${spent_micros(runs) / 1e6:.2f} by list price{more}"
+    more = f", and up to {dollars(stake / 1e6)} more for runs whose end is not known" if stake else ""
+    paid = ", none of it paid: this is the sandbox" if runs and runs[0].sandbox else ""
+    return f"{dollars(spent_micros(runs) / 1e6)} by list price{more}{paid}"
 
 
 def count_text(runs: Sequence[Run]) -> str:

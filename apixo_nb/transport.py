@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from . import config, flows
+from . import flows, keys
 from .download import Downloaded, Limits, download_once
 from .errors import ApixoError, ConfigurationError
 
@@ -29,7 +29,7 @@ _NEVER_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeo
 class _BearerAuth(httpx2.Auth):
     """Writes the key into the request; tracebacks and reprs of a client then never hold it."""
 
-    def __init__(self, key: config.ApiKey) -> None:
+    def __init__(self, key: keys.ApiKey) -> None:
         self._key = key
 
     def auth_flow(self, request: httpx2.Request) -> Any:
@@ -52,7 +52,7 @@ class Transport:
         Of one picture.
     """
 
-    def __init__(self, key: config.ApiKey, base_url: str, request_timeout_s: float, limits: Limits) -> None:
+    def __init__(self, key: keys.ApiKey, base_url: str, request_timeout_s: float, limits: Limits) -> None:
         self._key = key
         self._base_url = base_url
         self._request_timeout_s = request_timeout_s

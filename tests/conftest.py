@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apixo_nb import config, session
+from apixo_nb import config, shared
 from apixo_nb.sandbox import Sandbox, SandboxOptions
 
 pytest_plugins = ["tests.browser"]
@@ -26,11 +26,11 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
     monkeypatch.setattr(config, "_settings", None)
-    session.reset()
+    shared.reset()
     yield
-    if session._current is not None:
-        session._current[0].close()
-    session.reset()
+    if shared._current is not None:
+        shared._current[0].close()
+    shared.reset()
 
 
 @pytest.fixture

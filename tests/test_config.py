@@ -17,9 +17,10 @@ from keyring.backend import KeyringBackend
 from keyring.backends import fail, null
 from traitlets.config import Config
 
-from apixo_nb import config
-from apixo_nb.config import ApiKey, Apixo, normal_base_url
+from apixo_nb import config, keys
+from apixo_nb.config import Apixo, normal_base_url
 from apixo_nb.errors import ConfigurationError
+from apixo_nb.keys import ApiKey
 
 from .conftest import KEY
 
@@ -378,7 +379,7 @@ def test_unusable_key_is_refused_without_being_shown(text):
 
 
 def write_key_file(text: str | bytes) -> Path:
-    path = config.key_file()
+    path = keys.key_file()
     path.parent.mkdir(parents=True)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
@@ -386,7 +387,7 @@ def write_key_file(text: str | bytes) -> Path:
 
 @pytest.mark.usefixtures("use_keyring")
 def test_no_key_anywhere_is_none():
-    assert config.find_key() is None
+    assert keys.find_key() is None
 
 
 def test_environment_goes_before_keyring_before_file(memory, monkeypatch):
@@ -403,7 +404,7 @@ def test_environment_goes_before_keyring_before_file(memory, monkeypatch):
 
 
 def _found() -> tuple[str, str]:
-    key = config.find_key()
+    key = keys.find_key()
     assert key is not None
     return key.bearer(), key.source
 
@@ -419,13 +420,13 @@ def test_bad_variable_is_an_error_and_no_other_key_is_used_in_its_place(memory, 
     memory.set_password("apixo_nb", "api-key", KEY)
     monkeypatch.setenv("APIXO_API_KEY", "YOUR_API_KEY")
     with pytest.raises(ConfigurationError, match="in APIXO_API_KEY"):
-        config.find_key()
+        keys.find_key()
 
 
 @pytest.mark.usefixtures("use_keyring")
 def test_environment_is_read_when_asked_for(monkeypatch):
     monkeypatch.setenv("APIXO_API_KEY", KEY)
-    key = config.find_key()
+    key = keys.find_key()
     assert key is not None
     assert key.bearer() == f"Bearer {KEY}"
 
@@ -440,17 +441,17 @@ def test_broken_keyring_means_no_key_there(use_keyring):
 def test_damaged_key_file_is_our_error_and_shows_no_key():
     write_key_file(KEY.encode() + b"\xff\xfe")
     with pytest.raises(ConfigurationError) as caught:
-        config.find_key()
+        keys.find_key()
     assert KEY not in str(caught.value) + repr(vars(caught.value))
 
 
 @pytest.mark.parametrize("backend", [null.Keyring, fail.Keyring])
 def test_key_goes_to_a_private_file_where_no_keyring_works(use_keyring, backend):
     use_keyring(backend())
-    assert config.store_key(f" {KEY}\n").source == "in the key file"
-    assert config.key_file().read_text() == KEY
-    assert stat.S_IMODE(config.key_file().stat().st_mode) == 0o600
-    assert stat.S_IMODE(config.key_file().parent.stat().st_mode) & 0o077 == 0
+    assert keys.store_key(ApiKey(f" {KEY}\n")).source == "in the key file"
+    assert keys.key_file().read_text() == KEY
+    assert stat.S_IMODE(keys.key_file().stat().st_mode) == 0o600
+    assert stat.S_IMODE(keys.key_file().parent.stat().st_mode) & 0o077 == 0
     assert _found() == (f"Bearer {KEY}", "in the key file")
 
 
@@ -458,27 +459,27 @@ def test_key_goes_to_a_private_file_where_no_keyring_works(use_keyring, backend)
 def test_key_file_that_was_open_to_all_is_closed():
     path = write_key_file("an older and longer key than the new one, with permissions for everybody")
     path.chmod(0o644)
-    config.store_key(KEY)
+    keys.store_key(ApiKey(KEY))
     assert path.read_text() == KEY
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_key_goes_to_the_keyring_where_it_works(memory):
-    assert config.store_key(KEY).source == "in the system keyring"
+    assert keys.store_key(ApiKey(KEY)).source == "in the system keyring"
     assert memory.kept == {("apixo_nb", "api-key"): KEY}
-    assert not config.key_file().exists()
+    assert not keys.key_file().exists()
 
 
 @pytest.mark.usefixtures("memory")
 def test_key_in_the_keyring_leaves_no_older_one_in_the_file():
     path = write_key_file("sk-older")
-    config.store_key(KEY)
+    keys.store_key(ApiKey(KEY))
     assert not path.exists()
 
 
 def test_unusable_key_is_not_stored(memory):
     with pytest.raises(ConfigurationError):
-        config.store_key("YOUR_API_KEY")
+        keys.store_key(ApiKey("YOUR_API_KEY"))
     assert not memory.kept
 
 
@@ -489,7 +490,7 @@ def test_key_that_cannot_be_stored_says_so_without_showing_it(monkeypatch):
 
     monkeypatch.setattr(os, "open", full)
     with pytest.raises(ConfigurationError, match="No space left on device") as caught:
-        config.store_key(KEY)
+        keys.store_key(ApiKey(KEY))
     assert KEY not in str(caught.value)
     assert "APIXO_API_KEY" in caught.value.advice
 
@@ -497,20 +498,20 @@ def test_key_that_cannot_be_stored_says_so_without_showing_it(monkeypatch):
 @pytest.mark.parametrize("backend", [MemoryKeyring, null.Keyring, fail.Keyring])
 def test_forgotten_key_is_gone(use_keyring, backend):
     use_keyring(backend())
-    config.store_key(KEY)
-    config.forget_key()
-    assert config.find_key() is None
-    assert not config.key_file().exists()
+    keys.store_key(ApiKey(KEY))
+    keys.forget_key()
+    assert keys.find_key() is None
+    assert not keys.key_file().exists()
 
 
 def test_forgetting_removes_both_stored_keys(memory):
     write_key_file(KEY)
     memory.set_password("apixo_nb", "api-key", KEY)
-    config.forget_key()
-    assert (memory.kept, config.key_file().exists()) == ({}, False)
+    keys.forget_key()
+    assert (memory.kept, keys.key_file().exists()) == ({}, False)
 
 
 @pytest.mark.usefixtures("memory")
 def test_forgetting_where_nothing_is_stored_is_harmless():
-    config.forget_key()
-    assert config.find_key() is None
+    keys.forget_key()
+    assert keys.find_key() is None

@@ -257,7 +257,7 @@ def test_long_prompt_folds_and_stays_whole(prompt, folds):
         (done(2, on_disk=1), "1 not on disk yet"),
         (done(2, result_urls=(URL,)), "2 pictures asked for, 1 came"),
         (done(fail_msg="some of its result URLs cannot be used"), "some of its result URLs cannot be used"),
-        (a_run(state="failed", fail_code="NSFW", fail_msg="too rude"), "Failed: NSFW too rude"),
+        (a_run(state="failed", fail_code="NSFW", fail_msg="too rude"), "Failed: NSFW: too rude"),
         (a_run(state="unknown"), "the submit's answer was lost"),
         (a_run(state="timeout"), "the task may still finish"),
         (a_run(state="cancelled"), "the task may still finish"),
@@ -389,7 +389,7 @@ def test_each_state_has_its_word(state, said):
 
 def test_line_of_progress_shows_elapsed_and_expected_time_and_the_stake():
     text = display.progress_text(a_run(state="processing"), 12.4, 30.0)
-    assert text == "Waiting: 12 s of about 30 s · up to $0.35 · a fox"
+    assert text == "Waiting: 12 s, usually about 30 s · up to $0.35 · a fox"
 
 
 def test_line_of_progress_counts_the_downloads():

@@ -79,6 +79,20 @@ def test_three_dashes_make_several_runs_and_one_bad_one_spares_the_others(tmp_pa
     assert kinds == ["display_data", "display_data", "display_data", "error"]
 
 
+def test_a_run_that_has_ended_shows_its_card_while_its_neighbour_still_runs(tmp_path: Path) -> None:
+    with kernel(tmp_path) as notebook:
+        message_id = notebook.start("%%apixo\na\n---\n[never] b")
+        notebook.wait_for(message_id, "data:image/webp")
+        notebook.interrupt()
+        notebook.finish(message_id)
+    assert [run.state for run in rows()] == ["success", "cancelled"]
+
+
+def test_resume_names_what_is_at_stake(tmp_path: Path) -> None:
+    notebook = execute([LOAD, "%%apixo\n[lost] x", "%apixo resume"], tmp_path, allow_errors=True)
+    assert "1 submit(s) without an answer, up to $0.35 at stake" in text_of(notebook.cells[2])
+
+
 def test_dry_run_shows_request_count_and_cost_and_sends_nothing(tmp_path: Path, service: Sandbox) -> None:
     notebook = execute([LOAD, "%%apixo --ar 2:3 -n 4 --dry-run\na <b>fox</b>"], tmp_path)
     shown = notebook.cells[1].outputs[0].data
@@ -120,7 +134,9 @@ def test_every_press_of_shift_enter_buys_another_draw(tmp_path: Path) -> None:
         ("%%apixo\n[http:402] x", "InsufficientBalanceError", "Nothing was made. Add balance"),
         ("%%apixo\n[lost] x", "SubmitUnknownError", "May have cost up to $0.35"),
         ("%%apixo\n[gone] x", "ImageError", "gone from its address"),
-        ("%apixo nonsense", "InvalidRequestError", "Unknown command 'nonsense'"),
+        ("%apixo stauts", "InvalidRequestError", "Did you mean status?"),
+        ("%%apixo", "InvalidRequestError", "There is no prompt"),
+        ("%%apixo --ar 3:2 a cafe", "InvalidRequestError", "The prompt goes into the cell below"),
     ],
     ids=lambda value: value if value.isidentifier() else None,
 )

@@ -545,3 +545,20 @@ def test_place_is_shown_without_its_password():
     url = f"sqlite://me:{PASSWORD}@/:memory:"
     assert PASSWORD not in ledger_module._without_password(url)
     assert "me" in ledger_module._without_password(url)
+
+
+def test_task_of_another_ledger_stays_beside_until_that_one_is_back(tmp_path: Path):
+    aside = tmp_path / "ledger-tasks.jsonl"
+    team = Ledger(tmp_path / "team.db", aside)
+    run = team.add(a_run())
+    aside.write_text(
+        f'{{"run_id": "{run.run_id}", "task_id": "task_1", "at": "2026-01-01T00:00:00+00:00"}}\n', "utf-8"
+    )
+    Ledger(tmp_path / "other.db", aside).close()
+    assert "task_1" in aside.read_text("utf-8")
+    team.merge_aside()
+    found = team.get(run.run_id)
+    assert found is not None
+    assert found.task_id == "task_1"
+    assert not aside.exists()
+    team.close()

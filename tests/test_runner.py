@@ -810,3 +810,26 @@ def test_session_closed_while_waiting_leaves_a_run_that_can_be_resumed(
     [resumed] = make_session().resume()
     assert resumed.wait().missing == 0
     assert sandbox.account.submits == 1
+
+
+def test_process_that_ends_during_its_submit_still_keeps_the_task(
+    session: Session, sandbox: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
+):
+    gate.holds(handlers.SubmitHandler, "post", monkeypatch)
+    monkeypatch.setenv("APIXO_BASE_URL", sandbox.base_url)
+    monkeypatch.setenv("APIXO_API_KEY", KEY)
+    monkeypatch.setenv("APIXO_HOME", str(session.settings.home_path))
+    program = (
+        "import time\n"
+        "from apixo_nb.shared import current\n"
+        "job = current().begin('a fox')\n"
+        "while not job.posted:\n    time.sleep(0.01)\n"
+        "print('the end', flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "the end\n"
+        assert gate.arrived.wait(PATIENCE_S)
+        gate.open.set()
+        assert process.wait(PATIENCE_S) == 0
+    assert on_disk(session) == [("cancelled", sandbox.account.accepted[0])]

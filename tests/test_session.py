@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import apixo_nb
 from apixo_nb import config, errors, frame
 from apixo_nb import session as session_module
+from apixo_nb import shared as shared_module
 from apixo_nb.flows import RetryPolicy
 from apixo_nb.labels import Labels
 from apixo_nb.run import Run
@@ -53,8 +55,8 @@ def shared(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         made.append(Session())
         return made[-1]
 
-    monkeypatch.setattr(session_module, "Session", make)
-    yield session_module.current
+    monkeypatch.setattr(shared_module, "Session", make)
+    yield shared_module.current
     for session in made:
         session.close()
 
@@ -427,7 +429,7 @@ def test_run_in_flight_ends_well_when_a_setting_changes(shared: Callable[[], Ses
 
 def test_stored_key_is_found_by_a_forgotten_session(shared: Callable[[], Session]):
     before = shared()
-    session_module.reset()
+    shared_module.reset()
     assert shared() is not before
 
 
@@ -589,3 +591,25 @@ def test_rhythm_of_the_sandbox_is_ten_times_as_fast(own_sandbox: Callable[..., S
     quick = own_sandbox(first_poll=None, poll_interval=None).cadence()
     assert (real.first_poll_s, real.interval_s) == (20.0, 5.0)
     assert (quick.first_poll_s, quick.interval_s) == (2.0, 0.5)
+
+
+def test_settings_changed_later_change_nothing_in_a_session_that_is_there(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = config.Apixo(base_url=sandbox.base_url, home="runs", first_poll=0.05, poll_interval=0.05)
+    monkeypatch.chdir(tmp_path)
+    with Session(settings, key=KEY) as session:
+        settings.base_url, settings.home = "https://elsewhere.example", "elsewhere"
+        (tmp_path / "below").mkdir()
+        monkeypatch.chdir(tmp_path / "below")
+        run = session.begin("a fox").wait()
+        assert (run.sandbox, session.is_sandbox) == (True, True)
+        assert (tmp_path / "runs" / "images" / run.files[0]).is_file()
+        assert (tmp_path / "runs" / "ledger.db").is_file()
+
+
+def test_refused_key_stays_in_no_frame_of_the_session():
+    with pytest.raises(errors.ConfigurationError) as refused:
+        Session(key=f"{KEY} x")
+    shown = traceback.TracebackException.from_exception(refused.value, capture_locals=True).format()
+    assert f"{KEY} x" not in "".join(line for line in shown if "test_session" not in line)

@@ -1,0 +1,159 @@
+"""The API key: it prints as dots, does not pickle, and is read for the request header and the key store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigurationError, MissingKeyError
+
+KEY_VARIABLE = "APIXO_API_KEY"
+
+
+class ApiKey:
+    """An API key that cannot be printed, compared in a log, pickled or copied by accident."""
+
+    __slots__ = ("_secret", "source")
+
+    def __init__(self, text: str, source: str = "given in code") -> None:
+        self._secret, problem = _clean_key(text)
+        text = ""  # tracebacks may show local variables; this one shall be empty by then
+        self.source = source
+        if problem:
+            raise ConfigurationError(f"The API key {source} {problem}", next_step=_COPY_AGAIN)
+
+    def bearer(self) -> str:
+        """The value of the Authorization header."""
+        return f"Bearer {self._secret}"
+
+    def secret(self) -> str:
+        """The key itself, for the key store alone. Call it where it is used, and keep it in no variable."""
+        return self._secret
+
+    def stored(self, source: str) -> ApiKey:
+        """The same key, with the place where it lies now."""
+        return ApiKey(self._secret, source)
+
+    def hide(self, text: str) -> str:
+        """A text that a server wrote for people, with the key taken out, should it quote it."""
+        return text.replace(self._secret, "[API key]")
+
+    def __repr__(self) -> str:
+        return f"ApiKey(•••• from {self.source})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an API key is not pickled; make a new client from the environment there")
+
+
+_COPY_AGAIN = "Copy the key again from your APIXO dashboard, without the text around it."
+
+
+def _clean_key(text: str) -> tuple[str, str]:
+    """The key without what people paste along, and what is wrong with it, or ""."""
+    # Strip what people paste along: blanks, quotes, "Bearer". Whatever is left unusable is refused here,
+    # because HTTP libraries quote the whole header, and so the key, in their own complaint.
+    key = text.strip().strip("\"'").strip()
+    if key[:6].casefold() == "bearer" and not key[6:7].strip():
+        key = key[6:].strip().strip("\"'").strip()
+    if not key or key.upper() in ("YOUR_API_KEY", "YOUR-API-KEY") or len(key) > 1000:
+        return "", "is empty, a placeholder or far too long"
+    if not all("!" <= char <= "~" for char in key):
+        return "", "holds a blank or a character that no key has (keys are plain ASCII)"
+    return key, ""
+
+
+def usable_key(given: str | ApiKey | None) -> ApiKey | ConfigurationError:
+    """The key given, else the one found, else the error that says what to do.
+
+    Returned, not raised: the caller drops its own variable first, so that no traceback can show the key.
+    """
+    try:
+        found = ApiKey(given) if isinstance(given, str) else given or find_key()
+    except ConfigurationError as error:
+        return error.with_traceback(None)
+    return found or MissingKeyError("There is no APIXO API key")
+
+
+def find_key() -> ApiKey | None:
+    """The key from ``APIXO_API_KEY``, else from the system's keyring, else from the key file; or None."""
+    if os.environ.get(KEY_VARIABLE, "").strip():
+        return ApiKey(os.environ[KEY_VARIABLE], f"in {KEY_VARIABLE}")
+    stored = _keyring_read()
+    if stored:
+        return ApiKey(stored, "in the system keyring")
+    path = key_file()
+    with contextlib.suppress(OSError):
+        # A damaged byte becomes a character no key has: a UnicodeDecodeError would carry the file's content.
+        return ApiKey(path.read_text(encoding="utf-8", errors="replace"), "in the key file")
+    return None
+
+
+def key_file() -> Path:
+    """Where a key is kept on machines without a keyring; readable by its owner only."""
+    from platformdirs import user_config_path
+
+    return user_config_path("apixo_nb") / "key"
+
+
+def store_key(key: ApiKey) -> ApiKey:
+    """Keep a key for later kernels: in the system's keyring, else in a file that only its owner can read.
+
+    Raises ConfigurationError where neither can be written.
+    """
+    if _keyring_write(key):
+        with contextlib.suppress(OSError):
+            key_file().unlink()  # an older key in the open, should there be one
+        return key.stored("in the system keyring")
+    try:
+        _write_private(key_file(), key)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The key could not be stored: {error.strerror}",
+            next_step=f"Set {KEY_VARIABLE} before Jupyter starts.",
+        ) from None
+    return key.stored("in the key file")
+
+
+def forget_key() -> None:
+    """Remove the stored key, wherever it is. The environment variable is not ours to remove."""
+    _keyring_forget()
+    with contextlib.suppress(OSError):
+        key_file().unlink()
+
+
+def _write_private(path: Path, key: ApiKey) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, stat.S_IRUSR | stat.S_IWUSR)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)  # noqa: PTH101 - an older file may be more open
+        file.write(key.secret())
+
+
+def _keyring_read() -> str | None:
+    try:
+        import keyring
+
+        return keyring.get_password("apixo_nb", "api-key")
+    except Exception:  # noqa: BLE001 - no backend, locked, no D-Bus: each of them means "no key here"
+        return None
+
+
+def _keyring_write(key: ApiKey) -> bool:
+    try:
+        import keyring
+
+        keyring.set_password("apixo_nb", "api-key", key.secret())
+        # Read back, as the null backend of some servers takes everything and keeps nothing.
+        return keyring.get_password("apixo_nb", "api-key") == key.secret()
+    except Exception:  # noqa: BLE001 - as above; the caller falls back to the file
+        return False
+
+
+def _keyring_forget() -> None:
+    with contextlib.suppress(Exception):  # as above
+        import keyring
+
+        keyring.delete_password("apixo_nb", "api-key")

@@ -1,0 +1,173 @@
+"""The session that notebooks share, and the functions that work on it: ``apixo_nb.generate`` and its kin."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import config
+from .errors import ApixoError
+from .job import stop_all
+from .run import Run
+from .session import Session
+from .spec import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_lock = threading.RLock()
+_current: tuple[Session, dict[str, Any]] | None = None
+
+
+def current() -> Session:
+    """The process's session; a new one when a setting has changed since the last call."""
+    global _current  # noqa: PLW0603 - one per process is the point
+    with _lock:
+        wanted = config.settings().trait_values(config=True)
+        if _current is None or _current[1] != wanted:
+            if _current is not None and not _current[0].busy:
+                _current[0].close()  # a busy one is left open: its runs go on to their end
+            _current = (Session(), wanted)
+        return _current[0]
+
+
+def reset() -> None:
+    """Forget the shared session, as after another key was stored."""
+    global _current  # noqa: PLW0603
+    with _lock:
+        _current = None
+
+
+def _after_fork() -> None:
+    """A child process shares no connection, thread or lock with its parent."""
+    global _lock, _current
+    _lock, _current = threading.RLock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def generate(
+    prompt: str,
+    *,
+    aspect_ratio: str | None = None,
+    num_images: int | None = None,
+    image_urls: Iterable[str] = (),
+    model: str = DEFAULT_MODEL,
+    name: str = "",
+    tags: Iterable[str] = (),
+    note: str = "",
+    max_cost_usd: float | None = None,
+    timeout_s: float | None = None,
+    replay: bool | None = None,
+    **parameters: Any,
+) -> Run:
+    """Make pictures, wait for them, and return their `Run`.
+
+    Parameters
+    ----------
+    prompt : str
+        1 to 10,000 characters.
+    aspect_ratio : "1:1" (default), "2:3" or "3:2"
+    num_images : 1 (default), 2 or 4
+    image_urls : list of str
+        Up to 5 public URLs of reference pictures.
+    model : str
+    name, note : str, and tags : list of str
+        Kept on the row.
+    max_cost_usd : float
+        Refuse to start above it.
+    timeout_s : float
+        Give up waiting after so many seconds; the task is kept and can be resumed.
+    replay : bool
+        Show what the ledger holds for this request in place of buying it; default: in IPython, as cells are
+        run again, and not in a plain script.
+
+    Raises
+    ------
+    ApixoError
+        One class for each thing you can do about it; see `apixo_nb.errors`.
+    """
+    return (
+        current()
+        .begin(
+            prompt,
+            aspect_ratio=aspect_ratio,
+            num_images=num_images,
+            image_urls=image_urls,
+            model=model,
+            name=name,
+            tags=tags,
+            note=note,
+            max_cost_usd=max_cost_usd,
+            timeout_s=timeout_s,
+            replay=replay,
+            **parameters,
+        )
+        .wait()
+    )
+
+
+async def agenerate(
+    prompt: str,
+    *,
+    aspect_ratio: str | None = None,
+    num_images: int | None = None,
+    image_urls: Iterable[str] = (),
+    model: str = DEFAULT_MODEL,
+    name: str = "",
+    tags: Iterable[str] = (),
+    note: str = "",
+    max_cost_usd: float | None = None,
+    timeout_s: float | None = None,
+    replay: bool | None = None,
+    **parameters: Any,
+) -> Run:
+    """As `generate`, to ``await``. The work runs on apixo_nb's own loop, so yours stays free."""
+    return await current().begin(
+        prompt,
+        aspect_ratio=aspect_ratio,
+        num_images=num_images,
+        image_urls=image_urls,
+        model=model,
+        name=name,
+        tags=tags,
+        note=note,
+        max_cost_usd=max_cost_usd,
+        timeout_s=timeout_s,
+        replay=replay,
+        **parameters,
+    )
+
+
+def history() -> pd.DataFrame:
+    """All runs of the ledger as a DataFrame, oldest first; see `Session.history`."""
+    return current().history()
+
+
+def export_csv(path: str | os.PathLike[str]) -> Path:
+    """Write `history` to a CSV file, exactly, and return its path."""
+    return current().export_csv(path)
+
+
+def resume(run_id: str | None = None) -> list[Run]:
+    """Bring unfinished runs (or one) to their end and download what is missing; costs nothing.
+
+    Returns the runs as they are now; one that still fails keeps its row and its error text.
+    """
+    jobs = current().resume(run_id)
+    try:
+        for job in jobs:
+            try:
+                job.wait()
+            except ApixoError:
+                if run_id is not None:
+                    raise
+    except KeyboardInterrupt:
+        stop_all(jobs)
+        raise
+    return [job.run for job in jobs]
