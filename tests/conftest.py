@@ -38,3 +38,14 @@ def sandbox() -> Iterator[Sandbox]:
     """A sandbox that is quick: tasks of 0.1 s, pictures of a quarter of the size."""
     with Sandbox(SandboxOptions(seconds=0.1, picture_scale=0.25)) as running:
         yield running
+
+
+@pytest.fixture
+def service(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sandbox:
+    """A quick sandbox where kernels and other processes, which inherit the environment, look for APIXO."""
+    monkeypatch.setenv("APIXO_BASE_URL", sandbox.base_url)
+    monkeypatch.setenv("APIXO_API_KEY", "test-key")
+    monkeypatch.setenv("APIXO_FIRST_POLL", "0.05")
+    monkeypatch.setenv("APIXO_POLL_INTERVAL", "0.05")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    return sandbox

@@ -12,6 +12,10 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 
+from apixo_nb.config import Apixo
+from apixo_nb.ledger import Ledger
+from apixo_nb.run import Run
+
 #: For every wait in here; a busy machine may be slow, a hanging kernel shall not hang the tests.
 PATIENCE_S = 60
 
@@ -23,6 +27,15 @@ def execute(cells: Sequence[str], folder: Path, *, allow_errors: bool = False) -
     client = NotebookClient(notebook, resources=resources, allow_errors=allow_errors, timeout=PATIENCE_S)
     client.execute()
     return notebook
+
+
+def rows() -> list[Run]:
+    """What kernels wrote into the ledger, read by another process: this one."""
+    ledger = Ledger(Apixo().home_path / "ledger.db")
+    try:
+        return ledger.runs()
+    finally:
+        ledger.close()
 
 
 def text_of(cell: nbformat.NotebookNode) -> str:

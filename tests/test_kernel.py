@@ -8,33 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from apixo_nb.config import Apixo
-from apixo_nb.ledger import Ledger
-from apixo_nb.run import Run
 from apixo_nb.sandbox import Sandbox
-from tests.kernels import Kernel, error_of, execute, kernel, text_of
+from tests.kernels import Kernel, error_of, execute, kernel, rows, text_of
 
 LOAD = "%load_ext apixo_nb"
 
 
-@pytest.fixture(autouse=True)
-def service(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sandbox:
-    """Kernels inherit the environment: they find a quick sandbox where they look for APIXO."""
-    monkeypatch.setenv("APIXO_BASE_URL", sandbox.base_url)
-    monkeypatch.setenv("APIXO_API_KEY", "test-key")
-    monkeypatch.setenv("APIXO_FIRST_POLL", "0.05")
-    monkeypatch.setenv("APIXO_POLL_INTERVAL", "0.05")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    return sandbox
-
-
-def rows() -> list[Run]:
-    """What the kernel wrote, read by another process: this one."""
-    ledger = Ledger(Apixo().home_path / "ledger.db")
-    try:
-        return ledger.runs()
-    finally:
-        ledger.close()
+pytestmark = pytest.mark.usefixtures("service")
 
 
 # --- %%apixo -----------------------------------------------------------------------------------------

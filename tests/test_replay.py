@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from apixo_nb.config import Apixo
 from apixo_nb.errors import SubmitUnknownError
-from apixo_nb.ledger import Ledger
 from apixo_nb.replay import Decision, decide_all
 from apixo_nb.request import make_request
 from apixo_nb.run import Image, Run, new_run
 from apixo_nb.sandbox import Sandbox
-from tests.kernels import Kernel, error_of, kernel
+from tests.kernels import Kernel, error_of, kernel, rows
 
 # --- the rule ----------------------------------------------------------------------------------------
 
@@ -101,24 +99,6 @@ def test_the_same_request_twice_in_one_cell_is_two_takes():
 
 
 # --- in kernels --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def service(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sandbox:
-    monkeypatch.setenv("APIXO_BASE_URL", sandbox.base_url)
-    monkeypatch.setenv("APIXO_API_KEY", "test-key")
-    monkeypatch.setenv("APIXO_FIRST_POLL", "0.05")
-    monkeypatch.setenv("APIXO_POLL_INTERVAL", "0.05")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    return sandbox
-
-
-def rows() -> list[Run]:
-    ledger = Ledger(Apixo().home_path / "ledger.db")
-    try:
-        return ledger.runs()
-    finally:
-        ledger.close()
 
 
 def cards(notebook: Kernel, cell: str) -> str:

@@ -13,13 +13,8 @@ from apixo_nb.sandbox import Sandbox
 
 
 @pytest.fixture
-def terminal(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pexpect.spawn]:
+def terminal(service: Sandbox, tmp_path: Path) -> Iterator[pexpect.spawn]:  # noqa: ARG001 - it is running
     """A real IPython on a real pseudo-terminal, working against a quick sandbox."""
-    monkeypatch.setenv("APIXO_BASE_URL", sandbox.base_url)
-    monkeypatch.setenv("APIXO_API_KEY", "test-key")
-    monkeypatch.setenv("APIXO_FIRST_POLL", "0.05")
-    monkeypatch.setenv("APIXO_POLL_INTERVAL", "0.05")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     arguments = ["-m", "IPython", "--simple-prompt", "--no-banner", "--colors=NoColor"]
     child = pexpect.spawn(sys.executable, arguments, cwd=str(tmp_path), encoding="utf-8", timeout=60)
     child.setwinsize(40, 160)
