@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from .api import AsyncClient, Client
     from .errors import ApixoError
+    from .live import wait
     from .loop import allow_nested_asyncio
     from .session import Session
     from .shared import agenerate, export_csv, generate, history, resume
@@ -30,6 +31,7 @@ __all__ = [
     "generate",
     "history",
     "resume",
+    "wait",
 ]
 
 # Where each name lives. They are imported when first used, so that `%load_ext apixo_nb` stays quick.
@@ -44,6 +46,7 @@ _HOMES = {
     "generate": "shared",
     "history": "shared",
     "resume": "shared",
+    "wait": "live",
 }
 
 
@@ -59,13 +62,13 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """``%load_ext apixo_nb``: register the magics, their completion and their settings."""
-    from .magic import load
+    from .extension import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """``%unload_ext apixo_nb``: take back everything that was registered."""
-    from .magic import unload
+    from .extension import unload
 
     unload(shell)

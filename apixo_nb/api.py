@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from . import config, flows, keys, loop
 from .download import Downloaded, Limits
@@ -25,6 +25,7 @@ from .transport import Transport
 from .wire import TaskStatus
 
 Seen = Callable[[TaskStatus], None]
+T = TypeVar("T")
 
 
 def _nobody(_status: TaskStatus) -> None:
@@ -74,8 +75,8 @@ class AsyncClient:
         settings = config.Apixo()  # read now: a bad variable must not come to light after the submit is paid
         self._first_poll_s, self._poll_interval_s = settings.first_poll, settings.poll_interval
         self._cadence = cadence
-        self._retry = retry or flows.RetryPolicy()
-        self._clock = clock or flows.Clock()
+        self.retry = retry or flows.RetryPolicy()
+        self.clock = clock or flows.Clock()
 
     def __repr__(self) -> str:
         # getattr, as a traceback may show a client that is half made.
@@ -136,10 +137,17 @@ class AsyncClient:
         )
         return await self.submit_request(request)
 
-    async def submit_request(self, request: Request, stopped: Callable[[], bool] = lambda: False) -> str:
-        """Submit a checked request; as `submit`. Once `stopped` says so, it is not tried again."""
+    async def submit_request(self, request: Request) -> str:
+        """Submit a checked request; as `submit`."""
+        return await self._submit(flows.submit(request, self.clock, self.retry))
+
+    async def submit_once(self, request: Request) -> str | flows.TurnedAway:
+        """One attempt to submit; for callers that have pauses of their own. Raises as `submit` does."""
+        return await self._submit(flows.submit_once(request, self.clock))
+
+    async def _submit(self, flow: flows.Flow[T]) -> T:
         try:
-            return await self._transport.drive(flows.submit(request, self._clock, self._retry, stopped))
+            return await self._transport.drive(flow)
         except asyncio.CancelledError as cancelled:
             raise remember(cancelled) from None
 
@@ -154,7 +162,7 @@ class AsyncClient:
             It could not be read.
         """
         return await self._transport.drive(
-            flows.status(known_model(model).id, task_id, self._clock, self._retry)
+            flows.status(known_model(model).id, task_id, self.clock, self.retry)
         )
 
     async def wait(
@@ -192,7 +200,7 @@ class AsyncClient:
         advised = known_model(model).cadence.override(self._first_poll_s, self._poll_interval_s)
         own = self._cadence(model) if callable(self._cadence) else self._cadence
         cadence = own or advised
-        flow = flows.wait(model, task_id, cadence, self._clock, timeout_s=timeout_s, age_s=age_s, seen=seen)
+        flow = flows.wait(model, task_id, cadence, self.clock, timeout_s=timeout_s, age_s=age_s, seen=seen)
         try:
             status = await self._transport.drive(flow)
         except asyncio.CancelledError as cancelled:
@@ -201,6 +209,10 @@ class AsyncClient:
         if error is not None:
             raise error
         return status
+
+    async def carry_out(self, send: flows.Send) -> flows.Reply | flows.Fault:
+        """Send one request of a flow; for those who drive many flows at once."""
+        return await self._transport.exchange(send)
 
     async def download(self, url: str, path: str | Path) -> Downloaded:
         """Download one result picture to `path`, verified; a file already there is replaced.
@@ -214,7 +226,7 @@ class AsyncClient:
         APIConnectionError, ServerError, RateLimitError
             The host could not be reached, after retries.
         """
-        return await self._transport.drive(flows.fetch(url, Path(path), self._clock, self._retry))
+        return await self._transport.drive(flows.fetch(url, Path(path), self.clock, self.retry))
 
     async def balance(self) -> float:
         """US dollars left for this key.
@@ -223,7 +235,7 @@ class AsyncClient:
         ------
         AuthenticationError, PermissionDeniedError, RateLimitError, ServerError, APIConnectionError
         """
-        return await self._transport.drive(flows.balance(self._clock, self._retry))
+        return await self._transport.drive(flows.balance(self.clock, self.retry))
 
 
 class Client:

@@ -16,7 +16,8 @@ from traitlets import Bool, Float, TraitError, Unicode, default, validate
 from traitlets.config import Configurable
 
 from . import spec
-from .errors import ConfigurationError, printable
+from .errors import ConfigurationError
+from .text import printable
 
 MIN_INTERVAL_S = 0.05  # a guard against a poll loop without a pause; APIXO's page allows 3-10 s
 
@@ -53,6 +54,9 @@ class Apixo(Configurable):
         default_value=True,
         help="Cells show what the ledger holds for the same request, in place of buying it.",
     ).tag(config=True)
+    notebook = Unicode(
+        help="Which notebook this is, for its budget (APIXO_NOTEBOOK); Jupyter Server tells it by itself."
+    ).tag(config=True)
     sandbox = Bool(help="Work against the sandbox on this machine (APIXO_SANDBOX=1).").tag(config=True)
 
     @default("base_url")
@@ -78,6 +82,10 @@ class Apixo(Configurable):
     @default("poll_interval")
     def _poll_interval(self) -> float | None:
         return _from_environment("APIXO_POLL_INTERVAL", _seconds(MIN_INTERVAL_S), None)
+
+    @default("notebook")
+    def _notebook(self) -> str:
+        return _from_environment("APIXO_NOTEBOOK", str, os.environ.get("JPY_SESSION_NAME", ""))
 
     @default("sandbox")
     def _sandbox(self) -> bool:

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import errors
-from .errors import printable
+from . import text
 from .run import (
     CANCELLED,
     FAILED,
@@ -27,9 +26,12 @@ from .run import (
     UNKNOWN,
     Run,
 )
+from .text import printable
 
 if TYPE_CHECKING:
     import jinja2
+
+    from .spec import Cadence
 
 _WIDTH_PX = 860  # of a card
 _FRAME_PX = 26  # its padding and border, left and right
@@ -158,7 +160,7 @@ def cost(run: Run) -> str:
 
 def dollars(micros: int) -> str:
     """Micro-dollars as $0.35; more digits where the price has them."""
-    return errors.dollars(micros / 1e6)
+    return text.dollars(micros / 1e6)
 
 
 def seconds(value: float) -> str:
@@ -188,31 +190,42 @@ def phase(run: Run) -> str:
     return _PHASES.get(run.state) or f"Waiting ({printable(run.state, 40)})"
 
 
-def progress_facts(run: Run, elapsed_s: float, expected_s: float) -> list[str]:
+def progress_facts(run: Run, elapsed_s: float, cadence: Cadence) -> list[str]:
     """Elapsed and expected time, downloads and cost of a run on its way."""
     waiting = run.state not in (SUBMITTING, SUCCESS, FAILED)
     downloads = f"{len(run.files)} of {len(run.result_urls)} pictures" if run.state == SUCCESS else ""
-    expected = f"{elapsed_s:.0f} s, usually about {expected_s:.0f} s" if waiting else ""
+    expected = f"{elapsed_s:.0f} s, {expectation(cadence)}" if waiting else ""
     return [part for part in (expected, downloads, cost(run), printable(run.prompt, 60)) if part]
 
 
-def progress_html(run: Run, elapsed_s: float, expected_s: float) -> str:
+def expectation(cadence: Cadence) -> str:
+    """How long a task is likely to take; with what earlier tasks took, where they are enough."""
+    if cadence.slow_s is None:
+        return f"usually about {cadence.expected_s:.0f} s"
+    return f"usually {_short(cadence.expected_s)}, 9 of 10 under {_short(cadence.slow_s)}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+
+
+def progress_html(run: Run, elapsed_s: float, cadence: Cadence) -> str:
     """The state of a run on its way, as one line of HTML."""
-    shown = progress_facts(run, elapsed_s, expected_s)
+    shown = progress_facts(run, elapsed_s, cadence)
     return _render("progress.html", phase=phase(run), facts=shown, sandbox=run.sandbox)
 
 
-def progress_text(run: Run, elapsed_s: float, expected_s: float) -> str:
+def progress_text(run: Run, elapsed_s: float, cadence: Cadence) -> str:
     """The state of a run on its way, as one line of text."""
     where = "SANDBOX · " if run.sandbox else ""
-    return f"{where}{phase(run)}: {' · '.join(progress_facts(run, elapsed_s, expected_s))}"
+    return f"{where}{phase(run)}: {' · '.join(progress_facts(run, elapsed_s, cadence))}"
 
 
-def progress_share(run: Run, elapsed_s: float, expected_s: float) -> float:
+def progress_share(run: Run, elapsed_s: float, cadence: Cadence) -> float:
     """How full the bar is, 0 to 1: it slows down towards the expected time and never runs backwards."""
     if run.state == SUCCESS:
         return 0.95 + 0.05 * len(run.files) / max(1, len(run.result_urls))
-    return 0.94 * (1 - math.exp(-1.5 * elapsed_s / max(expected_s, 0.1)))
+    return 0.94 * (1 - math.exp(-1.5 * elapsed_s / max(cadence.expected_s, 0.1)))
 
 
 # --- a plan -----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx2
 
+from .address import addressed
 from .errors import APIConnectionError, APITimeoutError, ApixoError, ImageError, RateLimitError, ServerError
 from .spec import RESULT_DAYS
 from .wire import retry_after_s
@@ -30,12 +31,18 @@ _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a picture may be at most: bytes, pixels, redirects, and seconds for all of it."""
+    """What a picture may be at most: bytes, pixels, redirects, and seconds for all of it.
+
+    `public_only`: it comes from an address of the public internet, never from a machine of this network.
+    `keep_unreadable`: bytes that came in place of a picture are kept, as they may have been paid for.
+    """
 
     max_bytes: int = 100_000_000
     max_pixels: int = 40_000_000
     max_redirects: int = 5
     total_s: float = 300.0
+    public_only: bool = False
+    keep_unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +84,52 @@ async def download_once(
 async def _download(client: httpx2.AsyncClient, url: str, target: Path, limits: Limits) -> Downloaded:
     if not target.name or "\0" in str(target):
         raise ImageError("The picture has no file to go to", retryable=False, next_step="Give a file name.")
-    part = target.with_name(f".{secrets.token_hex(6)}.part")  # short: the target may use all that a name can
+    part = target.with_name(f".{_mark(target)}-{secrets.token_hex(6)}.part")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
             digest = await _transfer(client, url, file, limits)
-        final, length, size, kind = await asyncio.to_thread(_settle, part, target, limits)
+        try:
+            final, length, size, kind = await asyncio.to_thread(_settle, part, target, limits)
+        except ImageError:
+            if limits.keep_unreadable:
+                _set_aside(part, target)
+            raise
+        if limits.keep_unreadable:
+            unreadable(target).unlink(missing_ok=True)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
     return Downloaded(final, url, digest, length, *size, kind)
 
 
+def _mark(target: Path) -> str:
+    """What the names of parts of this target begin with; short, as the target may use all that a name can."""
+    return hashlib.blake2s(target.name.encode("utf-8", "replace"), digest_size=6).hexdigest()
+
+
+def clear_parts(target: Path) -> None:
+    """Remove what a killed process has left of its download of `target`; nobody must be at it now."""
+    for part in target.parent.glob(f".{_mark(target)}-*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def unreadable(target: Path) -> Path:
+    """Where the bytes go that came in place of a picture."""
+    return target.with_suffix(".unreadable")
+
+
+def _set_aside(part: Path, target: Path) -> None:
+    with contextlib.suppress(OSError):
+        if part.stat().st_size:
+            part.replace(unreadable(target))
+
+
 def _not_saved(target: Path, error: OSError) -> ImageError:
     step = f"Check {target.parent}; the task is paid and its URLs are kept: `%apixo resume`."
     text = f"The picture could not be saved: {error.strerror or type(error).__name__}"
-    return ImageError(text, retryable=False, next_step=step)
+    return ImageError(text, retryable=False, unsaved=True, next_step=step)
 
 
 async def _transfer(client: httpx2.AsyncClient, url: str, file: BinaryIO, limits: Limits) -> str:
@@ -100,10 +137,14 @@ async def _transfer(client: httpx2.AsyncClient, url: str, file: BinaryIO, limits
     hop = url
     for _ in range(limits.max_redirects + 1):
         _check_address(hop, url)
-        async with client.stream("GET", hop) as response:
+        request = await addressed(client, hop) if limits.public_only else client.build_request("GET", hop)
+        response = await client.send(request, stream=True)
+        try:
             if response.status_code not in _REDIRECTS:
                 return await _body(response, file, limits)
             hop = urljoin(hop, response.headers.get("location", ""))
+        finally:
+            await response.aclose()
     raise ImageError("The picture's address redirects in circles", retryable=False)
 
 

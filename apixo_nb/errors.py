@@ -7,6 +7,8 @@
     │   └── MissingKeyError           no API key, and three ways to get on
     ├── InvalidRequestError           refused here; nothing was sent       (also a ValueError)
     ├── CostLimitError                refused here; above your --max-cost
+    │   └── BudgetError               refused here; above a budget of the ledger
+    ├── StorageError                  refused here; no room for the pictures, or no right to write
     ├── APIError                      APIXO answered, and said no
     │   ├── BadRequestError           400, 422
     │   ├── AuthenticationError       401
@@ -36,37 +38,9 @@ and in IPython it shows as two lines: what happened, then what it cost and what 
 from __future__ import annotations
 
 import functools
-import unicodedata
 from typing import Any, TypeVar
 
-SHOWN_CHARACTERS = 300  # of a text that came from a server; the ledger keeps all of it
-
-
-def printable(text: object, limit: int = SHOWN_CHARACTERS) -> str:
-    """Foreign text made safe to print: one line, control and bidi characters visible, cut at `limit`."""
-    try:
-        whole = str(text)
-    except Exception:  # noqa: BLE001 - a number of 5,000 digits, an object that cannot be shown
-        whole = f"a {type(text).__name__}"
-    shown = "".join(_visible(char) for char in whole[: limit + 1])
-    return shown if len(whole) <= limit else shown[:limit] + "…"
-
-
-def dollars(usd: float) -> str:
-    """$0.35; more digits where the sum has them."""
-    cents = f"{usd:.2f}"
-    return f"${cents}" if abs(float(cents) - usd) < 1e-9 else f"${usd:.6f}".rstrip("0")
-
-
-def _visible(char: str) -> str:
-    if char in "\n\t":
-        return " "
-    # Cc, Cf: ESC sequences, right-to-left overrides, zero-width characters; Cs: lone surrogates;
-    # Zl, Zp: line ends of Unicode's own.
-    # Zero-width joiners (U+200D) stay, as emoji are built with them.
-    if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char != "\u200d":
-        return f"\\u{ord(char):04x}"
-    return char
+from .text import dollars, printable
 
 
 class ApixoError(Exception):
@@ -202,6 +176,14 @@ class InvalidRequestError(ApixoError, ValueError):
 
 class CostLimitError(ApixoError):
     """Starting would cost more than the limit that was set; nothing was sent."""
+
+
+class BudgetError(CostLimitError):
+    """It would pass a budget that is kept in the ledger; nothing was sent."""
+
+
+class StorageError(ApixoError):
+    """The folder of the pictures cannot take what would be bought; nothing was sent."""
 
 
 class APIError(ApixoError):
@@ -351,14 +333,42 @@ class RunCancelledError(ApixoError):
 
 
 class ImageError(ApixoError):
-    """A picture did not arrive whole, or is not a picture; its URL is kept."""
+    """A picture did not arrive whole, or is not a picture; its URL is kept.
+
+    Attributes
+    ----------
+    unsaved : bool
+        It may have arrived, but this machine's disk did not take it.
+    """
 
     retryable = True
     next_step = "The task is paid and its URLs are kept: `%apixo resume` downloads again, at no further cost."
 
+    def __init__(self, message: str = "", *, unsaved: bool = False, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.unsaved = unsaved
+
 
 class LedgerError(ApixoError):
-    """The ledger cannot be opened, read or written."""
+    """The ledger cannot be opened, read or written.
+
+    Attributes
+    ----------
+    damaged : bool
+        Its file is no longer what was written.
+    """
+
+    def __init__(self, message: str = "", *, damaged: bool = False, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.damaged = damaged
+
+    def about(self, run_id: str, task_id: str | None) -> LedgerError:
+        """The same trouble, met after a run was paid for: its pictures are shown, its row is behind."""
+        text = f"The run is not kept in full: {self.message}"
+        step = (
+            f"{self.next_step} Then `%apixo resume`, or `%apixo doctor --rebuild`, brings its row up to date."
+        )
+        return LedgerError(text, run_id=run_id, task_id=task_id, maybe_billed=True, next_step=step)
 
 
 _NO_TASK_YET = (

@@ -30,9 +30,9 @@ from .errors import (
     RateLimitError,
     SubmitUnknownError,
     WaitTimeoutError,
-    printable,
 )
 from .request import Request
+from .text import printable
 from .wire import Answer, TaskStatus, problem_of, read_answer, read_task, retry_after_s
 
 if TYPE_CHECKING:
@@ -149,46 +149,54 @@ class Backoff:
 # --- flows ------------------------------------------------------------------------------------------
 
 
-def submit(
-    request: Request, clock: Clock, policy: RetryPolicy, stopped: Callable[[], bool] = lambda: False
-) -> Flow[str]:
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A submit that surely was not accepted and may be sent again, after the pause asked for, if any."""
+
+    problem: ApixoError
+    retry_after_s: float | None = None
+
+
+def submit(request: Request, clock: Clock, policy: RetryPolicy) -> Flow[str]:
     """Submit a task; returns its taskId.
 
-    Sent again only after a plain refusal (HTTP 429) or when no connection was made, never once `stopped`
-    says so. Any other lost, broken or 5xx answer raises `SubmitUnknownError`: APIXO has no idempotency key,
-    so nobody can know whether a second POST would buy a second task.
+    Sent again only after a plain refusal (HTTP 429) or when no connection was made. Any other lost, broken or
+    5xx answer raises `SubmitUnknownError`: APIXO has no idempotency key, so nobody can know whether a second
+    POST would buy a second task.
     """
-    send = Send(f"generateTask/{quote(request.model, safe='')}", body=request.body())
     backoff = Backoff(policy, clock)
     while True:
-        problem, wait_s = _refusal((yield send), request, clock)
-        if isinstance(problem, str):
-            return problem
-        pause = None if wait_s is None else backoff.pause(wait_s or None)
-        if pause is None or stopped():
-            raise problem
+        outcome = yield from submit_once(request, clock)
+        if isinstance(outcome, str):
+            return outcome
+        pause = backoff.pause(outcome.retry_after_s)
+        if pause is None:
+            raise outcome.problem
         yield Sleep(pause)
-        if stopped():
-            raise problem
 
 
-def _refusal(outcome: Reply | Fault, request: Request, clock: Clock) -> tuple[str | ApixoError, float | None]:
-    """What became of a submit: its taskId, or the error and, where it may be sent again, the least pause."""
+def submit_once(request: Request, clock: Clock) -> Flow[str | TurnedAway]:
+    """One attempt to submit: the taskId, or that it was turned away; raises in every other case."""
+    send = Send(f"generateTask/{quote(request.model, safe='')}", body=request.body())
+    return _verdict((yield send), request, clock)
+
+
+def _verdict(outcome: Reply | Fault, request: Request, clock: Clock) -> str | TurnedAway:
     if isinstance(outcome, Fault):
         if outcome.kind == "unsent":
-            return _no_connection("Submit was not sent", outcome), 0.0
-        return _unknown(f"The submit's answer was lost: {outcome.text}", request), None
+            return TurnedAway(_no_connection("Submit was not sent", outcome))
+        raise _unknown(f"The submit's answer was lost: {outcome.text}", request)
     answer = _read(outcome)
     if answer.task_id:  # whatever the codes say: a task that has an id is never let go
-        return answer.task_id, None
+        return answer.task_id
     if not _is_refusal(answer):
-        return _unknown(_why_unknown(answer), request, status=answer.status, code=answer.code), None
+        raise _unknown(_why_unknown(answer), request, status=answer.status, code=answer.code)
     problem = problem_of(answer, "The submit was refused")
     problem.next_step = f"Nothing was made. {problem.next_step}"
     problem.retry_after_s = retry_after_s(answer.retry_after, clock.wall())
     if isinstance(problem, RateLimitError) and answer.status == 429:
-        return problem, problem.retry_after_s or 0.0
-    return problem, None
+        return TurnedAway(problem, problem.retry_after_s or None)
+    raise problem
 
 
 def _is_refusal(answer: Answer) -> bool:
@@ -282,7 +290,7 @@ def wait(
 ) -> Flow[TaskStatus]:
     """Poll a task to its end.
 
-    First poll `cadence.first_poll_s` after creation (`age_s` ago), then flat at the interval, jittered within
+    First poll `cadence.first_poll_s` after creation (`age_s` ago), then by `cadence.pause_s`, jittered within
     its bounds. One failed poll never ends the wait; after failures the pauses grow. "Not found" is no
     refusal within `NOT_FOUND_GRACE_S` of creation. Times are measured with our own clock, never APIXO's.
 
@@ -315,7 +323,8 @@ def wait(
                 raise _of_a_paid_task(outcome)
         if now >= deadline:
             raise _waited_too_long(task_id, timeout_s)
-        yield Sleep(min(_next_poll(cadence, clock, failures, outcome), deadline - now))
+        pause = _next_poll(cadence, clock, age_s + now - started, failures, outcome)
+        yield Sleep(min(pause, deadline - now))
 
 
 def _of_a_paid_task(problem: ApixoError) -> ApixoError:
@@ -325,10 +334,11 @@ def _of_a_paid_task(problem: ApixoError) -> ApixoError:
     return problem
 
 
-def _next_poll(cadence: spec.Cadence, clock: Clock, failures: int, outcome: object) -> float:
+def _next_poll(cadence: spec.Cadence, clock: Clock, age_s: float, failures: int, outcome: object) -> float:
     low, high = cadence.interval_bounds_s
-    spread = min(cadence.interval_s - low, high - cadence.interval_s, cadence.interval_s * 0.2)
-    pause = clock.between(cadence.interval_s - spread, cadence.interval_s + spread)
+    middle = cadence.pause_s(age_s)
+    spread = max(0.0, min(middle - low, high - middle, middle * 0.2))
+    pause = clock.between(middle - spread, middle + spread)
     grown = pause * 2.0 ** min(max(failures - 1, 0), 3)
     asked = outcome.retry_after_s if isinstance(outcome, APIError) else None
     return max(grown, asked or 0.0)

@@ -81,6 +81,16 @@ def _row(run: Run, file_path: Callable[[str], str]) -> dict[str, Any]:
     }
 
 
+def brief(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `history_frame` that fit a screen, by run id."""
+    table = table.set_index("run_id")
+    table["created_at"] = table["created_at"].dt.floor("s").dt.tz_localize(None)
+    table["seconds"] = (table["costTime"] / 1000).round(1)
+    table["on disk"] = table["files"].map(len)
+    shown = ["created_at", "state", "prompt", "aspect_ratio", "num_images", "on disk", "seconds", "cost_usd"]
+    return table[[*shown, "fail_code"]]
+
+
 def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """Write the table as UTF-8 CSV, exactly: everything but numbers is quoted, nothing is altered.
 

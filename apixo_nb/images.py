@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .download import Downloaded
-from .errors import ImageError
+from .download import Downloaded, clear_parts
+from .errors import ImageError, StorageError
 from .run import Image, Run
 
 THUMBNAIL_PX = 384
+_PROBE_BYTES = 4096  # a block, as an empty file fits on a full disk
+_ROOM_BYTES = 8_000_000  # for one picture; the usual ones have two megabytes
 THUMBNAIL_QUALITY = 80  # about 30 kB of WebP for a photograph at this size, 1/60 of its PNG
 
 
@@ -23,10 +27,15 @@ class Images:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._held: dict[tuple[str, int], str] = {}
 
     def target(self, run_id: str, index: int) -> Path:
         """Where a picture goes; its suffix follows from its bytes."""
         return self.folder / f"{run_id}-{index + 1}"
+
+    def clear(self, run_id: str, index: int) -> None:
+        """Remove half a picture that a killed process has left; the run must be ours."""
+        clear_parts(self.target(run_id, index))
 
     def path(self, image: Image) -> Path:
         """The file of a picture that is on disk."""
@@ -60,8 +69,37 @@ class Images:
             )
         except OSError as error:
             text = f"The facts beside {downloaded.path.name} could not be saved: {error.strerror}"
-            raise ImageError(text, run_id=run.run_id, task_id=run.task_id) from None
+            raise ImageError(text, unsaved=True, run_id=run.run_id, task_id=run.task_id) from None
         return image
+
+    def check_room(self, count: int) -> None:
+        """Raise StorageError unless so many pictures can be stored: asked before they are paid for."""
+        step = "Nothing was sent. Make room, or set APIXO_HOME or APIXO_IMAGES to another folder."
+        probe = self.folder / ".probe.part"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"\0" * _PROBE_BYTES)
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise StorageError(f"Pictures cannot be stored in {self.folder}: {why}", next_step=step) from None
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+        if free < count * _ROOM_BYTES:
+            raise StorageError(
+                f"Only {free / 1e6:.0f} MB are free in {self.folder}, and {count} picture(s) may need "
+                f"{count * _ROOM_BYTES / 1e6:.0f} MB",
+                next_step=step,
+            )
+
+    def hold(self, run_id: str, index: int, downloaded: Downloaded) -> None:
+        """Keep the thumbnail of a picture that cannot be stored, while this process lives."""
+        self._held[run_id, index] = _small(downloaded.path)
+
+    def held(self, run_id: str, index: int) -> str:
+        """The thumbnail of a picture that could not be stored, as a data URI, or ""."""
+        return self._held.get((run_id, index), "")
 
     def link(self, image: Image) -> str:
         """A link to the original that works from a notebook in the working folder and from its export."""
@@ -73,14 +111,18 @@ class Images:
 
     def thumbnail(self, image: Image) -> str:
         """A small WebP of the picture as a data URI; "" if the file is gone or cannot be read."""
-        from PIL import Image as Pillow
+        return _small(self.path(image))
 
-        try:
-            with Pillow.open(self.path(image)) as original:
-                original.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-                return _data_uri(original)
-        except Exception:  # noqa: BLE001 - decoders raise OSError, SyntaxError, ValueError, bomb errors...
-            return ""
+
+def _small(path: Path) -> str:
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(path) as original:
+            original.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+            return _data_uri(original)
+    except Exception:  # noqa: BLE001 - decoders raise OSError, SyntaxError, ValueError, bomb errors...
+        return ""
 
 
 def _data_uri(picture: Any) -> str:

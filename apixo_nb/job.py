@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from . import loop
-from .errors import ApixoError, RunCancelledError, remember
+from .errors import ApixoError, RunCancelledError, SubmitUnknownError, TaskFailedError, remember
 from .run import FAILED, SUBMITTING, UNKNOWN, Run
+from .text import printable
 
 _GRACE_S = 0.2  # how long Stop waits for the row to say "cancelled" before it returns
 
@@ -26,16 +27,23 @@ class Job:
     submitting, posted, stopped : bool
         The runner's side: whether a POST may be on its way or about to leave, whether one may have left, and
         whether the user has had enough.
+    give_up : callable or None
+        The runner's side: ends what is going on for this job just now; called on the loop.
+    ended : Future
+        Done when all is written and nobody works on it any more.
     """
 
     def __init__(self, run: Run, said: str = "") -> None:
         self.run = run
         self.said = said
         self.answer: concurrent.futures.Future[Run] = concurrent.futures.Future()
-        self.ended: concurrent.futures.Future[None] | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self.give_up: Callable[[], object] | None = None
         self.submitting = self.posted = False
         self.stopped = False
+
+    def __repr__(self) -> str:
+        return f"<Job {self.run.run_id}: {self.run.state}{', ended' if self.done else ''}>"
 
     @property
     def done(self) -> bool:
@@ -55,8 +63,8 @@ class Job:
         self.stopped = True
         if self.submitting:
             self.fail(stopped_error(self, "Stopped while the submit was on its way"))
-        elif self.task is not None:
-            self.task.cancel()
+        elif self.give_up is not None:
+            self.give_up()
 
     def wait(self) -> Run:
         """Block until the run has ended. Stop (KeyboardInterrupt) cancels it and says how to resume.
@@ -94,6 +102,11 @@ class Job:
         if not self.answer.done():
             self.answer.set_result(self.run)
 
+    def end(self) -> None:
+        """The runner's side: nothing more happens to it."""
+        if not self.ended.done():
+            self.ended.set_result(None)
+
     def fail(self, error: BaseException) -> None:
         """The runner's side: this is what `wait` raises. The first word stands."""
         if not self.answer.done():
@@ -104,7 +117,7 @@ def stop_all(jobs: Sequence[Job]) -> None:
     """Stop several jobs, and give their rows one moment together to say so."""
     for job in jobs:
         job.cancel()
-    concurrent.futures.wait([job.ended for job in jobs if job.ended is not None], timeout=_GRACE_S)
+    concurrent.futures.wait([job.ended for job in jobs], timeout=_GRACE_S)
 
 
 def stopped_error(job: Job, what: str) -> RunCancelledError:
@@ -116,6 +129,17 @@ def stopped_error(job: Job, what: str) -> RunCancelledError:
         step = "Its answer is still read and kept if it comes: see `%apixo history`. Nothing is sent again."
         return RunCancelledError(what, run_id=run.run_id, at_stake_usd=price_usd, next_step=step)
     return RunCancelledError(what, run_id=run.run_id, maybe_billed=False, next_step="Nothing was sent.")
+
+
+def came_to_nothing(run: Run) -> ApixoError:
+    """The error of a run that ended elsewhere without pictures, from its row."""
+    said = ": ".join(text for text in (run.fail_code, printable(run.fail_msg)) if text)
+    if run.state == FAILED and run.task_id:
+        return TaskFailedError(f"The task failed: {said}", run_id=run.run_id, fail_code=run.fail_code)
+    if run.state == UNKNOWN:
+        price_usd = run.price_micros / 1e6
+        return SubmitUnknownError(printable(run.fail_msg), run_id=run.run_id, at_stake_usd=price_usd)
+    return ApixoError(f"Its submit came to nothing: {said or run.state}", run_id=run.run_id)
 
 
 def cannot_resume(run: Run) -> ApixoError:

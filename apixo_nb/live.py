@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display, update_display
 
+from . import loop
 from .display import (
     Thumbnail,
     phase,
@@ -34,6 +35,7 @@ from .session import Session
 
 REDRAW_S = 0.2  # five times a second: more loses messages and helps nobody
 _BAR_STEPS = 200
+_BACKGROUND_REDRAW_S = 0.5
 
 Stop = TypeVar("Stop", bound=BaseException)
 
@@ -57,7 +59,7 @@ class Watch:
     def __init__(
         self, session: Session, jobs: Sequence[Job], shell: InteractiveShell | None, *, button: bool = False
     ) -> None:
-        self._jobs = jobs
+        self.jobs = jobs
         self._started = time.monotonic()
         kind = _view_kind(shell, button=button)
         self._views: list[View] = [kind(session, job) for job in jobs]
@@ -72,6 +74,26 @@ class Watch:
             raise self._leave(stop) from None
         return self._results()
 
+    def go_on(self) -> list[Job]:
+        """Do not wait, and return the jobs: the output goes on by itself, in its place, under other cells."""
+        _background.append(self)
+        loop.loop_thread().submit(self._in_background())
+        return list(self.jobs)
+
+    async def _in_background(self) -> None:
+        # On a thread of its own, as pictures are made small meanwhile; in the context of the cell, so that
+        # what is shown lands in its output.
+        while await asyncio.to_thread(self._redraw):  # noqa: ASYNC110
+            await asyncio.sleep(_BACKGROUND_REDRAW_S)
+
+    def show_again(self) -> None:
+        """Show the last states once more, from the cell that calls.
+
+        What a cell shows after its end is lost where no front end listens, as in nbconvert and papermill.
+        """
+        for job, view in zip(self.jobs, self._views, strict=True):
+            view.finish(job.run)
+
     async def wait(self) -> list[Run]:
         """As `block`, without blocking the kernel's loop: a Cancel button is heard while the cell runs."""
         try:
@@ -83,33 +105,59 @@ class Watch:
 
     def _redraw(self) -> bool:
         elapsed = time.monotonic() - self._started
-        for index, (job, view) in enumerate(zip(self._jobs, self._views, strict=True)):
+        for index, (job, view) in enumerate(zip(self.jobs, self._views, strict=True)):
             if job.done:
                 self._end(index)  # its neighbours may take minutes more
             else:
                 view.refresh(job.run, elapsed)
-        return len(self._ended) < len(self._jobs)
+        return len(self._ended) < len(self.jobs)
 
     def _end(self, index: int) -> None:
         if index not in self._ended:
             self._ended.add(index)
-            self._views[index].finish(self._jobs[index].run)
+            self._views[index].finish(self.jobs[index].run)
 
     def _leave(self, stop: Stop) -> Stop:
-        stop_all(self._jobs)
+        stop_all(self.jobs)
         self._finish()
-        left = next((job.run for job in self._jobs if not job.run.is_final), self._jobs[0].run)
+        left = next((job.run for job in self.jobs if not job.run.is_final), self.jobs[0].run)
         return remember(stop, run_id=left.run_id, task_id=left.task_id)
 
     def _results(self) -> list[Run]:
         self._finish()
-        for job in self._jobs:
+        for job in self.jobs:
             job.wait()  # raises what went wrong; the other runs are done and shown
-        return [job.run for job in self._jobs]
+        return [job.run for job in self.jobs]
 
     def _finish(self) -> None:
-        for index in range(len(self._jobs)):
+        for index in range(len(self.jobs)):
             self._end(index)
+
+
+# Cells that were run with --bg and not waited for yet.
+_background: list[Watch] = []
+
+
+def wait() -> list[Run]:
+    """Wait for all cells that were run with ``--bg``, and return their runs.
+
+    Stop (KeyboardInterrupt) ends the waiting, not the runs.
+
+    Raises
+    ------
+    ApixoError
+        The first run's that has no pictures, or not all of them; all have ended then.
+    """
+    watches = list(_background)
+    jobs = [job for watch in watches for job in watch.jobs]
+    while not all(job.done for job in jobs):
+        time.sleep(REDRAW_S)
+    for watch in watches:
+        _background.remove(watch)
+        watch.show_again()
+    for job in jobs:
+        job.answer.result()
+    return [job.run for job in jobs]
 
 
 def card(session: Session, run: Run, said: str = "") -> dict[str, str]:
@@ -142,7 +190,7 @@ class _HtmlView:
         self._session = session
         self._job = job
         self._id = uuid.uuid4().hex
-        self._expected_s = session.cadence(job.run.model).expected_s
+        self._cadence = session.cadence_of(job.run)
         self._shown: object = None
         self._begin(job)
 
@@ -151,12 +199,12 @@ class _HtmlView:
 
     def _progress(self, run: Run, elapsed_s: float) -> dict[str, Any]:
         return {
-            "text/html": progress_html(run, elapsed_s, self._expected_s),
-            "text/plain": progress_text(run, elapsed_s, self._expected_s),
+            "text/html": progress_html(run, elapsed_s, self._cadence),
+            "text/plain": progress_text(run, elapsed_s, self._cadence),
         }
 
     def refresh(self, run: Run, elapsed_s: float) -> None:
-        news = progress_text(run, elapsed_s, self._expected_s)  # changes once a second
+        news = progress_text(run, elapsed_s, self._cadence)  # changes once a second
         if news != self._shown:
             self._shown = news
             update_display(self._progress(run, elapsed_s), raw=True, display_id=self._id)
@@ -171,7 +219,7 @@ class _WidgetView(_HtmlView):
     def _begin(self, job: Job) -> None:
         import ipywidgets as widgets
 
-        self._line = widgets.HTML(progress_html(job.run, 0.0, self._expected_s))
+        self._line = widgets.HTML(progress_html(job.run, 0.0, self._cadence))
         self._bar = widgets.IntProgress(
             max=_BAR_STEPS, layout=widgets.Layout(width="320px", height="12px", margin="4px 8px 0 0")
         )
@@ -193,8 +241,8 @@ class _WidgetView(_HtmlView):
 
     def refresh(self, run: Run, elapsed_s: float) -> None:
         # Traits send only what has changed.
-        self._line.value = progress_html(run, elapsed_s, self._expected_s)
-        share = progress_share(run, elapsed_s, self._expected_s)
+        self._line.value = progress_html(run, elapsed_s, self._cadence)
+        share = progress_share(run, elapsed_s, self._cadence)
         self._bar.value = max(self._bar.value, round(share * _BAR_STEPS))
 
     def finish(self, run: Run) -> None:
@@ -209,13 +257,13 @@ class _TextView:
     def __init__(self, session: Session, job: Job) -> None:
         self._session = session
         self._job = job
-        self._expected_s = session.cadence(job.run.model).expected_s
+        self._cadence = session.cadence_of(job.run)
         self._shown = ""
         self._width = 0
 
     def refresh(self, run: Run, elapsed_s: float) -> None:
         terminal = sys.stdout.isatty()
-        news = progress_text(run, elapsed_s, self._expected_s) if terminal else phase(run)
+        news = progress_text(run, elapsed_s, self._cadence) if terminal else phase(run)
         if news != self._shown:
             self._shown = news
             self._write(news, "\r" if terminal else "")

@@ -23,7 +23,6 @@ NOT_YET = {
     "--repeat": "Run the cell again for another draw, or part prompts by lines of ---.",
     "--set": "Fill {names} from the notebook's variables, or part prompts by lines of ---.",
     "--callback": "Polling works everywhere; the Python client takes request_type='callback'.",
-    "--bg": "A script or another notebook can run beside this one.",
 }
 
 #: The commands of ``%apixo``, each with its help.
@@ -31,16 +30,22 @@ COMMANDS = {
     "login": "store an API key; it is asked for, never typed on the line",
     "logout": "remove the stored key",
     "status": "where requests go, which key, what the ledger holds and what was spent",
-    "balance": "US dollars left for the key",
+    "balance": "US dollars left for the key, beside what the ledger says",
+    "spend": "what was spent by state, day and tag; %apixo spend day shows one",
+    "budget": "%apixo budget 5.00 caps spending; then --day or --notebook; off ends it",
     "history": "the last runs as a table; %apixo history 50 shows more",
     "resume": "bring unfinished runs to their end, download what is missing; costs nothing",
+    "settle": "%apixo settle RUN paid (or free): how a submit without an answer ended",
+    "rescue": "download every picture that is not on disk before its address ends; costs nothing",
+    "doctor": "compare ledger and pictures; %apixo doctor --rebuild mends the ledger",
+    "wait": "wait for the cells that were run with --bg",
     "export": "%apixo export FILE.csv writes all runs as CSV",
     "sandbox": "work without key and cost on this machine; %apixo sandbox off ends it",
     "config": "the settings; change one with %config Apixo.NAME = VALUE",
     "help": "this page",
 }
 
-COMMANDS_NOT_YET = ("rescue", "budget", "panel")
+COMMANDS_NOT_YET = ("panel",)
 
 EXAMPLES = """\
 examples:
@@ -66,6 +71,7 @@ class Options:
     new: bool = False
     dry_run: bool = False
     raw: bool = False
+    background: bool = False
     max_cost_usd: float | None = None
     timeout_s: float | None = None
     output: str = ""
@@ -120,6 +126,7 @@ def parser() -> argparse.ArgumentParser:
     add("--new", action="store_true", help="pay for a new draw even where a stored one exists")
     add("--dry-run", action="store_true", help="show the exact request, count and cost; send nothing")
     add("--max-cost", metavar="USD", help="refuse to start above this sum")
+    add("--bg", action="store_true", help="return at once; the run goes on, and its output with it")
     add("--timeout", metavar="SECONDS", help="give up waiting; the task is kept and can be resumed")
     add("--raw", action="store_true", help="send the prompt as typed, without filling {names}")
     add(
@@ -153,6 +160,7 @@ def parse(line: str) -> Options:
         new=given.new,
         dry_run=given.dry_run,
         raw=given.raw,
+        background=given.bg,
         max_cost_usd=_number(given.max_cost, "--max-cost", "a sum in US dollars, 0 or more", 0.0),
         timeout_s=_number(given.timeout, "--timeout", "a number of seconds above 0", 1e-3),
         output=_variable(given.output),

@@ -18,10 +18,14 @@ from .run import FAILED, PLANNED, SUBMITTING, SUCCESS, UNKNOWN, Run
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do for one request: `run` is the stored one, or the one to buy, with its take."""
+    """What to do for one request: `run` is the stored one, or the one to buy, with its take.
+
+    `once`: not if another kernel asks for the same take meanwhile.
+    """
 
     action: Literal["show", "follow", "buy"]
     run: Run
+    once: bool = False
 
     @property
     def said(self) -> str:
@@ -73,9 +77,9 @@ def _decide(
     if draw is not None:
         return Decision("show" if draw.state == SUCCESS and not draw.missing else "follow", draw)
     for run in same:
-        if run.state in (UNKNOWN, SUBMITTING):
+        if run.state == UNKNOWN:
             raise _unknown(run)
-    return Decision("buy", planned.but(take=take))
+    return Decision("buy", planned.but(take=take), once=True)
 
 
 def _day(run: Run) -> str:
@@ -83,8 +87,10 @@ def _day(run: Run) -> str:
 
 
 def _is_draw(run: Run) -> bool:
-    """Whether a run has a task that succeeded or may still succeed."""
-    return run.state == SUCCESS or (bool(run.task_id) and run.state not in (FAILED, PLANNED, UNKNOWN))
+    """Whether a run has a task that succeeded or still may; or is being submitted at this moment."""
+    return run.state in (SUCCESS, SUBMITTING) or (
+        bool(run.task_id) and run.state not in (FAILED, PLANNED, UNKNOWN)
+    )
 
 
 def _unknown(run: Run) -> SubmitUnknownError:

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
-from .errors import InvalidRequestError, printable
+from .errors import InvalidRequestError
 from .spec import DEFAULT_MODEL, MODELS, ModelSpec, Parameter, Value
+from .text import printable
 
 RequestType = Literal["async", "callback"]
 

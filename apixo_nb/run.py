@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from .request import Request, RequestType
 from .spec import FINAL_STATES, MODELS, RESULT_DAYS, ModelSpec, Value
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # The states of a run, in the order they are met. Only `success` and `failed` are final; a word that is not
 # here came from APIXO, is kept verbatim and is not final.
@@ -67,6 +67,8 @@ class Run(BaseModel):
         Which request this is (see `Request.digest`), and its how-manieth draw, from 1; 0 until it is written.
     raw : str
         The last status answer's data, as JSON.
+    notebook : str
+        Where it was asked for, if the front end tells; "" else.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -102,6 +104,7 @@ class Run(BaseModel):
     digest: str = ""
     take: int = 0
     raw: str = ""
+    notebook: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def __repr__(self) -> str:
@@ -198,6 +201,7 @@ def new_run(
     name: str = "",
     tags: tuple[str, ...] = (),
     note: str = "",
+    notebook: str = "",
 ) -> Run:
     """The row of a request that is about to be sent."""
     created = utc_now()
@@ -212,6 +216,7 @@ def new_run(
         name=name,
         tags=tags,
         note=note,
+        notebook=notebook,
         sandbox=sandbox,
         digest=request.digest(),
     )

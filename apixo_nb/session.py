@@ -6,36 +6,34 @@ The session that notebooks share is in `shared.py`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from . import config, keys
 from .api import AsyncClient
-from .errors import ConfigurationError, CostLimitError, InvalidRequestError, dollars
-from .flows import RetryPolicy
+from .errors import ConfigurationError, CostLimitError, InvalidRequestError
 from .images import Images
 from .job import Job, cannot_resume
+from .keeper import Listener
 from .labels import Labels, check_number, check_timeout, make_labels
 from .ledger import Ledger
 from .loop import run as run_on_loop
 from .replay import Decision, decide_all
 from .request import Request, make_request
-from .run import SUBMITTING, UNKNOWN, Run, new_run
-from .runner import Listener, Runner
-from .spec import DEFAULT_MODEL, MODELS, Cadence
+from .run import Run, new_run
+from .runner import Runner
+from .service import Service
+from .spec import MODELS, Cadence
+from .text import dollars
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from .sandbox import Sandbox
-
-#: The sandbox makes a task in about 3 s where APIXO takes 30: its rhythm is ten times as fast.
-SANDBOX_TASK_S = 3.0
 
 
 class Session:
@@ -58,7 +56,7 @@ class Session:
         key = None  # no traceback of what follows can show it
         if isinstance(given, ConfigurationError):
             raise given
-        self._key = given
+        self.service = Service(self.settings, given)
         self._client: AsyncClient | None = None
         self._ledger: Ledger | None = None
         self._runner: Runner | None = None
@@ -80,19 +78,14 @@ class Session:
     @property
     def is_sandbox(self) -> bool:
         """Whether runs go to a sandbox on this machine, and so cost nothing."""
-        return self.settings.sandbox or config.is_loopback(urlsplit(self.settings.base_url).hostname)
-
-    @property
-    def key(self) -> keys.ApiKey | None:
-        """The key that requests to APIXO carry, or None while there is none."""
-        return self._key or keys.find_key()
+        return self.service.is_sandbox
 
     @property
     def client(self) -> AsyncClient:
         """The API client; raises MissingKeyError where there is no key."""
         with self._lock:
             if self._client is None:
-                self._client = self._sandbox_client() if self.settings.sandbox else self._real_client()
+                self._client = self.service.client()
             return self._client
 
     @property
@@ -100,52 +93,28 @@ class Session:
         """The ledger; raises LedgerError where it cannot be opened."""
         with self._lock:
             if self._ledger is None:
-                home = self.settings.home_path
-                self._ledger = Ledger(self.settings.ledger or home / "ledger.db", home / "ledger-tasks.jsonl")
+                aside = self.settings.home_path / "ledger-tasks.jsonl"
+                self._ledger = Ledger(self.settings.ledger or self.ledger_file(), aside)
             return self._ledger
+
+    def ledger_file(self) -> Path:
+        """The file of the ledger where it is no database of its own address."""
+        return self.settings.home_path / "ledger.db"
 
     @property
     def runner(self) -> Runner:
         """The runner over client, ledger and images."""
         with self._lock:
             if self._runner is None:
-                self._runner = Runner(self.client, self.ledger, self.images)
+                probe_s = min(2.0, self.service.cadence().interval_s)
+                # Bound to this ledger: the runner must never wait for our lock, which `close` holds.
+                cadence = functools.partial(self.service.cadence_of, durations_s=self.ledger.durations_s)
+                self._runner = Runner(self.client, self.ledger, self.images, cadence, probe_s)
             return self._runner
 
-    def _real_client(self) -> AsyncClient:
-        return AsyncClient(
-            self._key,
-            base_url=self.settings.base_url,
-            request_timeout_s=self.settings.request_timeout,
-            cadence=self.cadence,
-        )
-
-    def _sandbox_client(self) -> AsyncClient:
-        # Never with the real key: whatever listens on a port of this machine has no business with it.
-        return AsyncClient(
-            keys.ApiKey("sandbox", "of the sandbox"),
-            base_url=self.sandbox().base_url,
-            request_timeout_s=self.settings.request_timeout,
-            cadence=self.cadence,
-            retry=RetryPolicy(base_s=0.1, cap_s=2.0),
-        )
-
-    def cadence(self, model: str = DEFAULT_MODEL) -> Cadence:
-        """When runs are polled and how long they are expected to take, in seconds."""
-        cadence = MODELS[model].cadence
-        if self.settings.sandbox:
-            cadence = cadence.scaled(SANDBOX_TASK_S / cadence.expected_s)
-        return cadence.override(self.settings.first_poll, self.settings.poll_interval)
-
-    def sandbox(self) -> Sandbox:
-        """The sandbox of this session, started; its tasks survive a restart of the kernel."""
-        from .sandbox import Sandbox, SandboxOptions
-
-        journal = self.settings.home_path / "sandbox.jsonl"
-        with _sandboxes_lock:
-            if journal not in _sandboxes:
-                _sandboxes[journal] = Sandbox(SandboxOptions(seconds=SANDBOX_TASK_S, journal=journal))
-            return _sandboxes[journal].start()
+    def cadence_of(self, run: Run) -> Cadence:
+        """When a run is polled and how long it is expected to take, from tasks like it in the ledger."""
+        return self.service.cadence_of(run, self.ledger.durations_s)
 
     def close(self) -> None:
         """Let go of connections and files. Runs in flight are stopped, and stay resumable."""
@@ -181,11 +150,13 @@ class Session:
             sandbox=self.is_sandbox,
             prompt_template=prompt_template,
             variables=variables,
+            notebook=self.settings.notebook,
             **dataclasses.asdict(labels or Labels()),
         )
 
     def check_cost(self, runs: Iterable[Run], max_cost_usd: float | None) -> None:
-        """Raise CostLimitError if these runs together would cost more than the limit."""
+        """Raise CostLimitError if these runs together would pass the limit, or BudgetError for a budget."""
+        runs = list(runs)
         total = sum(run.price_micros for run in runs)
         check_number(max_cost_usd, "max_cost_usd", "a sum in US dollars, 0 or more", 0.0)
         if max_cost_usd is not None and total > round(max_cost_usd * 1_000_000):
@@ -193,16 +164,20 @@ class Session:
                 f"This would cost {dollars(total / 1e6)}, above the limit of {dollars(max_cost_usd)}",
                 next_step="Nothing was sent. Ask for fewer pictures, or raise --max-cost.",
             )
+        if runs:
+            self.ledger.check_budgets(runs)
 
     @property
     def busy(self) -> bool:
         """Whether runs are in flight."""
         return self._runner is not None and self._runner.busy
 
-    def start(self, run: Run, timeout_s: float | None = None) -> Job:
-        """Buy a planned run. Returns at once with its `Job`."""
+    def start(
+        self, run: Run, timeout_s: float | None = None, *, batch: Hashable = None, once: bool = False
+    ) -> Job:
+        """Buy a planned run. Returns at once with its `Job`; see `Runner.start` for `batch` and `once`."""
         check_timeout(timeout_s)
-        return self.runner.start(run, timeout_s or self.settings.timeout)
+        return self.runner.start(run, timeout_s or self.settings.timeout, batch=batch, once=once)
 
     def decide(self, planned: Iterable[Run], *, new: bool = False) -> list[Decision]:
         """For each planned run of a cell: show what is stored, follow what is open, or buy.
@@ -214,20 +189,33 @@ class Session:
         SubmitUnknownError
             One of them was submitted before, and its answer lost.
         """
+        self.ledger.settle()
         buy = new or not self.settings.replay
-        return decide_all(planned, self.ledger.draws, _drawn, buy=buy)
+        return decide_all(planned, self._draws, _drawn, buy=buy)
 
-    def carry_out(self, decision: Decision, timeout_s: float | None = None) -> Job:
+    def _draws(self, planned: Run) -> list[Run]:
+        """All runs of the same request, those included that stand in line here and have no row yet."""
+        rows = self.ledger.draws(planned)
+        known = {run.run_id for run in rows}
+        mine = self._runner.runs() if self._runner is not None else []
+        here = [run for run in mine if run.digest == planned.digest and run.sandbox == planned.sandbox]
+        return [*rows, *(run for run in here if run.run_id not in known)]
+
+    def carry_out(self, decision: Decision, timeout_s: float | None = None, batch: Hashable = None) -> Job:
         """Do what was decided; counts as this kernel's draw."""
         _drawn.add(decision.run.run_id)
         if decision.action == "buy":
-            return self.start(decision.run, timeout_s)
+            job = self.start(decision.run, timeout_s, batch=batch, once=decision.once)
+            # Another kernel may have been quicker: then the job is about its run.
+            job.ended.add_done_callback(lambda _ended: _drawn.add(job.run.run_id))
+            return job
         if decision.action == "follow":
             job = self.runner.resume(decision.run, timeout_s or self.settings.timeout)
             job.said = decision.said
             return job
         job = Job(decision.run, decision.said)
         job.succeed()
+        job.end()
         return job
 
     def begin(
@@ -256,19 +244,35 @@ class Session:
     # --- taking up again ---
 
     def resume(self, run_id: str | None = None, timeout_s: float | None = None) -> list[Job]:
-        """Take up one run, or all unfinished ones: wait for tasks, download what is missing. It is free."""
+        """Take up one run, or all unfinished ones: wait for tasks, download what is missing. It is free.
+
+        Those that another living process works on are left to it, see `elsewhere`; one that is named is
+        followed there.
+        """
         check_timeout(timeout_s)
         self.ledger.merge_aside()
+        self.ledger.settle()
+        theirs = self.ledger.elsewhere() if run_id is None else ()
         runs = self.ledger.unfinished() if run_id is None else [self.run(run_id)]
+        runs = [run for run in runs if run.run_id not in theirs]
         mine = [run for run in runs if run.sandbox == self.is_sandbox and run.task_id]
         if run_id is not None and not mine:
             raise cannot_resume(runs[0])
-        return [self.runner.resume(run, timeout_s or self.settings.timeout) for run in mine]
+        return [self.follow(run, timeout_s) for run in mine]
+
+    def follow(self, run: Run, timeout_s: float | None = None) -> Job:
+        """Take up one run that has a task; see `Runner.resume`."""
+        return self.runner.resume(run, timeout_s or self.settings.timeout)
 
     def lost(self) -> list[Run]:
-        """Runs whose submit was never answered, as far as nobody here waits for it: maybe billed."""
-        rows = [run for run in self.ledger.runs() if run.sandbox == self.is_sandbox]
-        return [run for run in rows if run.state in (UNKNOWN, SUBMITTING) and not self.runner.watches(run)]
+        """Runs whose submit was never answered, and nobody waits for it any more: maybe billed."""
+        self.ledger.settle()
+        return [run for run in self.ledger.lost() if run.sandbox == self.is_sandbox]
+
+    def elsewhere(self) -> list[Run]:
+        """Runs that other living kernels or programs work on."""
+        rows = self.ledger.some(sorted(self.ledger.elsewhere()))
+        return [run for run in rows if run.sandbox == self.is_sandbox]
 
     def run(self, run_id: str) -> Run:
         """One run by its id; raises InvalidRequestError if there is none."""
@@ -280,6 +284,14 @@ class Session:
         return found
 
     # --- looking back ---
+
+    def runs(self) -> list[Run]:
+        """All runs of this service, real or sandbox, oldest first."""
+        return [run for run in self.ledger.runs() if run.sandbox == self.is_sandbox]
+
+    def successes(self) -> list[Run]:
+        """Runs of this service that have, or should have, pictures."""
+        return [run for run in self.ledger.successes() if run.sandbox == self.is_sandbox]
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Hear of every new `Run` record, on the loop thread; returns the function that ends it."""
@@ -314,20 +326,5 @@ def _in_ipython() -> bool:
     return ipython is not None and ipython.get_ipython() is not None
 
 
-# One sandbox for each home: sessions come and go with the settings, a sandbox knows its tasks.
-_sandboxes: dict[Path, Sandbox] = {}
-_sandboxes_lock = threading.RLock()
-
 # Ids of the runs that this kernel has bought or shown; they outlive a session that a setting renews.
 _drawn: set[str] = set()
-
-
-def _after_fork() -> None:
-    """A child process shares no thread and no lock with its parent."""
-    global _sandboxes_lock  # noqa: PLW0603
-    _sandboxes_lock = threading.RLock()
-    _sandboxes.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

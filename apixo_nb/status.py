@@ -23,5 +23,5 @@ def status_lines(session: Session) -> list[str]:
 def _key_text(session: Session) -> str:
     if session.settings.sandbox:
         return "none is needed"
-    key = session.key
+    key = session.service.key
     return key.source if key else "none; try `%apixo login`"

@@ -13,10 +13,12 @@ import ssl
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import httpx2
 
 from . import flows, keys
+from .config import is_loopback
 from .download import Downloaded, Limits, download_once
 from .errors import ApixoError, ConfigurationError
 
@@ -56,7 +58,9 @@ class Transport:
         self._key = key
         self._base_url = base_url
         self._request_timeout_s = request_timeout_s
-        self._limits = limits
+        here = is_loopback(urlsplit(base_url).hostname)
+        # A proxy of the environment resolves names itself, and may be the only way out.
+        self._limits = dataclasses.replace(limits, public_only=not here and not getproxies())
         # A proxy from the environment serves https only: over plain http, which is allowed to this machine
         # alone, it would be handed the key.
         self._trust_env = urlsplit(base_url).scheme == "https"
@@ -88,9 +92,10 @@ class Transport:
             return await asyncio.sleep(command.seconds)
         if isinstance(command, flows.Fetch):
             return await self._fetch(command)
-        return await self._exchange(command)
+        return await self.exchange(command)
 
-    async def _exchange(self, send: flows.Send) -> flows.Reply | flows.Fault:
+    async def exchange(self, send: flows.Send) -> flows.Reply | flows.Fault:
+        """Send one request: its answer, or why there is none."""
         clients = self._open()
         client, method = (clients.polls, "GET") if send.body is None else (clients.submits, "POST")
         timeout_s = min(self._request_timeout_s, send.timeout_s or self._request_timeout_s)
@@ -139,7 +144,8 @@ class Transport:
             running,
             httpx2.AsyncClient(**api, cookies=_no_cookies(), limits=fresh),
             httpx2.AsyncClient(**api, cookies=_no_cookies(), limits=pool),
-            httpx2.AsyncClient(**pictures, cookies=_no_cookies(), limits=pool),
+            # Each on its own connection: they are kept by address, and a second name there is another host.
+            httpx2.AsyncClient(**pictures, cookies=_no_cookies(), limits=fresh),
         )
 
 

@@ -31,8 +31,8 @@ from .errors import (
     ResultError,
     ServerError,
     TaskFailedError,
-    printable,
 )
+from .text import printable
 
 _LARGEST = 2**53  # above it a JSON number is not exact; also beyond any time in milliseconds
 _NO_FUNDS = re.compile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,6 +15,7 @@ from apixo_nb import display
 from apixo_nb.display import Thumbnail
 from apixo_nb.request import make_request
 from apixo_nb.run import Image, Run, new_run
+from apixo_nb.spec import DEFAULT_MODEL, MODELS
 
 PROPERTY = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=100
@@ -29,6 +31,7 @@ STATES = [
     "cancelled",
     "timeout",
 ]
+PACE = MODELS[DEFAULT_MODEL].cadence
 URL = "https://r2.apixo.ai/a.png"
 DATA_URI = "data:image/webp;base64,UklGRg=="
 
@@ -133,8 +136,8 @@ def test_hostile_text_adds_nothing_to_a_card(text, state):
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
 def test_hostile_state_adds_nothing_to_a_line_of_progress(text):
-    hostile = Skeleton(display.progress_html(hostile_run(text, text), 1.0, 30.0))
-    plain = Skeleton(display.progress_html(hostile_run("x", "x"), 1.0, 30.0))
+    hostile = Skeleton(display.progress_html(hostile_run(text, text), 1.0, PACE))
+    plain = Skeleton(display.progress_html(hostile_run("x", "x"), 1.0, PACE))
     assert (hostile.elements, hostile.odd) == (plain.elements, "")
 
 
@@ -184,7 +187,7 @@ def test_links_of_a_card_open_apart_and_tell_nothing():
 
 
 @pytest.mark.parametrize(
-    "show", [display.run_text, lambda run, _paths: display.progress_text(run, 1.0, 30.0)]
+    "show", [display.run_text, lambda run, _paths: display.progress_text(run, 1.0, PACE)]
 )
 @pytest.mark.parametrize("state", ["failed", "success", "processing"])
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
@@ -388,12 +391,18 @@ def test_each_state_has_its_word(state, said):
 
 
 def test_line_of_progress_shows_elapsed_and_expected_time_and_the_stake():
-    text = display.progress_text(a_run(state="processing"), 12.4, 30.0)
+    text = display.progress_text(a_run(state="processing"), 12.4, PACE)
     assert text == "Waiting: 12 s, usually about 30 s · up to $0.35 · a fox"
 
 
+def test_line_of_progress_tells_what_earlier_tasks_took():
+    known = PACE.learned([20.0, 22.0, 25.0, 28.0, 31.0, 31.0, 31.0, 40.0, 48.0, 60.0])
+    text = display.progress_text(a_run(state="processing"), 12.4, known)
+    assert text == "Waiting: 12 s, usually 31 s, 9 of 10 under 60 s · up to $0.35 · a fox"
+
+
 def test_line_of_progress_counts_the_downloads():
-    assert "1 of 2 pictures" in display.progress_text(done(2, on_disk=1), 31.0, 30.0)
+    assert "1 of 2 pictures" in display.progress_text(done(2, on_disk=1), 31.0, PACE)
 
 
 ELAPSED = st.floats(0, 1e6)
@@ -404,7 +413,8 @@ ELAPSED = st.floats(0, 1e6)
 def test_bar_never_runs_backwards_and_stays_within_its_ends(state, earlier, later, expected):
     run = a_run(state=state)
     earlier, later = sorted((earlier, later))
-    low, high = (display.progress_share(run, elapsed, expected) for elapsed in (earlier, later))
+    pace = replace(PACE, expected_s=expected)
+    low, high = (display.progress_share(run, elapsed, pace) for elapsed in (earlier, later))
     assert 0.0 <= low <= high <= 1.0
 
 
@@ -412,6 +422,6 @@ def test_bar_never_runs_backwards_and_stays_within_its_ends(state, earlier, late
 @given(ELAPSED)
 def test_bar_goes_on_from_waiting_to_downloading_to_full(elapsed):
     stages = [a_run(num_images=2, state="processing"), done(2, on_disk=0), done(2, on_disk=1), done(2)]
-    shares = [display.progress_share(run, elapsed, 30.0) for run in stages]
+    shares = [display.progress_share(run, elapsed, PACE) for run in stages]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0

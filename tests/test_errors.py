@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from apixo_nb import errors
 from apixo_nb.errors import ApixoError, InvalidRequestError, RateLimitError, TaskFailedError
+from apixo_nb.text import printable
 
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ApixoError)]
 FACTS: dict[str, Any] = {
@@ -137,6 +138,8 @@ def test_every_leaf_has_a_next_step_or_makes_its_own(kind):
         "ConfigurationError",
         "InvalidRequestError",
         "CostLimitError",
+        "BudgetError",
+        "StorageError",
         "APIError",
         "TaskFailedError",
         "LedgerError",
@@ -204,20 +207,20 @@ def test_missing_key_names_the_three_ways_out():
     ],
 )
 def test_foreign_text_becomes_harmless(text, shown):
-    assert errors.printable(text) == shown
+    assert printable(text) == shown
 
 
 def test_long_text_is_cut_and_marked():
-    assert errors.printable("x" * 301) == "x" * 300 + "…"
-    assert errors.printable("x" * 300) == "x" * 300
-    assert errors.printable("abcdef", 3) == "abc…"
+    assert printable("x" * 301) == "x" * 300 + "…"
+    assert printable("x" * 300) == "x" * 300
+    assert printable("abcdef", 3) == "abc…"
 
 
 @settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(st.characters(), max_size=400), st.integers(1, 400))
 @example(HOSTILE, 300)
 def test_any_text_becomes_one_harmless_line(text, limit):
-    shown = errors.printable(text, limit)
+    shown = printable(text, limit)
     assert len(shown.splitlines()) <= 1
     assert not {unicodedata.category(char) for char in shown if char != "\u200d"} & {"Cc", "Cf", "Cs"}
     shown.encode("utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
@@ -111,14 +111,9 @@ DONE = state("success", resultJson={"resultUrls": ["https://r2.apixo.ai/a.png"]}
 BUSY = state("processing")
 
 
-def submit(
-    *answers: Any,
-    time: Time | None = None,
-    policy: RetryPolicy = POLICY,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Story:
+def submit(*answers: Any, time: Time | None = None, policy: RetryPolicy = POLICY) -> Story:
     time = time or Time()
-    return play(flows.submit(REQUEST, time.clock, policy, stopped), answers, time)
+    return play(flows.submit(REQUEST, time.clock, policy), answers, time)
 
 
 # --- submit: what is sent ---------------------------------------------------------------------------
@@ -315,27 +310,6 @@ def test_pauses_that_were_asked_for_count_as_time_too():
     assert (len(story.sends), story.sleeps) == (3, [50.0, 50.0])
 
 
-# --- submit: stopped --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("answer", [refused(429), UNSENT])
-def test_stop_before_the_pause_ends_the_retries(answer):
-    story = submit(answer, stopped=lambda: True)
-    assert (len(story.sends), story.sleeps) == (1, [])
-    assert not story.error.maybe_billed
-
-
-def test_stop_during_the_pause_ends_the_retries():
-    time = Time()
-    story = submit(refused(429), time=time, stopped=lambda: time.now > 0)
-    assert (len(story.sends), len(story.sleeps)) == (1, 1)
-    assert type(story.error) is errors.RateLimitError
-
-
-def test_stop_does_not_lose_a_task_id():
-    assert submit(accepted(), stopped=lambda: True).result == TASK
-
-
 # --- submit: any sequence ---------------------------------------------------------------------------
 
 CODES = st.sampled_from(
@@ -393,11 +367,11 @@ def may_be_repeated(outcome: Reply | Fault) -> bool:
 
 
 @settings(PROPERTY, max_examples=1000)
-@given(st.lists(OUTCOMES, max_size=8), POLICIES, st.floats(0, 0.999), st.integers(0, 30))
-@example([refused(429), UNSENT, refused(429), accepted()], POLICY, 0.5, 30)
-def test_post_is_repeated_only_after_a_sure_refusal(outcomes, policy, chance, stop_after):
-    answers, time, stops = [*outcomes, *repeat(LOST, 9)], Time(chance), iter(range(100))
-    story = submit(*answers, time=time, policy=policy, stopped=lambda: next(stops) >= stop_after)
+@given(st.lists(OUTCOMES, max_size=8), POLICIES, st.floats(0, 0.999))
+@example([refused(429), UNSENT, refused(429), accepted()], POLICY, 0.5)
+def test_post_is_repeated_only_after_a_sure_refusal(outcomes, policy, chance):
+    answers, time = [*outcomes, *repeat(LOST, 9)], Time(chance)
+    story = submit(*answers, time=time, policy=policy)
     posts = len(story.sends)
     assert posts == len(story.sleeps) + 1 or (
         posts == len(story.sleeps) and isinstance(story.error, ApixoError)
@@ -407,8 +381,6 @@ def test_post_is_repeated_only_after_a_sure_refusal(outcomes, policy, chance, st
     assert all(send == story.sends[0] for send in story.sends)
     assert sum(story.sleeps) <= policy.total_s
     assert (story.result is None) == (story.error is not None)
-    if stop_after == 0:
-        assert posts == 1
 
 
 @PROPERTY
@@ -546,8 +518,14 @@ def test_grace_counts_from_the_creation_of_the_task():
 
 
 def test_pauses_grow_with_failures_and_are_flat_again_after_a_success():
-    story = wait(*repeat(LOST, 6), BUSY, BUSY, DONE)
-    assert story.sleeps[1:] == [5.0, 10.0, 20.0, 40.0, 40.0, 40.0, 5.0, 5.0]
+    story = wait(*repeat(LOST, 4), BUSY, BUSY, DONE)
+    assert story.sleeps[1:] == [5.0, 10.0, 20.0, 40.0, 5.0, 5.0]
+
+
+def test_task_that_is_very_late_is_polled_as_seldom_as_the_page_allows():
+    story = wait(*repeat(BUSY, 24), DONE)
+    assert story.sleeps[1:21] == [5.0] * 20
+    assert story.sleeps[-3:] == [10.0, 10.0, 10.0]
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])

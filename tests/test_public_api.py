@@ -22,6 +22,7 @@ NAMES = [
     "generate",
     "history",
     "resume",
+    "wait",
 ]
 
 CALLS = ["submit", "status", "wait", "download", "balance"]

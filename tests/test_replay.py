@@ -62,8 +62,14 @@ def test_an_open_task_is_taken_up_again(state: str):
     assert decide([row], [])[0] == Decision("follow", row)
 
 
-@pytest.mark.parametrize("state", ["unknown", "submitting"])
-def test_a_lost_submit_stops_and_says_what_is_at_stake(state: str):
+def test_a_submit_on_its_way_in_a_living_kernel_is_followed():
+    row = a_run("submitting", 1)
+    assert decide([row], [])[0] == Decision("follow", row)
+    assert decide([row], [row])[0].action == "buy"  # this kernel's own: the next press is the next take
+
+
+def test_a_lost_submit_stops_and_says_what_is_at_stake():
+    state = "unknown"
     with pytest.raises(SubmitUnknownError, match="answer was lost") as stopped:
         decide([a_run(state, 1)], [])
     assert stopped.value.at_stake_usd == 0.35

@@ -21,8 +21,7 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from apixo_nb import config, errors, loop
-from apixo_nb import ledger as ledger_module
+from apixo_nb import config, database, errors, loop
 from apixo_nb.flows import RetryPolicy
 from apixo_nb.ledger import Ledger
 from apixo_nb.run import Run
@@ -65,7 +64,7 @@ def make_session(sandbox: Sandbox, tmp_path: Path) -> Iterator[Callable[..., Ses
         usual = {"base_url": sandbox.base_url, "home": str(tmp_path / "home")}
         pace = {"first_poll": 0.05, "poll_interval": 0.05}
         session = Session(config.Apixo(**(usual | pace | traits)), key=KEY)
-        session.client._retry = RetryPolicy(attempts=3, base_s=0.01, cap_s=0.02)
+        session.client.retry = RetryPolicy(attempts=3, base_s=0.01, cap_s=0.02)
         opened.append(session)
         return session
 
@@ -397,10 +396,10 @@ def test_stop_before_the_row_is_written_sends_nothing(
 ):
     original, arrived, go = Ledger.add, threading.Event(), threading.Event()
 
-    def slow(ledger: Ledger, run: Run) -> Run:
+    def slow(ledger: Ledger, run: Run, **options: Any) -> Run:
         arrived.set()
         go.wait(PATIENCE_S)
-        return original(ledger, run)
+        return original(ledger, run, **options)
 
     monkeypatch.setattr(Ledger, "add", slow)
     job = session.begin("a fox")
@@ -736,7 +735,7 @@ def locked(session: Session) -> Iterator[None]:
 def test_ledger_locked_before_the_post_spends_nothing(
     make_session: Callable[..., Session], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(ledger_module, "_BUSY_MS", 10)
+    monkeypatch.setattr(database, "_BUSY_MS", 10)
     session = make_session()
     assert session.ledger.runs() == []
     with locked(session), pytest.raises(errors.LedgerError, match="locked"):
@@ -747,7 +746,7 @@ def test_ledger_locked_before_the_post_spends_nothing(
 def test_ledger_locked_right_after_the_post_loses_no_task(
     make_session: Callable[..., Session], sandbox: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(ledger_module, "_BUSY_MS", 10)
+    monkeypatch.setattr(database, "_BUSY_MS", 10)
     session = make_session()
     gate.holds(handlers.SubmitHandler, "post", monkeypatch)
     job = session.begin("a fox")
@@ -756,8 +755,11 @@ def test_ledger_locked_right_after_the_post_loses_no_task(
         gate.open.set()
         with contextlib.suppress(errors.LedgerError):
             job.wait()
-    for resumed in make_session().resume():
-        resumed.wait()
+    other, patience = make_session(), time.monotonic() + PATIENCE_S
+    while other.run(job.run.run_id).state != "success" and time.monotonic() < patience:
+        for resumed in other.resume():  # once the first session could let go of it
+            resumed.wait()
+        time.sleep(0.05)
     [run] = session.ledger.runs()
     assert (run.task_id, run.missing) == (sandbox.account.accepted[0], 0)
     assert (run.state, sandbox.account.submits) == ("success", 1)
@@ -766,7 +768,7 @@ def test_ledger_locked_right_after_the_post_loses_no_task(
 def test_task_that_can_be_written_nowhere_is_named_in_the_error(
     make_session: Callable[..., Session], sandbox: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(ledger_module, "_BUSY_MS", 10)
+    monkeypatch.setattr(database, "_BUSY_MS", 10)
     session = make_session()
     gate.holds(handlers.SubmitHandler, "post", monkeypatch)
     job = session.begin("a fox")

@@ -18,7 +18,7 @@ import pytest
 
 import apixo_nb
 from apixo_nb import config, errors, frame
-from apixo_nb import session as session_module
+from apixo_nb import service as service_module
 from apixo_nb import shared as shared_module
 from apixo_nb.flows import RetryPolicy
 from apixo_nb.labels import Labels
@@ -32,7 +32,7 @@ from tests.conftest import KEY
 
 def a_session(**traits: Any) -> Session:
     session = Session(config.Apixo(**({"first_poll": 0.05, "poll_interval": 0.05} | traits)), key=KEY)
-    session.client._retry = RetryPolicy(attempts=2, base_s=0.01, cap_s=0.02)
+    session.client.retry = RetryPolicy(attempts=2, base_s=0.01, cap_s=0.02)
     return session
 
 
@@ -495,8 +495,12 @@ def test_no_row_holds_an_absolute_path(session: Session):
 
 
 def test_no_row_holds_an_absolute_path_when_a_picture_cannot_be_saved(session: Session):
-    session.images.folder.parent.mkdir(parents=True, exist_ok=True)
-    session.images.folder.write_text("in the way", encoding="utf-8")
+    def take_the_folder_away(run: Run) -> None:
+        if run.task_id and session.images.folder.is_dir():
+            session.images.folder.rmdir()
+            session.images.folder.write_text("in the way", encoding="utf-8")
+
+    session.listen(take_the_folder_away)
     with pytest.raises(errors.ImageError):
         session.begin("a fox").wait()
     assert str(session.settings.home_path) not in everything_in(session.settings.home_path / "ledger.db")
@@ -520,7 +524,7 @@ def test_home_may_be_moved_with_everything_in_it(session: Session, sandbox: Sand
 def own_sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Session]]:
     """Sessions with a sandbox of their own, quick and small, stopped at the end."""
     quick: dict[str, Any] = {"seconds": 0.1, "picture_scale": 0.25}
-    monkeypatch.setattr(session_module, "_sandboxes", {})
+    monkeypatch.setattr(service_module, "_sandboxes", {})
     monkeypatch.setattr(
         "apixo_nb.sandbox.SandboxOptions", lambda **wishes: SandboxOptions(**(wishes | quick))
     )
@@ -534,7 +538,7 @@ def own_sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sessi
     yield make
     for session in opened:
         session.close()
-    for running in session_module._sandboxes.values():
+    for running in service_module._sandboxes.values():
         running.stop()
 
 
@@ -565,16 +569,16 @@ def test_real_key_is_never_sent_to_the_sandbox(
 
 def test_sandbox_is_shared_by_the_sessions_of_one_home(own_sandbox: Callable[..., Session], tmp_path: Path):
     first, second = own_sandbox(), own_sandbox(timeout=5.0)
-    assert first.sandbox() is second.sandbox()
-    assert own_sandbox(home=str(tmp_path / "other")).sandbox() is not first.sandbox()
+    assert first.service.sandbox() is second.service.sandbox()
+    assert own_sandbox(home=str(tmp_path / "other")).service.sandbox() is not first.service.sandbox()
 
 
 def test_tasks_of_the_sandbox_survive_its_restart(own_sandbox: Callable[..., Session]):
     session = own_sandbox()
     with contextlib.suppress(errors.WaitTimeoutError):
         session.begin("[seconds:0.5] a fox", timeout_s=0.05).wait()
-    session.sandbox().stop()
-    session_module._sandboxes.clear()
+    session.service.sandbox().stop()
+    service_module._sandboxes.clear()
     [job] = own_sandbox().resume()
     assert job.wait().missing == 0
 
@@ -587,8 +591,8 @@ def test_sandbox_is_never_chosen_silently():
 
 
 def test_rhythm_of_the_sandbox_is_ten_times_as_fast(own_sandbox: Callable[..., Session]):
-    real = Session(config.Apixo(), key=KEY).cadence()
-    quick = own_sandbox(first_poll=None, poll_interval=None).cadence()
+    real = Session(config.Apixo(), key=KEY).service.cadence()
+    quick = own_sandbox(first_poll=None, poll_interval=None).service.cadence()
     assert (real.first_poll_s, real.interval_s) == (20.0, 5.0)
     assert (quick.first_poll_s, quick.interval_s) == (2.0, 0.5)
 

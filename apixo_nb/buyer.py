@@ -1,0 +1,176 @@
+"""The counter where runs are bought: the row first, then one POST, sent again only if it was turned away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from .api import AsyncClient
+from .errors import ApixoError, RateLimitError, SubmitUnknownError
+from .flows import TurnedAway
+from .gate import Gate
+from .images import Images
+from .job import Job, stopped_error
+from .keeper import Keeper
+from .lane import Lane
+from .ledger import Ledger
+from .outcome import refusal
+from .parts import Parts
+from .run import PLANNED, SUBMITTING, UNKNOWN, utc_now
+
+
+@dataclass(eq=False, slots=True)
+class Purchase:
+    """A run that is to be bought.
+
+    `batch`: what it belongs to, such as a cell; batches take turns. `once`: if another process was quicker to
+    ask for this very take, nothing is bought. `written`: its row is in the ledger.
+    """
+
+    job: Job
+    timeout_s: float
+    batch: Hashable = None
+    once: bool = False
+    written: bool = False
+
+
+Next = Callable[[Purchase], Coroutine[Any, Any, bool]]
+
+
+class Buyer:
+    """Buys runs, some at a time. Its methods run on the loop thread.
+
+    Parameters
+    ----------
+    bought, beaten : coroutine functions
+        How a run goes on that was bought, and one that another process is buying already.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        ledger: Ledger,
+        images: Images,
+        keeper: Keeper,
+        parts: Parts,
+        *,
+        bought: Next,
+        beaten: Next,
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._images = images
+        self._keeper = keeper
+        self._parts = parts
+        self._bought = bought
+        self._beaten = beaten
+        self.gate = Gate(client.retry, client.clock)
+        self._line = Lane(lambda: self.gate.at_once, self.gate.wait_s)
+        self._waiting: dict[Job, Purchase] = {}
+
+    def line_up(self, purchase: Purchase, *, first: bool = False) -> None:
+        """Put a purchase in line; `first` if it was at its turn before."""
+        job = purchase.job
+        if job.stopped:
+            self._parts.begin(job, self._not_sent(purchase))
+            return
+
+        def work() -> Coroutine[Any, Any, None]:
+            del self._waiting[job]
+            job.submitting = True  # from here to the answer, nothing is cut off
+            return self._parts.carry_out(job, self._buy(purchase))
+
+        def give_up() -> None:
+            if self._line.remove(work):
+                del self._waiting[job]
+                self._parts.begin(job, self._not_sent(purchase))
+
+        self._waiting[job] = purchase
+        job.give_up = give_up
+        self._line.add(work, purchase.batch, first=first)
+
+    async def _not_sent(self, purchase: Purchase) -> bool:
+        """Stopped before anything was accepted."""
+        if purchase.written:
+            await self._keeper.change(purchase.job, state=PLANNED)
+        raise stopped_error(purchase.job, "Stopped before anything was sent")
+
+    async def _buy(self, purchase: Purchase) -> bool:
+        job = purchase.job
+        try:
+            if not purchase.written and not job.stopped:
+                await self._write_row(purchase)
+                if not purchase.written:
+                    job.submitting = False
+                    return await self._beaten(purchase)
+            if job.stopped:
+                return await self._not_sent(purchase)
+            task_id = await self._submit(purchase)
+        finally:
+            job.submitting = False
+        if task_id is None:
+            self.line_up(purchase, first=True)
+            return True
+        return await self._bought(purchase)
+
+    async def _write_row(self, purchase: Purchase) -> None:
+        """Reserve room on the disk, the sum in the budget, and the take.
+
+        If another process was quicker to ask for this take, the job is about its row from here on.
+        """
+        job = purchase.job
+        await self._keeper.write(self._images.check_room, job.run.num_images)
+        planned = job.run.but(state=SUBMITTING)
+        row = await self._keeper.write(self._ledger.add, planned, once=purchase.once)
+        purchase.written = row.run_id == planned.run_id
+        if not purchase.written:
+            del self._parts.live[planned.run_id]
+            self._parts.live[row.run_id] = job
+        self._keeper.tell(job, row)
+
+    async def _submit(self, purchase: Purchase) -> str | None:
+        """One POST: the taskId, or None if it was turned away and is to be sent again."""
+        job = purchase.job
+        sent = self.gate.leave()
+        job.posted = True
+        try:
+            answer = await self._client.submit_once(job.run.request)
+        except SubmitUnknownError as error:
+            error.at_stake_usd = job.run.price_micros / 1e6
+            await self._keeper.change(job, state=UNKNOWN, fail_msg=error.headline)
+            raise
+        except ApixoError as error:
+            self.gate.accepted()  # what is wrong is this request, not that it was one too many
+            await self._keeper.change(job, **refusal(error))
+            raise
+        if isinstance(answer, TurnedAway):
+            job.posted = False
+            await self._turned_away(purchase, answer, again=self.gate.refused(sent, answer.retry_after_s))
+            return None
+        self.gate.accepted()
+        await self._keeper.bought(job, answer, utc_now())
+        return answer
+
+    async def _turned_away(self, purchase: Purchase, answer: TurnedAway, *, again: bool) -> None:
+        """Surely nothing was made. Raises unless it is worth another try."""
+        if purchase.job.stopped:
+            await self._keeper.change(purchase.job, state=PLANNED)
+            raise answer.problem
+        if not again:
+            await self._keeper.change(purchase.job, **refusal(answer.problem))
+            await self._give_up_all(answer.problem)
+            raise answer.problem
+
+    async def _give_up_all(self, problem: ApixoError) -> None:
+        """What does not clear is a quota, or a network that is gone: nobody else in line is sent."""
+        self._line.clear()
+        waiting = list(self._waiting.values())
+        self._waiting.clear()
+        for purchase in waiting:
+            error = type(problem)(f"Not sent, as others were turned away: {problem.message}")
+            if purchase.written:
+                await self._keeper.change(purchase.job, **refusal(error))
+            await self._parts.end(purchase.job, error)
+        if isinstance(problem, RateLimitError) and waiting:
+            problem.next_step = f"{len(waiting)} more were not sent. {problem.next_step}"

@@ -1,0 +1,252 @@
+"""The database under the ledger: how it is opened, locked and upgraded, and what its errors mean.
+
+On SQLite: a rollback journal (TRUNCATE), because people copy ``ledger.db`` while a kernel runs and keep it on
+network homes, where a write-ahead log loses rows; ``synchronous=FULL``; and every write transaction begins
+IMMEDIATE, as a deferred one fails at once, without waiting, when two kernels write.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from . import tables
+from .errors import LedgerError
+from .run import SCHEMA_VERSION
+from .text import printable
+
+_BUSY_MS = 10_000  # how long a write waits for another kernel's
+_LOCK = 0x41_70_69_78_6F  # the number of our advisory lock on PostgreSQL: "Apixo"
+_CHECKED_BYTES = 64_000_000  # a file up to this size is looked through for damage when it is opened
+
+
+class Database:
+    """Transactions on an SQLite file or on the database of an SQLAlchemy URL.
+
+    Attributes
+    ----------
+    shown_place : str
+        Where it is, without a password.
+    file : Path or None
+        The SQLite file, if it is one of ours.
+    """
+
+    def __init__(self, place: Path | str) -> None:
+        self.file = place if isinstance(place, Path) else None
+        self.shown_place = str(place) if isinstance(place, Path) else _without_password(place)
+        self._identity: tuple[int, int] | None = None
+        self._newer: str | None = None
+        try:
+            with self._explained():
+                self._engine = _engine(place)
+            self._prepare()
+        except (ImportError, ValueError) as error:  # no driver for such a URL; a port that is no number
+            step = "APIXO_LEDGER takes an SQLAlchemy URL whose driver is installed."
+            text = f"The ledger {self.shown_place} cannot be used: {type(error).__name__}"
+            raise LedgerError(text, next_step=step) from None
+        except OSError as error:
+            raise LedgerError(
+                f"The folder of the ledger {self.shown_place} cannot be made: {error.strerror}",
+                next_step="Set APIXO_HOME to a folder you may write to. Nothing was sent.",
+            ) from None
+
+    @property
+    def read_only(self) -> bool:
+        """Whether a newer version has written it, so that this one must not."""
+        return self._newer is not None
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._engine.dispose()
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes, alone: no other kernel's is in it, on no database."""
+        if self._newer is not None:
+            raise _too_new(self._newer)
+        with self._explained(), self._engine.begin() as connection:
+            self._check_still_there()
+            if connection.dialect.name == "postgresql":  # on SQLite, BEGIN IMMEDIATE has done so already
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads, and holds up nobody."""
+        reader = self._engine.execution_options(apixo_reading=True)
+        with self._explained(), reader.begin() as connection:
+            yield connection
+
+    def _prepare(self) -> None:
+        try:
+            if not self._is_current():
+                with self.writing() as connection:
+                    self._newer = _upgrade(connection)
+            if self.file is not None:
+                self._identity = _identity(self.file)
+                self._look_through()
+        except BaseException:
+            self.close()
+            raise
+
+    def _is_current(self) -> bool:
+        """Whether it needs no upgrade; so that a ledger on a read-only folder can still be read."""
+        with self.reading() as connection:
+            if not sa.inspect(connection).has_table(tables.meta.name):
+                return False
+            self._newer = newer = _newer_version(connection)
+            return newer is not None or _version(connection) == SCHEMA_VERSION
+
+    def _look_through(self) -> None:
+        if self.file is None or self.file.stat().st_size > _CHECKED_BYTES:
+            return
+        with self.reading() as connection:
+            found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if found != "ok":
+            text = f"The ledger {self.shown_place} is damaged: {printable(found)}"
+            raise LedgerError(text, damaged=True, next_step=_MEND)
+
+    def _check_still_there(self) -> None:
+        """An SQLite file that was removed still takes rows, and they are gone with the process."""
+        if self.file is None or self._identity is None:
+            return
+        now = _identity(self.file)
+        if now == self._identity:
+            return
+        gone = now is None
+        self._engine.dispose()
+        if not gone:
+            self._identity = now  # the next transaction opens the file that is there now
+        raise LedgerError(
+            f"The ledger {self.shown_place} was {'removed' if gone else 'replaced'} while it was in use",
+            next_step="Put it back, or restart the kernel to begin a new one. Nothing was sent.",
+        )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            raise _explain(error, self.shown_place) from None
+
+
+def _engine(place: Path | str) -> sa.Engine:
+    if isinstance(place, Path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        url = sa.URL.create("sqlite", database=str(place))
+    else:
+        url = sa.make_url(place)
+    engine = sa.create_engine(url, pool_pre_ping=True)  # a server may have restarted since
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(file)  # noqa: PTH116 - with its device
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver shall not begin transactions; _begin_sqlite does
+    for pragma in (
+        f"busy_timeout={_BUSY_MS}",
+        "journal_mode=TRUNCATE",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    reading = connection.get_execution_options().get("apixo_reading")
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+# --- versions ---------------------------------------------------------------------------------------
+
+
+def _upgrade(connection: sa.Connection) -> str | None:
+    """Make a new ledger, or bring an older one to this version, in one transaction; a newer one's version."""
+    fresh = not sa.inspect(connection).has_table(tables.runs.name)
+    if not fresh and (newer := _newer_version(connection)) is not None:
+        return newer
+    found = SCHEMA_VERSION if fresh else _version(connection)
+    tables.metadata.create_all(connection)
+    for migration in tables.MIGRATIONS:
+        if migration.version > found:
+            migration.carry_out(connection)
+            done = {"version": migration.version, "name": migration.name, "applied_at": datetime.now(UTC)}
+            connection.execute(tables.migrations.insert().values(**done))
+    version = tables.meta.c.key == "schema_version"
+    connection.execute(tables.meta.delete().where(version))
+    connection.execute(tables.meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
+    return None
+
+
+def _version(connection: sa.Connection) -> int:
+    found = connection.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.key == "schema_version"))
+    if found is None or not found.isdecimal():
+        raise LedgerError(
+            f"The ledger's schema version is {printable(repr(found), 40)}, which is none",
+            next_step="It is damaged, or no ledger: set APIXO_HOME to another folder. Nothing was sent.",
+        )
+    return int(found)
+
+
+def _newer_version(connection: sa.Connection) -> str | None:
+    version = _version(connection)
+    return str(version) if version > SCHEMA_VERSION else None
+
+
+def _too_new(version: str) -> LedgerError:
+    return LedgerError(
+        f"The ledger was written by a newer apixo_nb (its schema is {version}, ours is {SCHEMA_VERSION})",
+        next_step="It can be read only. Update apixo_nb, or set APIXO_HOME to another folder. "
+        "Nothing was sent.",
+    )
+
+
+# --- errors -----------------------------------------------------------------------------------------
+
+_MEND = (
+    "Nothing was sent. `%apixo doctor --rebuild` sets it aside, never deletes it, and makes a new one from "
+    "what can still be read and from the facts beside your pictures."
+)
+_CAUSES = (
+    ("locked", "another program keeps it locked", "Close the program that holds it, then try again."),
+    ("readonly", "it is read-only", "Set APIXO_HOME to a folder you may write to."),
+    ("unable to open", "it cannot be opened", "Set APIXO_HOME to a folder you may write to."),
+    ("full", "the disk is full", "Make room, then try again."),
+    ("disk i/o", "the disk reports an error", "Check the disk and the room on it, then try again."),
+    ("not a database", "it is not a ledger, or is damaged", _MEND),
+    ("malformed", "it is damaged", _MEND),
+)
+
+
+def _explain(error: Exception, place: str) -> LedgerError:
+    said = str(getattr(error, "orig", None) or error)
+    for mark, cause, step in _CAUSES:
+        if mark in said.casefold():
+            text = f"The ledger {place} cannot be used: {cause}"
+            return LedgerError(text, damaged=step is _MEND, next_step=step)
+    text = f"The ledger {place} cannot be used: {type(error).__name__}: {printable(said)}"
+    return LedgerError(text, next_step="Check APIXO_LEDGER and its database. Nothing more was sent.")
+
+
+def _without_password(place: str) -> str:
+    try:
+        return sa.make_url(place).render_as_string(hide_password=True)
+    except (sa.exc.ArgumentError, ValueError):
+        return "at the address given"

@@ -1,0 +1,227 @@
+"""Looks the ledger and the pictures over, and makes a new ledger from what is left of a damaged one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from .errors import ApixoError, LedgerError
+from .rescue import vanished
+from .run import SCHEMA_VERSION, SUCCESS, Image, Run
+from .session import Session
+from .spec import RESULT_DAYS
+from .text import dollars, printable
+
+_PICTURES = (".png", ".jpg", ".webp")
+
+
+@dataclass(slots=True)
+class Report:
+    """What was looked at, and what is wrong: lines for a person to read, and what to do."""
+
+    looked: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """All of it; one line if nothing is wrong."""
+        return [*self.looked, *(self.wrong or ["Nothing is wrong."])]
+
+
+def examine(session: Session) -> Report:
+    """Compare the ledger with the pictures' folder and with itself. Changes nothing."""
+    report = Report()
+    try:
+        runs = session.ledger.runs()
+    except LedgerError as error:
+        report.wrong += [error.headline, error.advice]
+        return report
+    pictures = [image for run in runs for image in run.images if image.file]
+    report.looked.append(f"{len(runs)} runs and {len(pictures)} pictures in {session.ledger.shown_place}")
+    report.wrong += [*_files(session, runs), *_strays(session, runs), *_tasks(session, runs)]
+    return report
+
+
+def _files(session: Session, runs: Iterable[Run]) -> Iterator[str]:
+    """Files that are missing or changed."""
+    for run in runs:
+        gone = {image.index for image in vanished(session, run)}
+        for image in run.images:
+            if image.index in gone:
+                yield f"missing file: {image.file} of run {run.run_id}. `%apixo rescue` downloads it again."
+            elif image.file and _sha256(session.images.path(image)) != image.sha256:
+                step = "Move it away, then `%apixo rescue` downloads the original again."
+                yield f"changed file: {image.file} is not what was downloaded. {step}"
+        if run.missing:
+            yield f"not downloaded: {run.missing} picture(s) of run {run.run_id}. Try `%apixo rescue`."
+
+
+def _strays(session: Session, runs: Iterable[Run]) -> Iterator[str]:
+    """Files that no row knows."""
+    folder = session.images.folder
+    known = {image.file for run in runs for image in run.images if image.file}
+    ids = {run.run_id for run in runs}
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _PICTURES and path.name not in known:
+            beside = path.with_suffix(".json").exists()
+            step = (
+                "`%apixo doctor --rebuild` makes its row from the facts beside it." if beside else "No facts."
+            )
+            yield f"file without a row: {path.name}. {step}"
+        elif path.suffix == ".part" and _age(path) > timedelta(hours=1):
+            yield f"left over: {path.name}, half a download. It can be removed."
+        elif path.suffix == ".unreadable":
+            yield f"not a picture: {path.name} holds what came in place of one; kept, as it was paid for."
+        elif path.suffix == ".json" and (run := _read_facts(path)) and run[0].run_id not in ids:
+            yield f"facts without a row: {path.name}. `%apixo doctor --rebuild` makes the row."
+
+
+def _tasks(session: Session, runs: Iterable[Run]) -> Iterator[str]:
+    """Tasks that nobody waits for, and submits whose end nobody knows."""
+    old = datetime.now(UTC) - timedelta(days=RESULT_DAYS)
+    theirs = session.ledger.elsewhere()
+    for run in runs:
+        if run.is_open and run.run_id not in theirs:
+            late = " Its pictures have probably expired." if run.created_at < old else ""
+            yield f"open task: run {run.run_id}, {run.state}. `%apixo resume` brings it to its end.{late}"
+    for run in session.lost():
+        step = f"`%apixo settle {run.run_id} paid` or `free` settles it, once your balance tells."
+        stake = dollars(run.price_micros / 1e6)
+        yield f"submit without an answer: run {run.run_id}, {stake} at stake. {step}"
+    for kept in session.ledger.orphans():
+        yield f"orphan task: {printable(kept.task_id, 80)} of run {kept.run_id}, which is not in this ledger."
+
+
+# --- a new ledger from what is left -----------------------------------------------------------------
+
+
+def rebuild(session: Session) -> list[str]:
+    """Add rows that the ledger misses, from the facts beside the pictures; returns what was done.
+
+    A damaged ledger file is set aside by renaming, never deleted, and what can still be read of it goes into
+    the new one first.
+
+    Raises
+    ------
+    LedgerError
+        The ledger can neither be used nor set aside.
+    """
+    said: list[str] = []
+    salvaged: list[Run] = []
+    try:
+        ledger = session.ledger
+    except LedgerError as error:
+        if not error.damaged:
+            raise
+        place = session.ledger_file()
+        aside = _set_aside(place, error)
+        salvaged = list(_salvage(aside))
+        said.append(f"The damaged ledger is kept as {aside}; {len(salvaged)} rows of it could be read.")
+        ledger = session.ledger
+    rows = sum(ledger.insert(run) for run in salvaged)
+    from_facts = sum(ledger.insert(run) for run in _from_facts(session.images.folder))
+    return [*said, f"{rows + from_facts} rows added, {from_facts} of them from facts beside pictures."]
+
+
+def _set_aside(place: Path, error: LedgerError) -> Path:
+    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    aside = place.with_name(f"{place.name}.damaged-{stamp}")
+    try:
+        # A journal beside it belongs to it: it may hold what a transaction was about to undo.
+        journal = place.with_name(f"{place.name}-journal")
+        if journal.exists():
+            journal.rename(aside.with_name(f"{aside.name}-journal"))
+        place.rename(aside)
+    except OSError as problem:
+        text = f"{error.message}, and it cannot be set aside: {problem.strerror}"
+        raise LedgerError(text, next_step="Move it away by hand.") from None
+    return aside
+
+
+def _salvage(damaged: Path) -> Iterator[Run]:
+    """The rows that can still be read, from both ends towards the damage."""
+    found: dict[str, dict[str, Any]] = {}
+    pictures: dict[str, dict[int, Image]] = {}
+    with contextlib.closing(sqlite3.connect(f"{damaged.as_uri()}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        for runs, images in zip(_RUNS, _IMAGES, strict=True):
+            for row in _rows(connection, runs):
+                found.setdefault(str(row["run_id"]), row)
+            for row in _rows(connection, images):
+                with contextlib.suppress(ValidationError):
+                    image = Image.model_validate(row)
+                    pictures.setdefault(str(row["run_id"]), {}).setdefault(image.index, image)
+    for run_id, row in found.items():
+        here = pictures.get(run_id, {})
+        with contextlib.suppress(ValidationError, ValueError, TypeError):
+            yield _run_of(row, tuple(here[index] for index in sorted(here)))
+
+
+_RUNS = ("SELECT * FROM runs ORDER BY rowid", "SELECT * FROM runs ORDER BY rowid DESC")
+_IMAGES = ("SELECT * FROM images ORDER BY rowid", "SELECT * FROM images ORDER BY rowid DESC")
+
+
+def _rows(connection: sqlite3.Connection, question: str) -> Iterator[dict[str, Any]]:
+    with contextlib.suppress(sqlite3.Error):  # here the damage begins
+        for row in connection.execute(question):
+            yield dict(row)
+
+
+_JSON = ("variables", "parameters", "image_urls", "result_urls", "tags")
+_TIMES = ("created_at", "submitted_at", "finished_at", "expires_at")
+
+
+def _run_of(row: dict[str, Any], images: tuple[Image, ...]) -> Run:
+    known = {name: value for name, value in row.items() if name in Run.model_fields}
+    known |= {name: json.loads(known[name]) for name in _JSON}
+    for name in _TIMES:
+        if known.get(name):
+            known[name] = datetime.fromisoformat(known[name]).replace(tzinfo=UTC)
+    return Run.model_validate({**known, "images": images, "schema_version": SCHEMA_VERSION})
+
+
+def _from_facts(folder: Path) -> Iterator[Run]:
+    """The runs that the facts beside the pictures tell of."""
+    images: dict[str, dict[int, Image]] = {}
+    runs: dict[str, Run] = {}
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        facts = _read_facts(path)
+        if facts is not None:
+            run, image = facts
+            runs[run.run_id] = run
+            if (folder / image.file).is_file():
+                images.setdefault(run.run_id, {})[image.index] = image
+    for run_id, run in runs.items():
+        here = images.get(run_id, {})
+        yield run.but(state=SUCCESS, images=tuple(here[index] for index in sorted(here)))
+
+
+def _read_facts(path: Path) -> tuple[Run, Image] | None:
+    """The run and the picture of a file of facts; None if it is none of ours."""
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+        return Run.model_validate(facts), Image.model_validate(facts["image"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ApixoError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _age(path: Path) -> timedelta:
+    return datetime.now(UTC) - datetime.fromtimestamp(path.stat().st_mtime, UTC)

@@ -1,0 +1,126 @@
+"""``%load_ext apixo_nb``: registers the magics, their completion and their settings, and takes them back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from . import config
+from .commands import say
+from .completion import complete
+from .errors import ConfigurationError
+from .magic import ApixoMagics
+from .pending import pending_line
+
+if TYPE_CHECKING:
+    from .run import Run
+
+_CELL = "get_ipython().run_cell_magic('apixo', "
+
+
+class AwaitMagic:
+    """Input transformer: a cell that is ``%%apixo`` is awaited.
+
+    On ipykernel 7.4 that is the one public way for a Cancel button to be heard while its own cell runs.
+    A ``%%apixo`` inside another magic (``%%time``, ``%%capture``) stays synchronous, as those cannot await:
+    it is transformed while a cell is running already. So does one in a terminal, where there is no button,
+    and where Ctrl-C never reaches an awaiting cell.
+    """
+
+    def __init__(self) -> None:
+        self._running = 0
+        self.enabled = False
+
+    def __call__(self, lines: list[str]) -> list[str]:
+        """The lines of a cell after IPython's own transformers."""
+        if not self.enabled or self._running or not lines or not lines[0].startswith(_CELL):
+            return lines
+        first = lines[0].replace("'apixo'", "'apixo_awaited'", 1)
+        if first.endswith(", '')\n"):
+            # An empty body would be refused in IPython's words, which name the inner magic. Ours are better.
+            first = first.removesuffix("'')\n") + "'\\n')\n"
+        return ["await " + first, *lines[1:]]
+
+    def cell_begins(self, _info: Any) -> None:
+        """For the event ``pre_run_cell``, which comes after the cell was transformed."""
+        self._running += 1
+
+    def cell_ends(self, _result: Any) -> None:
+        """For ``post_run_cell``. The cell with ``%load_ext`` ends without having begun."""
+        self._running = max(0, self._running - 1)
+
+
+_await_magic = AwaitMagic()
+
+
+def _card_of(run: Run, **_options: Any) -> tuple[dict[str, str], dict[str, Any]]:
+    """A run as the value of a cell is shown as its card."""
+    from .live import card
+    from .shared import current
+
+    return card(current(), run), {}
+
+
+def load(shell: InteractiveShell) -> None:
+    """Register everything that `unload` takes back."""
+    unload(shell)
+    shell.register_magics(ApixoMagics(shell))
+    _await_magic.enabled = hasattr(shell, "kernel")
+    config.settings().update_config(shell.config)
+    for registry, ours in _registries(shell):
+        registry.append(ours)
+    for event, callback in _EVENTS.items():
+        shell.events.register(event, callback)
+    if shell.display_formatter is not None:
+        shell.display_formatter.mimebundle_formatter.for_type_by_name("apixo_nb.run", "Run", _card_of)
+    with contextlib.suppress(ConfigurationError):  # a bad variable is the business of the first command
+        _look_around(shell)
+
+
+def _look_around(shell: InteractiveShell) -> None:
+    settings = config.settings()
+    if not settings.notebook:
+        settings.notebook = str(shell.user_ns.get("__vsc_ipynb_file__", ""))  # as VS Code tells it
+    if settings.ledger:
+        return  # a database server: to ask it may take long
+    sandbox = settings.sandbox or config.is_loopback(urlsplit(settings.base_url).hostname)
+    if line := pending_line(settings.home_path / "ledger.db", sandbox=sandbox):
+        say(line)
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Take back what `load` registered; harmless where nothing is."""
+    for kind, names in (("cell", ("apixo", "apixo_awaited")), ("line", ("apixo",))):
+        for name in names:
+            shell.magics_manager.magics[kind].pop(name, None)
+    for registry, ours in _registries(shell):
+        while ours in registry:
+            registry.remove(ours)
+    # IPython adds every Magics object to this list, and has no call to take it out.
+    shell.configurables[:] = [kept for kept in shell.configurables if not isinstance(kept, ApixoMagics)]
+    for event, callback in _EVENTS.items():
+        with contextlib.suppress(ValueError):
+            shell.events.unregister(event, callback)
+    if shell.display_formatter is not None:
+        with contextlib.suppress(KeyError):
+            shell.display_formatter.mimebundle_formatter.pop("apixo_nb.run.Run")
+
+
+_EVENTS: dict[str, Callable[[Any], None]] = {
+    "pre_run_cell": _await_magic.cell_begins,
+    "post_run_cell": _await_magic.cell_ends,
+}
+
+
+def _registries(shell: InteractiveShell) -> list[tuple[list[Any], Any]]:
+    found: list[tuple[list[Any], Any]] = [
+        (shell.configurables, config.settings()),
+        (shell.input_transformers_post, _await_magic),
+    ]
+    if shell.Completer is not None:
+        found.append((shell.Completer.custom_matchers, complete))
+    return found

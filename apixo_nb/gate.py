@@ -1,0 +1,113 @@
+"""When the next submit may leave: one gate for all submits of a process, which learns from refusals.
+
+Additive increase, multiplicative decrease, as in TCP: each refusal halves the rate and the number of submits
+that may be on their way at once, each acceptance adds a little of it back. A pause that APIXO asks for
+(Retry-After) holds for everybody. What never clears is a quota: then the gate gives up, and says so, in place
+of hammering on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .flows import Clock, RetryPolicy
+
+MOST_AT_ONCE = 8  # submits on their way together; each needs a connection of its own
+_FRESH_S = 120.0  # after so long without a refusal, the next one is a new beginning
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One submit on its way: when it left, by the monotonic clock."""
+
+    left_at: float
+
+
+class Gate:
+    """Lets submits out. Knows no network and never sleeps: it tells how long to wait.
+
+    Parameters
+    ----------
+    policy : RetryPolicy
+        How patient to be: so many refusals in a row, and so many seconds of pauses together.
+    clock : Clock
+    """
+
+    def __init__(self, policy: RetryPolicy, clock: Clock) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._window = float(MOST_AT_ONCE)
+        self._rate = math.inf  # submits a second
+        self._step = 0.0  # what an acceptance adds to the rate
+        self._accepted: list[float] = []  # when the last ones were, to know the rate that went well
+        self._next_at = -math.inf  # no submit leaves earlier
+        self._refused_at = -math.inf
+        self._in_a_row = 0
+        self._paused_s = 0.0
+
+    @property
+    def at_once(self) -> int:
+        """How many submits may be on their way together."""
+        return 1 if self._in_a_row else max(1, int(self._window))
+
+    @property
+    def rate(self) -> float:
+        """Submits a second that may leave; infinite until a first refusal."""
+        return self._rate
+
+    def wait_s(self) -> float:
+        """Seconds until the next submit may leave; 0 means now."""
+        return max(0.0, self._next_at - self._clock.monotonic())
+
+    def leave(self) -> Pass:
+        """A submit leaves."""
+        now = self._clock.monotonic()
+        if math.isfinite(self._rate):
+            self._next_at = max(self._next_at, now) + 1.0 / self._rate
+        return Pass(now)
+
+    def accepted(self) -> None:
+        """A submit was accepted, or at least not turned away for being too many."""
+        now = self._clock.monotonic()
+        self._accepted = [*(at for at in self._accepted if now - at < 10.0), now][-256:]
+        self._in_a_row, self._paused_s = 0, 0.0
+        self._window = min(float(MOST_AT_ONCE), self._window + 1.0 / self._window)
+        self._rate += self._step
+
+    def slow_down(self) -> None:
+        """A task failed for being one too many: half the rate, without a pause."""
+        self._cut(self._clock.monotonic())
+
+    def refused(self, sent: Pass, retry_after_s: float | None) -> bool:
+        """A submit was turned away. Returns whether it is worth another try.
+
+        Submits that were on their way together are refused together; that counts once.
+        """
+        now = self._clock.monotonic()
+        if now - self._refused_at > _FRESH_S:
+            self._in_a_row, self._paused_s = 0, 0.0
+        again = sent.left_at > self._refused_at
+        if again:
+            self._in_a_row += 1
+            self._cut(now)
+        self._refused_at = now
+        pause = self._pause(retry_after_s)
+        self._next_at = max(self._next_at, now + pause)
+        if again:
+            self._paused_s += pause
+        return self._in_a_row < self._policy.attempts and self._paused_s <= self._policy.total_s
+
+    def _cut(self, now: float) -> None:
+        self._window = max(1.0, self._window / 2)
+        recent = [at for at in self._accepted if now - at < 10.0]
+        seen = len(recent) / max(1.0, now - recent[0]) if len(recent) > 1 else 1.0 / self._policy.base_s
+        self._rate = max(0.02, min(self._rate, seen) / 2)
+        self._step = self._rate / 10
+
+    def _pause(self, retry_after_s: float | None) -> float:
+        if retry_after_s is not None:
+            # A little on top, so that programs told the same time do not come back together.
+            return retry_after_s + self._clock.between(0.0, self._policy.base_s / 2)
+        ceiling = min(self._policy.cap_s, self._policy.base_s * 2 ** min(max(self._in_a_row - 1, 0), 60))
+        return self._clock.between(0.0, ceiling)

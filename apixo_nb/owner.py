@@ -1,0 +1,80 @@
+"""Who works on a run: a process, and whether it still lives. So two kernels never take up the same run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+#: A process of another machine cannot be looked at. It counts as dead once its heartbeat is so old.
+STALE = timedelta(minutes=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process that works on runs.
+
+    Attributes
+    ----------
+    id : str
+        Made up; one for each ledger that is open, as a process can have several.
+    host : str
+        The machine and, where there are any, the space of process numbers: containers share a machine.
+    pid : int
+    started : str
+        When the process started. A number that was given to another process since is not this one.
+    """
+
+    host: str
+    pid: int
+    started: str
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def is_alive(self, heartbeat_at: datetime) -> bool:
+        """Whether the process still runs; of another machine's, only the last heartbeat is known."""
+        if self.host != this_host():
+            return datetime.now(UTC) - heartbeat_at < STALE
+        return process_start(self.pid) == self.started
+
+
+def this_process() -> Owner:
+    """A new owner for this process."""
+    pid = os.getpid()
+    return Owner(host=this_host(), pid=pid, started=process_start(pid) or "")
+
+
+def this_host() -> str:
+    """The name of this machine and its space of process numbers."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - Path.stat does the same with more words
+    except OSError:
+        space = 0
+    return f"{platform.node()}/{space}"
+
+
+def process_start(pid: int) -> str | None:
+    """When a process started, in words of its system; None if there is none, or only its remains."""
+    try:
+        # After the name in brackets, which may hold anything: the state, and 19 fields later the start, in
+        # ticks since the boot. Unlike a time of day it does not move when the clock is set.
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except FileNotFoundError:
+        return None if Path("/proc/self/stat").exists() else _start_elsewhere(pid)
+    except OSError:  # it ended while it was read
+        return None
+    return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+
+
+def _start_elsewhere(pid: int) -> str | None:
+    """As `process_start`, where there is no /proc."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.0f}"
+    except psutil.Error:
+        return None

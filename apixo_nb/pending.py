@@ -1,0 +1,76 @@
+"""What ``%load_ext`` says of unfinished business: read with sqlite3 alone, as SQLAlchemy takes its time."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .owner import Owner
+from .text import dollars
+
+_PATIENCE_S = 0.3  # for a ledger that another kernel writes to at this moment
+
+_QUESTION = """
+SELECT state, task_id IS NOT NULL, missing, expires_at, num_images * unit_price_micros, runs.owner,
+       owners.host, owners.pid, owners.started, owners.heartbeat_at
+FROM runs LEFT JOIN owners ON owners.id = runs.owner
+WHERE sandbox = ? AND cost_micros IS NULL AND state NOT IN ('planned', 'success', 'failed')
+   OR sandbox = ? AND missing > 0
+"""
+
+
+def pending_line(ledger: Path, *, sandbox: bool) -> str:
+    """One line about what is unfinished in a ledger file, or "". Never raises, never waits long.
+
+    What another living kernel works on is not unfinished.
+    """
+    try:
+        address = f"{ledger.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE_S)) as connection:
+            rows = connection.execute(_QUESTION, (sandbox, sandbox)).fetchall()
+        left = [row for row in rows if not _lives(row[5:])]
+    except (sqlite3.Error, OSError, ValueError):
+        return ""  # no ledger yet, an older one, or one that cannot be read: the first command says which
+    missing = sum(row[2] for row in left)
+    waiting = sum(bool(row[1]) for row in left if not row[2])
+    lost = [row[4] for row in left if not row[1] and row[0] in ("unknown", "submitting")]
+    said = [
+        f"{waiting} {_many('run', waiting)} unfinished" if waiting else "",
+        f"{missing} {_many('picture', missing)} not downloaded" if missing else "",
+        _expiry([_time(row[3]) for row in left if row[2] and row[3]]),
+        _stake(lost),
+    ]
+    text = ", ".join(part for part in said if part)
+    return f"apixo_nb: {text}: `%apixo resume`" if text else ""
+
+
+def _lives(owner: tuple[str | None, str, int, str, str]) -> bool:
+    name, host, pid, started, heartbeat_at = owner
+    return bool(name and host) and Owner(host, pid, started, str(name)).is_alive(_time(heartbeat_at))
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def _many(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def _stake(prices: list[int]) -> str:
+    if not prices:
+        return ""
+    count = f"{len(prices)} {_many('submit', len(prices))} without an answer"
+    return f"{count}, up to {dollars(sum(prices) / 1e6)} at stake"
+
+
+def _expiry(times: list[datetime]) -> str:
+    if not times:
+        return ""
+    hours = (min(times) - datetime.now(UTC)).total_seconds() / 3600
+    if hours < 0:
+        return "the first URL has probably expired"
+    left = f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.0f} {_many('hour', round(hours))}"
+    return f"the first URL expires in {left}"
