@@ -5,11 +5,12 @@ BIN := .venv/bin
 # Each stamp stands for one installed set of extras; it ages when the versions or the dependencies change.
 LAB := .venv/.lab-installed
 TEST := .venv/.test-installed
+PEERS := .venv-peers/.installed
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test picture lint chromium postgres clean
+.PHONY: help demo lab test kills stories peers picture lint chromium postgres strace clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,8 +21,17 @@ demo: $(LAB) ## run the quickstart notebook on the sandbox: no key, no cost, no 
 lab: $(LAB) ## open the quickstart notebook in JupyterLab
 	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
-test: $(TEST) chromium postgres lint ## lint, check types and run all tests (ARGS="-k name" is passed to pytest)
+test: $(TEST) chromium postgres strace lint ## lint, check types and run all tests (ARGS="-k name" is passed to pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+kills: $(TEST) strace ## kill 2,000 kernels and programs at work, and judge what is left (an hour or so)
+	$(BIN)/python -m tests.kills --kills 2000 $(ARGS)
+
+stories: $(TEST) ## 500 made-up stories of faults, kills and restarts in place of a few
+	STORIES=500 $(BIN)/python -m pytest --timeout 0 tests/test_story.py $(ARGS)
+
+peers: $(PEERS) ## count how often other clients send one paid request (a few minutes; writes build/peers)
+	.venv-peers/bin/python -m tests.peers $(ARGS)
 
 picture: $(TEST) chromium ## make the README's picture anew, from the sandbox
 	$(BIN)/python -m pytest -q tests/test_lab.py -k the_picture_of_the_readme
@@ -35,11 +45,14 @@ lint: $(TEST) ## ruff and mypy
 postgres: # the ledger's tests start a throwaway server
 	@sh tests/install-postgres.sh
 
+strace: # the kill harness stops programs at chosen system calls
+	@sh tests/install-strace.sh
+
 chromium: # the browser tests drive a real JupyterLab
 	@sh tests/install-chromium.sh
 
 clean: ## remove .venv, caches, build and demo output (never apixo-runs: those are your pictures)
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.created:
@@ -49,6 +62,13 @@ clean: ## remove .venv, caches, build and demo output (never apixo-runs: those a
 
 $(LAB): .venv/.created pyproject.toml constraints.txt
 	$(INSTALL) -e '.[lab]'
+	@touch $@
+
+# Of their own: what other clients depend on is not for our tests.
+$(PEERS): pyproject.toml constraints.txt tests/peers/constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -c tests/peers/constraints.txt -e . comfy-sdk fal-client openai replicate
 	@touch $@
 
 # The test set contains the lab set, so both stamps are fresh afterwards.

@@ -12,15 +12,19 @@ in `transport.py`.
 from __future__ import annotations
 
 import asyncio
+import os
+import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from . import config, flows, keys, loop
 from .download import Downloaded, Limits
-from .errors import ConfigurationError, remember
+from .errors import ConfigurationError, ImageError, InvalidRequestError, remember
+from .labels import check_number
 from .request import Request, RequestType, known_model, make_request
 from .spec import DEFAULT_MODEL, Cadence
+from .text import printable
 from .transport import Transport
 from .wire import TaskStatus
 
@@ -70,7 +74,9 @@ class AsyncClient:
         api_key = None  # no traceback of what follows can show it
         if isinstance(key, ConfigurationError):
             raise key
-        self.base_url = config.checked_base_url(base_url) if base_url else config.Apixo().base_url
+        check_number(request_timeout_s, "request_timeout_s", "a number of seconds above 0", 1e-3)
+        given = base_url is not None and base_url != ""
+        self.base_url = config.checked_base_url(base_url) if given else config.Apixo().base_url
         self._transport = Transport(key, self.base_url, request_timeout_s, limits or Limits())
         settings = config.Apixo()  # read now: a bad variable must not come to light after the submit is paid
         self._first_poll_s, self._poll_interval_s = settings.first_poll, settings.poll_interval
@@ -161,6 +167,7 @@ class AsyncClient:
         APIError, APIConnectionError
             It could not be read.
         """
+        _check_task_id(task_id)
         return await self._transport.drive(
             flows.status(known_model(model).id, task_id, self.clock, self.retry)
         )
@@ -197,6 +204,8 @@ class AsyncClient:
         AuthenticationError, PermissionDeniedError, NotFoundError, BadRequestError
             After three such answers in a row.
         """
+        _check_task_id(task_id)
+        check_number(timeout_s, "timeout_s", "a number of seconds, 0 or more", 0.0)
         advised = known_model(model).cadence.override(self._first_poll_s, self._poll_interval_s)
         own = self._cadence(model) if callable(self._cadence) else self._cadence
         cadence = own or advised
@@ -226,7 +235,8 @@ class AsyncClient:
         APIConnectionError, ServerError, RateLimitError
             The host could not be reached, after retries.
         """
-        return await self._transport.drive(flows.fetch(url, Path(path), self.clock, self.retry))
+        target = _file(path)
+        return await self._transport.drive(flows.fetch(str(url), target, self.clock, self.retry))
 
     async def balance(self) -> float:
         """US dollars left for this key.
@@ -236,6 +246,21 @@ class AsyncClient:
         AuthenticationError, PermissionDeniedError, RateLimitError, ServerError, APIConnectionError
         """
         return await self._transport.drive(flows.balance(self.clock, self.retry))
+
+
+def _file(path: object) -> Path:
+    if isinstance(path, (str, os.PathLike)):
+        return Path(path)
+    text = f"The picture has no file to go to: {printable(repr(path), 40)}"
+    raise ImageError(text, retryable=False, next_step="Give a file name.")
+
+
+def _check_task_id(task_id: object) -> None:
+    text = task_id if isinstance(task_id, str) else ""
+    if not text.strip() or any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+        message = f"task_id cannot be {printable(repr(task_id), 80)}"
+        allowed = "the taskId that a submit returned"
+        raise InvalidRequestError(message, field="task_id", value=task_id, allowed=allowed)
 
 
 class Client:

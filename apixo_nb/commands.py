@@ -7,11 +7,13 @@ import difflib
 import getpass
 import math
 import os
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import config, keys, options
 from .errors import ApixoError, AuthenticationError, ConfigurationError, InvalidRequestError
+from .pending import pending_line
 from .text import dollars, printable
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def carry_out(line: str, shell: InteractiveShell) -> Any:
         near = difflib.get_close_matches(command, options.COMMANDS, n=1)
         raise InvalidRequestError(
             f"Unknown command {command!r:.80}",
-            next_step=f"Did you mean {near[0]}?" if near else "",
+            next_step=f"Did you mean {near[0]}?" if near else "Pictures are made by %%apixo, with two signs.",
             field="command",
             value=command,
             allowed=", ".join(options.COMMANDS),
@@ -138,7 +140,7 @@ def _sandbox(words: list[str], _shell: InteractiveShell) -> None:
     wanted = {(): True, ("on",): True, ("off",): False}.get(tuple(words))
     if wanted is None:
         raise InvalidRequestError(
-            f"On or off, not {' '.join(words)!r:.60}",
+            f"%apixo sandbox is on or off, not {' '.join(words)!r:.60}",
             field="sandbox",
             value=" ".join(words),
             allowed="on, off",
@@ -152,6 +154,8 @@ def _sandbox(words: list[str], _shell: InteractiveShell) -> None:
         "Sandbox on: an imitation of APIXO on this machine. Nothing leaves it and nothing is paid;",
         "its pictures and rows are marked SANDBOX. `%apixo sandbox off` goes back.",
     )
+    if line := pending_line(_session().ledger_file(), sandbox=True):
+        say(line)
 
 
 def _config(words: list[str], _shell: InteractiveShell) -> None:
@@ -188,6 +192,8 @@ def _whole_number(text: str) -> int:
 
 
 def _export(words: list[str], _shell: InteractiveShell) -> None:
+    with contextlib.suppress(ValueError):  # an open quote stays what it is
+        words = shlex.split(" ".join(words), posix=os.name == "posix")
     if len(words) != 1:
         raise InvalidRequestError(
             f"Which file is {' '.join(words)!r:.60}?", field="export", allowed="%apixo export FILE.csv"

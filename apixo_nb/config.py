@@ -21,6 +21,8 @@ from .text import printable
 
 MIN_INTERVAL_S = 0.05  # a guard against a poll loop without a pause; APIXO's page allows 3-10 s
 
+_MAX_PRICE_USD = 1_000_000  # micro-dollars and sums of many runs stay within 64 bits
+
 T = TypeVar("T")
 
 
@@ -33,15 +35,19 @@ class Apixo(Configurable):
     Each starts from its environment variable where there is one. The API key is not here on purpose.
     """
 
-    base_url = Unicode(help="Where the API is (APIXO_BASE_URL), with or without /api/v1.").tag(config=True)
-    home = Unicode(help="Folder of ledger.db and images/ (APIXO_HOME).").tag(config=True)
+    # The first argument is the static default. traitlets takes a value equal to it for "no change" and does
+    # not check it, so it has to be one that is good; the real default is made below.
+    base_url = Unicode(spec.BASE_URL, help="Where the API is (APIXO_BASE_URL), with or without /api/v1.").tag(
+        config=True
+    )
+    home = Unicode("apixo-runs", help="Folder of ledger.db and images/ (APIXO_HOME).").tag(config=True)
     ledger = Unicode(help="SQLAlchemy URL in place of HOME/ledger.db (APIXO_LEDGER).").tag(config=True)
     images = Unicode(help="Folder in place of HOME/images (APIXO_IMAGES).").tag(config=True)
     first_poll = Float(
         allow_none=True, help="Seconds to the first poll (APIXO_FIRST_POLL); None: as APIXO advises."
     ).tag(config=True)
     poll_interval = Float(
-        allow_none=True, help="Seconds between polls (APIXO_POLL_INTERVAL); None: as APIXO advises."
+        None, allow_none=True, help="Seconds between polls (APIXO_POLL_INTERVAL); None: as APIXO advises."
     ).tag(config=True)
     request_timeout = Float(60.0, help="Seconds for one HTTP request, all of it.").tag(config=True)
     timeout = Float(900.0, help="Seconds to wait for a task before giving up; it can be resumed.").tag(
@@ -65,7 +71,7 @@ class Apixo(Configurable):
 
     @default("home")
     def _home(self) -> str:
-        return _from_environment("APIXO_HOME", str, "apixo-runs")
+        return _from_environment("APIXO_HOME", _some_folder, "apixo-runs")
 
     @default("ledger")
     def _ledger(self) -> str:
@@ -94,6 +100,10 @@ class Apixo(Configurable):
     @validate("base_url")
     def _check_base_url(self, proposal: Any) -> str:
         return _checked("Apixo.base_url", normal_base_url, proposal["value"])
+
+    @validate("home")
+    def _check_home(self, proposal: Any) -> str:
+        return _checked("Apixo.home", _some_folder, proposal["value"])
 
     @validate("images")
     def _check_images(self, proposal: Any) -> str:
@@ -179,8 +189,8 @@ def _seconds(at_least: float) -> Callable[[Any], float]:
 
 
 def _price(value: Any) -> float:
-    if not math.isfinite(value) or value < 0:
-        raise ValueError("a price in US dollars, 0 or more")
+    if not math.isfinite(value) or not 0 <= value <= _MAX_PRICE_USD:
+        raise ValueError(f"a price in US dollars, 0 or more and {_MAX_PRICE_USD} at most")
     return float(value)
 
 
@@ -198,6 +208,12 @@ def _switch(text: str) -> bool:
     if text.casefold() not in words:
         raise ValueError("1 or 0")
     return words[text.casefold()]
+
+
+def _some_folder(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise ValueError("a folder")
+    return text
 
 
 def _plain_folder(text: str) -> str:
@@ -218,17 +234,19 @@ def is_loopback(host: str | None) -> bool:
     return False
 
 
-def checked_base_url(text: str) -> str:
+def checked_base_url(text: object) -> str:
     """`normal_base_url`; raises ConfigurationError, with the address but no secret of it."""
     return _checked("base_url", normal_base_url, text)
 
 
-def normal_base_url(text: str) -> str:
+def normal_base_url(text: object) -> str:
     """``APIXO_BASE_URL`` in its one form: scheme, host, ``/api/v1``. Third-party clients use both forms.
 
     Raises ValueError with the rule: https (plain http to this machine only), no user, query or fragment.
     """
     rule = f"an https URL such as {spec.BASE_URL} (plain http only to this machine)"
+    if not isinstance(text, str):
+        raise ValueError(rule)  # noqa: TRY004 - as for every other value
     if any(char.isspace() or char == "\\" or not char.isprintable() for char in text.strip()):
         raise ValueError(rule)
     try:

@@ -48,7 +48,7 @@ class Database:
                 self._engine = _engine(place)
             self._prepare()
         except (ImportError, ValueError) as error:  # no driver for such a URL; a port that is no number
-            step = "APIXO_LEDGER takes an SQLAlchemy URL whose driver is installed."
+            step = f"{_URL_RULE}, whose driver is installed. Nothing was sent."
             text = f"The ledger {self.shown_place} cannot be used: {type(error).__name__}"
             raise LedgerError(text, next_step=step) from None
         except OSError as error:
@@ -224,10 +224,12 @@ _MEND = (
     "Nothing was sent. `%apixo doctor --rebuild` sets it aside, never deletes it, and makes a new one from "
     "what can still be read and from the facts beside your pictures."
 )
+_ELSEWHERE = "Set APIXO_HOME, or APIXO_LEDGER if that is set, to a folder you may write to."
+_URL_RULE = "APIXO_LEDGER takes an SQLAlchemy URL such as sqlite:////folder/ledger.db"
 _CAUSES = (
     ("locked", "another program keeps it locked", "Close the program that holds it, then try again."),
-    ("readonly", "it is read-only", "Set APIXO_HOME to a folder you may write to."),
-    ("unable to open", "it cannot be opened", "Set APIXO_HOME to a folder you may write to."),
+    ("readonly", "it is read-only", _ELSEWHERE),
+    ("unable to open", "it cannot be opened", _ELSEWHERE),
     ("full", "the disk is full", "Make room, then try again."),
     ("disk i/o", "the disk reports an error", "Check the disk and the room on it, then try again."),
     ("not a database", "it is not a ledger, or is damaged", _MEND),
@@ -241,7 +243,9 @@ def _explain(error: Exception, place: str) -> LedgerError:
         if mark in said.casefold():
             text = f"The ledger {place} cannot be used: {cause}"
             return LedgerError(text, damaged=step is _MEND, next_step=step)
-    text = f"The ledger {place} cannot be used: {type(error).__name__}: {printable(said)}"
+    text = f"The ledger {place} cannot be used: {type(error).__name__}: {printable(said, 160)}"
+    if isinstance(error, sa.exc.ArgumentError):  # also: no such module
+        return LedgerError(text, next_step=f"{_URL_RULE}. Nothing was sent.")
     return LedgerError(text, next_step="Check APIXO_LEDGER and its database. Nothing more was sent.")
 
 

@@ -39,7 +39,7 @@ _GAP_PX = 10  # between two pictures
 _PROMPT_SHOWN = 280
 
 _PHASES = {
-    PLANNED: "Planned",
+    PLANNED: "In line",
     SUBMITTING: "Submitting",
     SUBMITTED: "Waiting",
     PROCESSING: "Waiting",
@@ -126,6 +126,8 @@ def _remark(run: Run) -> str:
         return f"Failed: {printable(said)}"
     if run.state == SUBMITTING:
         return "Its submit has no answer yet; it is not sent again"
+    if run.state == PLANNED:
+        return "Not sent"
     return phase(run)
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx2
 
 from .address import addressed
+from .config import without_secrets
 from .errors import APIConnectionError, APITimeoutError, ApixoError, ImageError, RateLimitError, ServerError
 from .spec import RESULT_DAYS
 from .wire import retry_after_s
@@ -74,7 +75,7 @@ async def download_once(
     except (TimeoutError, httpx2.TimeoutException):
         return APITimeoutError("The picture did not arrive in time")
     except (httpx2.InvalidURL, ValueError):  # UnicodeError from the resolver is a ValueError too
-        return _no_address()
+        return _no_address(url)
     except httpx2.HTTPError as error:
         return APIConnectionError(f"The picture did not arrive whole: {type(error).__name__}")
     except OSError as error:
@@ -175,11 +176,11 @@ def _check_address(hop: str, first: str) -> None:
         scheme, host = "", None
     downgraded = urlsplit(first).scheme == "https" and scheme != "https"
     if scheme not in ("http", "https") or not host or downgraded:
-        raise _no_address()
+        raise _no_address(hop)
 
 
-def _no_address() -> ImageError:
-    text = "The picture's address leads away from the web, so it was not followed"
+def _no_address(url: str) -> ImageError:
+    text = f"The picture's address {without_secrets(url)} is no http(s) address, so it was not followed"
     return ImageError(text, retryable=False)
 
 

@@ -281,7 +281,7 @@ class SubmitUnknownError(ApixoError):
     maybe_billed = True
     next_step = (
         "It is not sent again by itself, as that could pay twice. "
-        "Compare `%apixo balance` with your last one, then decide whether to ask again."
+        "Compare `%apixo balance`, then say how it ended: `%apixo settle RUN paid`, or `free`."
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from . import config
 from .commands import say
@@ -70,7 +71,7 @@ def load(shell: InteractiveShell) -> None:
     unload(shell)
     shell.register_magics(ApixoMagics(shell))
     _await_magic.enabled = hasattr(shell, "kernel")
-    config.settings().update_config(shell.config)
+    _configure(shell)
     for registry, ours in _registries(shell):
         registry.append(ours)
     for event, callback in _EVENTS.items():
@@ -79,6 +80,15 @@ def load(shell: InteractiveShell) -> None:
         shell.display_formatter.mimebundle_formatter.for_type_by_name("apixo_nb.run", "Run", _card_of)
     with contextlib.suppress(ConfigurationError):  # a bad variable is the business of the first command
         _look_around(shell)
+
+
+def _configure(shell: InteractiveShell) -> None:
+    """Take the settings of a configuration file; one that cannot be used is said, and leaves the others."""
+    for name, value in shell.config.get("Apixo", {}).items():
+        try:
+            config.settings().update_config(Config({"Apixo": {name: value}}))
+        except ConfigurationError as error:
+            say(str(error))
 
 
 def _look_around(shell: InteractiveShell) -> None:

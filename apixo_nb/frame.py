@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .errors import ApixoError
+from .text import printable
 
 if TYPE_CHECKING:
     from .run import Run
@@ -103,7 +104,7 @@ def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     ApixoError
         The file cannot be written.
     """
-    target = Path(path).expanduser()
+    target = _target(path)
     written = frame.copy()
     for column, kind in COLUMNS.items():
         if column in written and kind in ("object", _TIME):
@@ -120,9 +121,23 @@ def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
             part.unlink(missing_ok=True)
         step = "Give the name of a file in a folder you may write to."
         raise ApixoError(
-            f"The table could not be written to {target}: {error.strerror}", next_step=step
+            f"The table could not be written to {printable(target, 200)}: {error.strerror}", next_step=step
         ) from None
     return target
+
+
+def _target(path: object) -> Path:
+    step = "Give the name of a file in a folder you may write to, such as runs.csv."
+    problem = "" if isinstance(path, (str, os.PathLike)) and "\0" not in str(path) else "is no file name"
+    if not problem and Path(str(path)).suffix.casefold() in (".xlsx", ".xls", ".ods", ".parquet", ".json"):
+        problem = "is the name of another kind of file, and this is CSV: end it in .csv"
+    try:
+        if not problem:
+            return Path(path).expanduser()  # type: ignore[arg-type]
+    except RuntimeError:
+        problem = "names a user that does not exist"
+    text = f"The table could not be written to {printable(path, 80)}, which {problem}"
+    raise ApixoError(text, next_step=step)
 
 
 def _cell(value: Any) -> str:

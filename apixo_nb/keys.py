@@ -65,12 +65,16 @@ def _clean_key(text: str) -> tuple[str, str]:
     return key, ""
 
 
-def usable_key(given: str | ApiKey | None) -> ApiKey | ConfigurationError:
+def usable_key(given: object) -> ApiKey | ConfigurationError:
     """The key given, else the one found, else the error that says what to do.
 
     Returned, not raised: the caller drops its own variable first, so that no traceback can show the key.
     """
     try:
+        if given is not None and not isinstance(given, (str, ApiKey)):
+            # bytes of a file, say: unchecked, they would come to light as a lost submit
+            kind = type(given).__name__
+            return ConfigurationError(f"The API key is {kind}, not text", next_step="Give it as a str.")
         found = ApiKey(given) if isinstance(given, str) else given or find_key()
     except ConfigurationError as error:
         return error.with_traceback(None)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .errors import InvalidRequestError
+from .text import printable
 from .wire import storable
 
 
@@ -27,7 +28,10 @@ def make_labels(name: object, tags: object, note: object) -> Labels:
 def _tags(tags: object) -> tuple[str, ...]:
     if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise InvalidRequestError(
-            "tags is not a list of words", field="tags", value=tags, allowed='e.g. ["draft"]'
+            f"tags is not a list of words: {printable(repr(tags), 80)}",
+            field="tags",
+            value=tags,
+            allowed='e.g. ["draft"]',
         )
     return tuple(_text(tag, "tags") for tag in tags)
 
@@ -43,9 +47,21 @@ def check_number(value: object, field: str, rule: str, at_least: float) -> None:
     """Raise InvalidRequestError unless `value` is None or a finite number of `at_least` or more."""
     if value is None:
         return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < at_least:  # type: ignore[arg-type,operator]
-        raise InvalidRequestError(f"{field} cannot be {value!r:.80}", field=field, value=value, allowed=rule)
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+    except OverflowError:  # 10**400
+        number = math.nan
+    if not math.isfinite(number) or number < at_least:
+        shown = repr(value) if isinstance(value, str) else value
+        message = f"{field} cannot be {printable(shown, 80)}"
+        raise InvalidRequestError(message, field=field, value=value, allowed=rule)
+
+
+def check_switch(value: object, field: str) -> None:
+    """Raise InvalidRequestError unless `value` is True, False or None: "no" would count as yes."""
+    if value is not None and not isinstance(value, bool):
+        message = f"{field} cannot be {printable(repr(value), 80)}"
+        raise InvalidRequestError(message, field=field, value=value, allowed="True, False or None")
 
 
 def check_timeout(timeout_s: object) -> None:

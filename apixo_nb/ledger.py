@@ -79,8 +79,8 @@ class Ledger:
         BudgetError
             It would pass a cap. Nothing was written.
         """
-        owner = self._registered()
         with self._database.writing() as connection:
+            owner = self._present(connection)
             same = (runs.c.digest == run.digest) & (runs.c.sandbox == run.sandbox)
             if once and (rival := _rival(connection, same & (runs.c.take == run.take))) is not None:
                 return rival
@@ -166,8 +166,8 @@ class Ledger:
 
     def claim(self, run_id: str) -> Run | None:
         """Make this process the one that works on a run; None while another one does."""
-        owner = self._registered()
         with self._database.writing() as connection:
+            owner = self._present(connection)
             theirs = connection.scalar(sa.select(runs.c.owner).where(runs.c.run_id == run_id))
             if theirs not in (None, owner.id) and theirs in _living(connection):
                 return None
@@ -185,8 +185,7 @@ class Ledger:
         """Say to other machines that this process lives."""
         if self._owner is not None:
             with self._database.writing() as connection:
-                now = owners.update().where(owners.c.id == self._owner.id)
-                connection.execute(now.values(heartbeat_at=datetime.now(UTC)))
+                self._present(connection)
 
     def settle(self) -> None:
         """Call the submits of processes that have ended unknown, and forget those processes."""
@@ -210,15 +209,17 @@ class Ledger:
             found = connection.execute(sa.select(runs.c.run_id).where(runs.c.owner.in_(theirs)))
             return {run_id for (run_id,) in found}
 
-    def _registered(self) -> Owner:
-        """Who we are; anew after a fork."""
+    def _present(self, connection: sa.Connection) -> Owner:
+        """Who we are, alive at this moment; another one after a fork."""
         me = this_process()
         if self._owner is None or (self._owner.pid, self._owner.started) != (me.pid, me.started):
-            facts = {"id": me.id, "host": me.host, "pid": me.pid, "started": me.started}
-            with self._database.writing() as connection:
-                connection.execute(owners.insert().values(**facts, heartbeat_at=datetime.now(UTC)))
             self._owner = me
-        return self._owner
+        me, now = self._owner, datetime.now(UTC)
+        beat = owners.update().where(owners.c.id == me.id).values(heartbeat_at=now)
+        if not connection.execute(beat).rowcount:  # new, or taken for dead by another machine since
+            facts = {"id": me.id, "host": me.host, "pid": me.pid, "started": me.started}
+            connection.execute(owners.insert().values(**facts, heartbeat_at=now))
+        return me
 
     def _leave(self) -> None:
         if self._owner is None or self._owner.pid != this_process().pid:
@@ -340,7 +341,8 @@ def _run(row: Any, pictures: list[Image]) -> Run:
 
 
 def _rival(connection: sa.Connection, same_take: sa.ColumnElement[bool]) -> Run | None:
-    asked = same_take & runs.c.state.not_in((FAILED, PLANNED, UNKNOWN))
+    # One with an unknown end counts too: it has become so since this kernel looked.
+    asked = same_take & runs.c.state.not_in((FAILED, PLANNED))
     row = connection.execute(sa.select(runs).where(asked).limit(1)).mappings().first()
     return None if row is None else _run(row, [])
 

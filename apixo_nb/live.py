@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ from .session import Session
 REDRAW_S = 0.2  # five times a second: more loses messages and helps nobody
 _BAR_STEPS = 200
 _BACKGROUND_REDRAW_S = 0.5
+_WIDGETS_AFTER_S = 0.3
+_WIDGETS_CLOSED_AFTER_S = 3.0
 
 Stop = TypeVar("Stop", bound=BaseException)
 
@@ -214,9 +217,15 @@ class _HtmlView:
 
 
 class _WidgetView(_HtmlView):
-    """A line of state, a bar and a Cancel button, until the card takes their place."""
+    """A line of state, a bar and a Cancel button, until the card takes their place.
 
-    def _begin(self, job: Job) -> None:
+    They come a moment after the line, and go a while after the card is there: a front end that is still about
+    to draw a widget that is gone complains of it.
+    """
+
+    _box: Any = None
+
+    def _show_widgets(self, job: Job) -> None:
         import ipywidgets as widgets
 
         self._line = widgets.HTML(progress_html(job.run, 0.0, self._cadence))
@@ -232,7 +241,7 @@ class _WidgetView(_HtmlView):
         row = widgets.HBox([self._bar, self._cancel], layout=widgets.Layout(align_items="center"))
         self._box = widgets.VBox([self._line, row], layout=widgets.Layout(margin="4px 0"))
         bundle = {**self._box._repr_mimebundle_(), **self._progress(job.run, 0.0)}
-        display(bundle, raw=True, display_id=self._id)
+        update_display(bundle, raw=True, display_id=self._id)
 
     def _stop(self, job: Job) -> None:
         self._cancel.disabled = True
@@ -240,6 +249,10 @@ class _WidgetView(_HtmlView):
         job.cancel()
 
     def refresh(self, run: Run, elapsed_s: float) -> None:
+        if self._box is None:
+            if elapsed_s < _WIDGETS_AFTER_S:
+                return
+            self._show_widgets(self._job)
         # Traits send only what has changed.
         self._line.value = progress_html(run, elapsed_s, self._cadence)
         share = progress_share(run, elapsed_s, self._cadence)
@@ -247,6 +260,12 @@ class _WidgetView(_HtmlView):
 
     def finish(self, run: Run) -> None:
         super().finish(run)
+        if self._box is not None:
+            gone = threading.Timer(_WIDGETS_CLOSED_AFTER_S, self._close)
+            gone.daemon = True
+            gone.start()
+
+    def _close(self) -> None:
         for widget in (self._line, self._bar, self._cancel, self._box):
             widget.close()
 

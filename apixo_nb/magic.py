@@ -13,7 +13,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.display import display
 
 from . import options
-from .commands import carry_out, cell_help, line_help
+from .commands import carry_out, cell_help, line_help, say
 from .template import fill, split_prompts
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class ApixoMagics(Magics):
         if given.dry_run:
             _show_plan(session, runs)
             return None
+        if len(set(given.image_urls)) < len(given.image_urls):
+            say("A reference picture is given twice; it counts twice.")
         decisions = session.decide(runs, new=given.new)
         bought = [decision.run for decision in decisions if decision.action == "buy"]
         session.check_cost(bought, given.max_cost_usd)

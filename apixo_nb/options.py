@@ -207,7 +207,7 @@ def _parameters(given: argparse.Namespace) -> dict[str, Value]:
 def _typed(option: Parameter, text: str) -> Value:
     """The text as one of the option's values where it is one; what it may be is checked with the request."""
     if "," in text:
-        raise _not_yet(f"A list of values for {option.flag}", "Run one cell for each value.")
+        raise _not_yet(f"A list of values for {option.flag}", f"Run one cell for each value of {text!r:.40}.")
     return next((value for value in option.values if str(value) == text), text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import ipaddress
 import json
 import numbers
 import unicodedata
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from .errors import InvalidRequestError
 from .spec import DEFAULT_MODEL, MODELS, ModelSpec, Parameter, Value
 from .text import printable
+
+_CALLBACK_MAX = 2000  # characters; longer ones are cut by proxies and servers on the way
 
 RequestType = Literal["async", "callback"]
 
@@ -120,7 +123,8 @@ def _prompt(prompt: object, facts: ModelSpec) -> str:
     if not isinstance(prompt, str):
         raise _refuse(f"The prompt is a {type(prompt).__name__}, not text", "prompt", prompt, allowed)
     if not any(_is_ink(char) for char in prompt):
-        raise _refuse("The prompt is blank", "prompt", prompt, allowed)
+        what = f": {printable(prompt, 40)!r}" if prompt else ""
+        raise _refuse(f"The prompt is blank{what}".replace("\\\\", "\\"), "prompt", prompt, allowed)
     if len(prompt) > facts.prompt_max:
         raise _refuse(f"The prompt has {len(prompt)} characters", "prompt", prompt, allowed)
     for position, char in enumerate(prompt):
@@ -157,13 +161,14 @@ def _choice(parameter: Parameter, value: object) -> Value:
     names = [str(choice) for choice in parameter.values]
     near = difflib.get_close_matches(printable(value, 80).strip(), names, n=1, cutoff=0.6)
     hint = f"Did you mean {near[0]}?" if near else ""
-    message = f"{parameter.help.capitalize()} ({parameter.flag}) cannot be {_quoted(value)}"
+    message = f"{parameter.help.capitalize()} ({parameter.flag}, {parameter.wire}) cannot be {_quoted(value)}"
     raise _refuse(message, parameter.wire, value, ", ".join(names), hint)
 
 
 def _references(urls: object, facts: ModelSpec) -> tuple[str, ...]:
     if isinstance(urls, str) or not isinstance(urls, Iterable):
-        raise _refuse("image_urls is not a list of URLs", "image_urls", urls, "a list of public http(s) URLs")
+        message = f"image_urls is not a list of URLs: {_quoted(urls)}"
+        raise _refuse(message, "image_urls", urls, "a list of public http(s) URLs")
     checked = tuple(_reference(url) for url in urls)
     if len(checked) > facts.references.maximum:
         message = f"{len(checked)} reference pictures are too many"
@@ -182,7 +187,38 @@ def _reference(url: object) -> str:
         raise _refuse(f"The reference {_quoted(url)} {what}", "image_urls", url, allowed, hint)
     if not parts.hostname or parts.username is not None or _is_untidy(text):
         raise _refuse(f"The reference {_quoted(url)} is not a usable URL", "image_urls", url, allowed)
+    if _is_private(parts.hostname):
+        hint = "APIXO cannot reach it from outside: put the picture on a public web host first."
+        raise _refuse(
+            f"The reference {_quoted(url)} is on a private network", "image_urls", url, allowed, hint
+        )
+    if parts.path.casefold().endswith(_OTHER_KINDS):
+        kinds = "JPG, PNG or WebP"
+        raise _refuse(
+            f"The reference {_quoted(url)} is not a picture that APIXO reads", "image_urls", url, kinds
+        )
     return text
+
+
+def _is_private(host: str, *, loopback: bool = True) -> bool:
+    """Whether a host is this machine (`loopback`), or in a private network. Names are not resolved here."""
+    if host.casefold().rstrip(".") == "localhost" or host.casefold().endswith((".localhost", ".local")):
+        return loopback
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return (ip.is_loopback and loopback) or ip.is_link_local or any(ip in network for network in _PRIVATE)
+
+
+_PRIVATE = tuple(
+    ipaddress.ip_network(text)
+    for text in ("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+)
+
+
+#: Endings that surely are no JPG, PNG or WebP; any other ending, or none, may be one.
+_OTHER_KINDS = (".tif", ".tiff", ".gif", ".svg", ".bmp", ".heic", ".pdf", ".psd")
 
 
 def _split(url: str) -> Any:
@@ -210,13 +246,24 @@ def _callback(url: object, request_type: str) -> str | None:
     if request_type != "callback":
         if url is not None:
             raise _refuse(
-                "callback_url is given, but request_type is async", "callback_url", url, "none with async"
+                f"callback_url is {_quoted(url)}, but request_type is async",
+                "callback_url",
+                url,
+                "none with async",
             )
         return None
     allowed = "a public https URL, together with request_type callback"
     parts = _split(url) if isinstance(url, str) else None
     if parts is None or not parts.hostname or parts.username is not None or _is_untidy(str(url)):
-        raise _refuse("callback_url is not a usable URL", "callback_url", url, allowed)
+        raise _refuse(f"callback_url {_quoted(url)} is not a usable URL", "callback_url", url, allowed)
     if parts.scheme != "https":
-        raise _refuse("callback_url is not https", "callback_url", url, allowed)
+        raise _refuse(f"callback_url {_quoted(url)} is not https", "callback_url", url, allowed)
+    if _is_private(parts.hostname, loopback=False):  # the sandbox calls this machine
+        hint = "Polling needs no address: leave request_type as it is."
+        raise _refuse(
+            f"callback_url {_quoted(url)} is on a private network", "callback_url", url, allowed, hint
+        )
+    if len(str(url)) > _CALLBACK_MAX:
+        message = f"callback_url {_quoted(url)} has {len(str(url))} characters"
+        raise _refuse(message, "callback_url", url, f"at most {_CALLBACK_MAX} characters")
     return str(url)

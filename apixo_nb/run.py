@@ -210,6 +210,7 @@ def new_run(
         run_id=f"{created:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
         created_at=created,
         **request.model_dump(),
+        state=PLANNED,
         prompt_template=prompt_template or request.prompt,
         variables=dict(variables or {}),
         unit_price_micros=unit_price_micros,

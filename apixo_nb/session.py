@@ -21,12 +21,12 @@ from .errors import ConfigurationError, CostLimitError, InvalidRequestError
 from .images import Images
 from .job import Job, cannot_resume
 from .keeper import Listener
-from .labels import Labels, check_number, check_timeout, make_labels
+from .labels import Labels, check_number, check_switch, check_timeout, make_labels
 from .ledger import Ledger
 from .loop import run as run_on_loop
 from .replay import Decision, decide_all
 from .request import Request, make_request
-from .run import Run, new_run
+from .run import SUBMITTING, Run, new_run
 from .runner import Runner
 from .service import Service
 from .spec import MODELS, Cadence
@@ -159,13 +159,14 @@ class Session:
         runs = list(runs)
         total = sum(run.price_micros for run in runs)
         check_number(max_cost_usd, "max_cost_usd", "a sum in US dollars, 0 or more", 0.0)
-        if max_cost_usd is not None and total > round(max_cost_usd * 1_000_000):
+        if max_cost_usd is not None and total > round(min(max_cost_usd, 1e12) * 1_000_000):
             raise CostLimitError(
                 f"This would cost {dollars(total / 1e6)}, above the limit of {dollars(max_cost_usd)}",
                 next_step="Nothing was sent. Ask for fewer pictures, or raise --max-cost.",
             )
         if runs:
             self.ledger.check_budgets(runs)
+            self.images.check_room(sum(run.num_images for run in runs))
 
     @property
     def busy(self) -> bool:
@@ -199,7 +200,8 @@ class Session:
         known = {run.run_id for run in rows}
         mine = self._runner.runs() if self._runner is not None else []
         here = [run for run in mine if run.digest == planned.digest and run.sandbox == planned.sandbox]
-        return [*rows, *(run for run in here if run.run_id not in known)]
+        # On their way to be submitted, as far as another press of the same cell is concerned.
+        return [*rows, *(run.but(state=SUBMITTING) for run in here if run.run_id not in known)]
 
     def carry_out(self, decision: Decision, timeout_s: float | None = None, batch: Hashable = None) -> Job:
         """Do what was decided; counts as this kernel's draw."""
@@ -232,6 +234,7 @@ class Session:
     ) -> Job:
         """Check, plan and start one run: what `generate` and `agenerate` share."""
         check_timeout(timeout_s)
+        check_switch(replay, "replay")
         labels = make_labels(name, tags, note)
         run = self.plan(make_request(prompt, **request), labels)
         if not (_in_ipython() if replay is None else replay):
@@ -279,7 +282,10 @@ class Session:
         found = self.ledger.get(run_id)
         if found is None:
             raise InvalidRequestError(
-                f"There is no run {run_id!r:.80} in the ledger", field="run_id", value=run_id
+                f"There is no run {run_id!r:.80} in the ledger",
+                field="run_id",
+                value=run_id,
+                next_step="`%apixo history` lists them.",
             )
         return found
 

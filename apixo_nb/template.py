@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import InvalidRequestError
+from .text import printable
 
 _SEPARATOR = re.compile(r"^---[ \t]*$", re.MULTILINE)
 _RAW_HINT = "Write {{ and }} for braces, or use --raw to send the text as it is."
@@ -57,10 +58,22 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError:
+        near = _lone_brace(template)
         raise InvalidRequestError(
-            "The prompt has a brace without its partner", field="prompt", next_step=_RAW_HINT
+            f"The prompt has a brace without its partner, at {printable(near, 40)!r}",
+            field="prompt",
+            value=near,
+            next_step=_RAW_HINT,
         ) from None
     return [(text, _plain_name(name, form, conversion)) for text, name, form, conversion in parsed]
+
+
+def _lone_brace(template: str) -> str:
+    """The text from the first brace that has no partner."""
+    # Whole pairs are blotted out, character for character, so that positions stay.
+    blotted = re.sub(r"\{\{|\}\}|\{[^{}]*\}", lambda pair: " " * len(pair[0]), template)
+    found = re.search(r"[{}]", blotted)
+    return template[found.start() :] if found else template
 
 
 def _plain_name(name: str | None, form: str | None, conversion: str | None) -> str | None:

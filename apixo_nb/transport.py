@@ -120,7 +120,7 @@ class Transport:
             # Connections belong to the loop they were made on, and are not shared with a forked child.
             try:
                 self._clients = self._connect(running)
-            except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
                 step = "Check HTTPS_PROXY, ALL_PROXY and the certificates that the environment names."
                 text = f"The environment's proxy or certificates cannot be used ({type(error).__name__})"
                 raise ConfigurationError(text, next_step=step) from None

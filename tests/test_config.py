@@ -128,6 +128,7 @@ def test_blank_variables_are_as_good_as_none(monkeypatch, text):
         "request_timeout": 60.0,
         "timeout": 900.0,
         "unit_price_usd": None,
+        "notebook": "",
         "replay": True,
         "sandbox": False,
     }

@@ -376,7 +376,7 @@ def test_durations_read_like_durations(value, text):
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ("planned", "Planned"),
+        ("planned", "In line"),
         ("submitting", "Submitting"),
         ("submitted", "Waiting"),
         ("processing", "Waiting"),

@@ -59,7 +59,7 @@ def test_run_cannot_be_changed_in_place():
 def test_but_returns_another_record():
     run = a_run()
     assert run.but(state="processing").state == "processing"
-    assert run.state == "submitting"
+    assert run.state == "planned"
 
 
 @pytest.mark.parametrize(("pictures", "micros"), [(1, 350_000), (2, 700_000), (4, 1_400_000)])

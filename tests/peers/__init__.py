@@ -1,0 +1,1 @@
+"""How often other clients send one paid request, measured: see README.md in this folder."""

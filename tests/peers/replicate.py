@@ -1,0 +1,71 @@
+"""replicate: ``predictions.create``, ``Prediction.wait`` and ``FileOutput.read``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from tests.faults import Received
+from tests.peers.peer import KEY, POLLS, TIMEOUT_S, Peer
+
+VERSION = "0" * 64
+
+
+def _client(url: str) -> Any:
+    timeout = importlib.import_module("httpx").Timeout(TIMEOUT_S)
+    return importlib.import_module("replicate").Client(api_token=KEY, base_url=url, timeout=timeout)
+
+
+def submit(url: str) -> object:
+    """One prediction."""
+    return _client(url).predictions.create(version=VERSION, input={"prompt": "a fox"})
+
+
+def wait(url: str) -> object:
+    """One prediction and its output."""
+    prediction = _client(url).predictions.create(version=VERSION, input={"prompt": "a fox"})
+    prediction.wait()
+    return prediction.output
+
+
+def download(url: str) -> bytes:
+    """One output file."""
+    helpers = importlib.import_module("replicate.helpers")
+    content: bytes = helpers.FileOutput(f"{url}/picture.png", _client(url)).read()
+    return content
+
+
+def answer(received: Received, url: str, polls: int) -> Mapping[str, Any]:
+    """A prediction, starting at first, in the end with its output."""
+    done = received.method == "GET" and polls >= POLLS
+    return {
+        "id": "prediction1",
+        "model": "openai/gpt-image-1",
+        "version": VERSION,
+        "status": "succeeded" if done else "starting",
+        "input": {"prompt": "a fox"},
+        "output": [f"{url}/picture.png"] if done else None,
+        "logs": "",
+        "error": None,
+        "metrics": {},
+        "created_at": "2026-01-01T00:00:00Z",
+        "started_at": None,
+        "completed_at": None,
+        "urls": {
+            "get": f"{url}/v1/predictions/prediction1",
+            "cancel": f"{url}/v1/predictions/prediction1/cancel",
+        },
+    }
+
+
+PEER = Peer(
+    name="replicate",
+    package="replicate",
+    settings="`Client(timeout=1).predictions.create`, `Prediction.wait`, `FileOutput.read`",
+    submit=submit,
+    answer=answer,
+    is_poll=lambda target: "/v1/predictions/" in target,
+    wait=wait,
+    download=download,
+)

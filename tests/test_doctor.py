@@ -1,0 +1,443 @@
+"""``%apixo doctor``: what it finds, and how it makes a ledger anew from what is left of a damaged one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import unicodedata
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apixo_nb import doctor, shared
+from apixo_nb.errors import ApixoError, LedgerError
+from apixo_nb.ledger import Ledger
+from apixo_nb.run import Run
+from apixo_nb.sandbox import Sandbox
+from apixo_nb.session import Session
+from tests import test_leases
+from tests.test_leases import another_kernel, finished, told, until, with_task
+from tests.test_ledger import a_run
+
+clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session
+
+WELL = "Nothing is wrong."
+
+
+def findings() -> list[str]:
+    """What is wrong, line by line, without the line that says what was looked at."""
+    first, *wrong = told("doctor").splitlines()
+    assert first.endswith("ledger.db")
+    return wrong
+
+
+def a_house(session: Session) -> list[Run]:
+    """A ledger with all kinds of runs that have come to rest, and the pictures of two."""
+    ledger = session.ledger
+    session.begin("a fox 🦊\r\n", num_images=2, tags=["red", "grün"], name="foxes", note="keep").wait()
+    session.begin("a cat", aspect_ratio="3:2").wait()
+    with pytest.raises(ApixoError):
+        session.begin("[fail:Timeout] a dog").wait()
+    ledger.insert(a_run("not sent", state="planned"))
+    return ledger.runs()
+
+
+# --- what it finds ----------------------------------------------------------------------------------
+
+
+def test_clean_house_says_so(session: Session):
+    a_house(session)
+    assert findings() == [WELL]
+    assert told("doctor").startswith("4 runs and 3 pictures in ")
+
+
+def test_empty_house_is_clean(session: Session):
+    assert session.ledger.runs() == []
+    assert findings() == [WELL]
+
+
+def test_missing_file_is_named_and_rescue_brings_it_back(session: Session):
+    run = session.begin("a fox").wait()
+    (session.images.folder / run.files[0]).unlink()
+    [line] = findings()
+    assert line == f"missing file: {run.files[0]} of run {run.run_id}. `%apixo rescue` downloads it again."
+    told("rescue")
+    assert findings() == [WELL]
+
+
+def test_changed_file_is_named_and_its_advice_brings_the_original_back(session: Session):
+    run = session.begin("a fox").wait()
+    place = session.images.folder / run.files[0]
+    original = place.read_bytes()
+    place.write_bytes(original + b"\0")
+    [line] = findings()
+    assert line.startswith(f"changed file: {run.files[0]} is not what was downloaded.")
+    assert "Move it away, then `%apixo rescue`" in line
+    place.rename(session.settings.home_path / "away.png")
+    told("rescue")
+    assert place.read_bytes() == original
+    assert findings() == [WELL]
+
+
+def test_file_that_is_a_folder_now_is_a_finding_like_others(session: Session):
+    run, other = session.begin("a fox").wait(), session.begin("a cat").wait()
+    (session.images.folder / run.files[0]).unlink()
+    (session.images.folder / run.files[0]).mkdir()
+    (session.images.folder / other.files[0]).unlink()
+    found = findings()
+    assert any(run.files[0] in line for line in found)
+    assert any(other.files[0] in line for line in found)
+
+
+def test_picture_that_never_came_is_named(session: Session):
+    with pytest.raises(ApixoError):
+        session.begin("[gone] a fox", num_images=2).wait()
+    [run] = session.ledger.runs()
+    assert findings() == [f"not downloaded: 2 picture(s) of run {run.run_id}. Try `%apixo rescue`."]
+
+
+def test_file_without_a_row_is_named_and_rebuilt_from_its_facts(session: Session):
+    run = session.begin("a fox").wait()
+    forget(session)
+    wrong = findings()
+    assert f"file without a row: {run.files[0]}. `%apixo doctor --rebuild` makes its row from the facts" in (
+        " ".join(wrong)
+    )
+    assert "1 rows added, 1 of them from facts beside pictures." in told("doctor --rebuild")
+    assert session.ledger.runs() == [run]
+    assert findings() == [WELL]
+
+
+def test_file_without_a_row_and_without_facts_is_named_and_kept(session: Session):
+    session.begin("a fox").wait()
+    for name in ("mine.png", "mine.jpg", "mine.webp"):
+        (session.images.folder / name).write_bytes(b"mine")
+    assert sorted(findings()) == [
+        f"file without a row: mine.{kind}. No facts." for kind in ("jpg", "png", "webp")
+    ]
+    told("doctor --rebuild")
+    assert (session.images.folder / "mine.png").read_bytes() == b"mine"
+
+
+def test_facts_without_a_row_are_named_and_rebuilt(session: Session):
+    run = session.begin("a fox").wait()
+    (session.images.folder / run.files[0]).unlink()
+    forget(session)
+    facts = run.files[0].replace(".png", ".json")
+    assert findings() == [f"facts without a row: {facts}. `%apixo doctor --rebuild` makes the row."]
+    told("doctor --rebuild")
+    [found] = session.ledger.runs()
+    assert (found.prompt, found.missing, found.cost_micros) == (run.prompt, 1, run.cost_micros)
+    told("rescue")
+    assert findings() == [WELL]
+
+
+def test_half_a_download_is_named_once_it_is_old(session: Session):
+    session.begin("a fox").wait()
+    part = session.images.folder / ".0123456789ab-0123456789ab.part"
+    part.write_bytes(b"half")
+    assert findings() == [WELL]
+    hours_ago = datetime.now(UTC).timestamp() - 7200
+    os.utime(part, (hours_ago, hours_ago))
+    assert findings() == [f"left over: {part.name}, half a download. It can be removed."]
+
+
+def test_what_came_in_place_of_a_picture_is_kept_and_named(session: Session):
+    with pytest.raises(ApixoError):
+        session.begin("[html] a fox").wait()
+    [run] = session.ledger.runs()
+    assert f"not a picture: {run.run_id}-1.unreadable holds what came in place of one; kept" in " ".join(
+        findings()
+    )
+
+
+def test_open_task_is_named_unless_somebody_works_on_it(session: Session, sandbox: Sandbox):
+    run = with_task(session, "[never] a fox")
+    with another_kernel("[never] a cat"):
+        until(lambda: sandbox.account.polls, "the other kernel to wait for its task")
+        session.ledger.insert(run)
+        [line] = findings()
+    assert line == f"open task: run {run.run_id}, submitted. `%apixo resume` brings it to its end."
+
+
+def test_old_open_task_says_that_its_pictures_have_probably_expired(session: Session):
+    run = a_run(state="timeout", task_id="t", created_at=datetime.now(UTC) - timedelta(days=16))
+    session.ledger.insert(run)
+    assert findings() == [
+        f"open task: run {run.run_id}, timeout. `%apixo resume` brings it to its end."
+        " Its pictures have probably expired."
+    ]
+
+
+def test_submit_without_an_answer_is_named_with_what_is_at_stake(session: Session):
+    with pytest.raises(ApixoError):
+        session.begin("[lost] a fox", num_images=4).wait()
+    [run] = session.ledger.runs()
+    [line] = findings()
+    assert line.startswith(f"submit without an answer: run {run.run_id}, $1.40 at stake.")
+    told(f"settle {run.run_id} paid")
+    assert findings() == [WELL]
+
+
+def test_task_kept_beside_that_belongs_to_no_row_is_named(session: Session):
+    session.begin("a fox").wait()
+    line = {"run_id": "20260101-000000-00000000", "task_id": "task_9", "at": "2026-01-01T00:00:00+00:00"}
+    beside = session.settings.home_path / "ledger-tasks.jsonl"
+    beside.write_text(json.dumps(line) + "\n", "utf-8")
+    assert findings() == ["orphan task: task_9 of run 20260101-000000-00000000, which is not in this ledger."]
+    assert beside.exists()
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\u202e\r\nNothing is wrong."
+
+
+def unprintable(text: str) -> set[str]:
+    """The control and direction characters that a terminal or a notebook would obey."""
+    return {char for char in text if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")}
+
+
+def test_names_of_files_are_printed_safely(session: Session):
+    session.begin("a fox").wait()
+    for suffix in (".png", ".unreadable", ".part"):
+        place = session.images.folder / f"a{HOSTILE}{suffix}"
+        place.write_bytes(b"x")
+        os.utime(place, (0, 0))
+    said = told("doctor")
+    assert unprintable(said) == set()
+    assert WELL not in said.splitlines()
+
+
+@pytest.mark.parametrize("field", ["run_id", "task_id", "prompt", "state"])
+def test_text_of_facts_and_rows_is_printed_safely(session: Session, field: str):
+    run = session.begin("a fox").wait()
+    forget(session)
+    facts = session.images.folder / run.files[0].replace(".png", ".json")
+    changed: dict[str, Any] = {**json.loads(facts.read_text("utf-8")), field: HOSTILE}
+    facts.write_text(json.dumps(changed), "utf-8")
+    said = told("doctor") + told("doctor --rebuild")
+    session.ledger.insert(a_run(**{"state": "timeout", "task_id": "t", field: HOSTILE}))
+    session.ledger.insert(a_run(**{"state": "unknown", field: HOSTILE, "run_id": f"a{HOSTILE}"}))
+    said += told("doctor") + told("resume") if field != "task_id" else told("doctor")
+    assert unprintable(said) == set()
+
+
+def test_facts_cannot_point_out_of_the_folder(session: Session, tmp_path: Path):
+    run = session.begin("a fox").wait()
+    forget(session)
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    facts = session.images.folder / run.files[0].replace(".png", ".json")
+    changed = json.loads(facts.read_text("utf-8"))
+    changed["image"]["file"] = "../../secret.png"
+    facts.write_text(json.dumps(changed), "utf-8")
+    told("doctor --rebuild")
+    assert [name for found in session.ledger.runs() for name in found.files if "/" in name] == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", '{"image": {}}', '{"run_id": "x"}', "\0", "[" * 5000])
+def test_files_that_are_no_facts_of_ours_are_passed_over(session: Session, text: str):
+    session.begin("a fox").wait()
+    (session.images.folder / "other.json").write_text(text, "utf-8")
+    assert findings() == [WELL]
+    assert "0 rows added" in told("doctor --rebuild")
+
+
+def test_it_changes_nothing(session: Session):
+    a_house(session)
+    home = session.settings.home_path
+    before = {path: path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file()}
+    told("doctor")
+    assert {path: path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file()} == before
+
+
+def forget(session: Session) -> None:
+    """A new ledger in place of the one that is there."""
+    session.close()
+    session.ledger_file().unlink()
+    assert session.ledger.runs() == []
+
+
+# --- a damaged ledger -------------------------------------------------------------------------------
+
+PAGE = 4096
+
+
+def bad_header(place: Path) -> None:
+    patch(place, 0, b"\xff" * 100)
+
+
+def bad_page(place: Path) -> None:
+    """The first page of the table of runs."""
+    patch(place, (root_page(place, "runs") - 1) * PAGE, b"\xff" * PAGE)
+
+
+def bad_middle(place: Path) -> None:
+    pages = place.stat().st_size // PAGE
+    patch(place, pages // 2 * PAGE, b"\xa5" * PAGE)
+
+
+def truncated(place: Path) -> None:
+    os.truncate(place, place.stat().st_size // 2 // PAGE * PAGE)
+
+
+def cut_in_a_page(place: Path) -> None:
+    os.truncate(place, PAGE * 3 // 2)
+
+
+def empty(place: Path) -> None:
+    os.truncate(place, 0)
+
+
+def foreign(place: Path) -> None:
+    place.unlink()
+    with contextlib.closing(sqlite3.connect(place)) as connection, connection:
+        connection.execute("CREATE TABLE recipes (name TEXT)")
+        connection.execute("INSERT INTO recipes VALUES ('soup')")
+
+
+def letter(place: Path) -> None:
+    place.write_text("a letter to my aunt\n" * 100, "utf-8")
+
+
+def folder(place: Path) -> None:
+    place.unlink()
+    place.mkdir()
+
+
+DAMAGES: list[Callable[[Path], None]] = [bad_header, bad_page, bad_middle, truncated, cut_in_a_page]
+NO_LEDGERS: list[Callable[[Path], None]] = [empty, foreign, letter, folder]
+
+
+def patch(place: Path, at: int, data: bytes) -> None:
+    with place.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+def root_page(place: Path, table: str) -> int:
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        [found] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", [table]).fetchone()
+    return int(found)
+
+
+def damaged(session: Session, damage: Callable[[Path], None]) -> bytes:
+    """Damage the ledger between two kernels; returns what is in its file then."""
+    session.close()
+    damage(session.ledger_file())
+    shared.reset()
+    return session.ledger_file().read_bytes() if session.ledger_file().is_file() else b""
+
+
+@pytest.mark.parametrize("damage", DAMAGES + NO_LEDGERS)
+def test_damaged_ledger_is_told_in_two_lines_and_nothing_is_sent(
+    session: Session, sandbox: Sandbox, damage: Callable[[Path], None]
+):
+    a_house(session)
+    submits = sandbox.account.submits
+    left = damaged(session, damage)
+    with pytest.raises(LedgerError) as refused:
+        shared.current().begin("a fox 🦊\r\n", num_images=2, replay=True).wait()
+    headline, advice = str(refused.value).splitlines()
+    assert str(session.ledger_file()) in headline
+    assert "Nothing" in advice or "APIXO_HOME" in advice
+    assert sandbox.account.submits == submits
+    assert not left or session.ledger_file().read_bytes() == left
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, empty, foreign, letter])
+def test_rebuilt_ledger_has_every_run_that_has_a_picture_and_the_old_one_is_kept(
+    session: Session, sandbox: Sandbox, damage: Callable[[Path], None]
+):
+    a_house(session)
+    made = [run for run in session.ledger.runs() if run.files]
+    submits = sandbox.account.submits
+    left = damaged(session, damage)
+    told("doctor --rebuild")
+    again = shared.current()
+    found = {run.run_id: run for run in again.ledger.runs()}
+    assert [found[run.run_id] for run in made] == made
+    assert [path.read_bytes() for path in again.settings.home_path.glob("ledger.db.damaged-*")] == [left]
+    assert findings() == [WELL]
+    assert "0 rows added" in told("doctor --rebuild")
+    assert len(list(again.settings.home_path.glob("ledger.db.damaged-*"))) == 1
+    assert [again.begin(run.prompt, replay=True, **asked(run)).wait() for run in made] == made
+    assert sandbox.account.submits == submits
+
+
+def asked(run: Run) -> dict[str, Any]:
+    return dict(run.parameters)
+
+
+def test_rows_that_can_still_be_read_are_salvaged_with_all_they_hold(session: Session, sandbox: Sandbox):
+    session.begin("a fox", tags=["t"]).wait()
+    for number in range(40):
+        session.ledger.insert(a_run(f"[lost] {number}", state="unknown", note="x" * 500, take=1))
+    open_run = with_task(session, "[seconds:0.2] open")
+    session.ledger.insert(open_run)
+    session.ledger.insert(finished(sandbox, with_task(session, "[seconds:0] not downloaded")))
+    runs = session.ledger.runs()
+    session.close()
+    with contextlib.closing(sqlite3.connect(session.ledger_file())) as connection:
+        [last] = connection.execute("PRAGMA page_count").fetchone()
+    patch(session.ledger_file(), (last - 1) * PAGE, b"\xff" * PAGE)
+    shared.reset()
+    said = told("doctor --rebuild")
+    kept = shared.current().ledger.runs()
+    assert all(run in runs for run in kept)
+    assert len(kept) > len(runs) / 2, said
+    assert sandbox.account.submits == 2
+
+
+def test_budgets_are_set_anew_after_a_ledger_was_made_anew(session: Session):
+    a_house(session)
+    damaged(session, bad_header)
+    said = told("doctor --rebuild")
+    assert "The damaged ledger is kept as" in said
+    assert told("budget") == "SANDBOX · No budget is set.\n"
+
+
+def test_whole_ledger_is_never_set_aside(session: Session):
+    runs = a_house(session)
+    assert "0 rows added, 0 of them from facts beside pictures." in told("doctor --rebuild")
+    assert session.ledger.runs() == runs
+    assert list(session.settings.home_path.glob("*damaged*")) == []
+
+
+def test_journal_of_a_damaged_ledger_goes_with_it(session: Session):
+    a_house(session)
+    damaged(session, bad_header)
+    journal = session.ledger_file().with_name("ledger.db-journal")
+    journal.write_bytes(b"what was about to be undone")
+    told("doctor --rebuild")
+    assert not journal.exists() or journal.read_bytes() == b""
+    [kept] = session.settings.home_path.glob("*damaged-*-journal")
+    assert kept.read_bytes() == b"what was about to be undone"
+
+
+def test_ledger_that_is_damaged_while_it_is_open_is_made_anew_too(session: Session):
+    a_house(session)
+    made = [run for run in session.ledger.runs() if run.files]
+    with contextlib.suppress(LedgerError):
+        bad_header(session.ledger_file())
+        session.ledger.runs()
+    told("doctor --rebuild")
+    found = {run.run_id: run for run in shared.current().ledger.runs()}
+    assert [found[run.run_id] for run in made] == made
+    assert findings() == [WELL]
+
+
+def test_facts_of_several_ledgers_can_be_brought_together(session: Session, tmp_path: Path):
+    mine = a_house(session)
+    theirs = tmp_path / "theirs"
+    shutil.copytree(session.images.folder, theirs / "images")
+    with contextlib.closing(Ledger(theirs / "ledger.db")) as empty_one:
+        assert empty_one.runs() == []
+    said = doctor.rebuild(Session(type(session.settings)(home=str(theirs))))
+    assert said == ["2 rows added, 2 of them from facts beside pictures."]
+    with contextlib.closing(Ledger(theirs / "ledger.db")) as filled:
+        assert filled.runs() == [run for run in mine if run.files]
