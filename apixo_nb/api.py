@@ -23,6 +23,7 @@ from .download import Downloaded, Limits
 from .errors import ConfigurationError, ImageError, InvalidRequestError, remember
 from .labels import check_number
 from .request import Request, RequestType, known_model, make_request
+from .retry import Clock, Quota, RetryPolicy
 from .spec import DEFAULT_MODEL, Cadence
 from .text import printable
 from .transport import Transport
@@ -66,9 +67,9 @@ class AsyncClient:
         base_url: str | None = None,
         request_timeout_s: float = 60.0,
         cadence: Cadence | Callable[[str], Cadence] | None = None,
-        retry: flows.RetryPolicy | None = None,
+        retry: RetryPolicy | None = None,
         limits: Limits | None = None,
-        clock: flows.Clock | None = None,
+        clock: Clock | None = None,
     ) -> None:
         key = keys.usable_key(api_key)
         api_key = None  # no traceback of what follows can show it
@@ -81,8 +82,9 @@ class AsyncClient:
         settings = config.Apixo()  # read now: a bad variable must not come to light after the submit is paid
         self._first_poll_s, self._poll_interval_s = settings.first_poll, settings.poll_interval
         self._cadence = cadence
-        self.retry = retry or flows.RetryPolicy()
-        self.clock = clock or flows.Clock()
+        self.retry = retry or RetryPolicy()
+        self.clock = clock or Clock()
+        self._quota = Quota()
 
     def __repr__(self) -> str:
         # getattr, as a traceback may show a client that is half made.
@@ -145,7 +147,7 @@ class AsyncClient:
 
     async def submit_request(self, request: Request) -> str:
         """Submit a checked request; as `submit`."""
-        return await self._submit(flows.submit(request, self.clock, self.retry))
+        return await self._submit(flows.submit(request, self.clock, self.retry, self._quota))
 
     async def submit_once(self, request: Request) -> str | flows.TurnedAway:
         """One attempt to submit; for callers that have pauses of their own. Raises as `submit` does."""
@@ -169,7 +171,7 @@ class AsyncClient:
         """
         _check_task_id(task_id)
         return await self._transport.drive(
-            flows.status(known_model(model).id, task_id, self.clock, self.retry)
+            flows.status(known_model(model).id, task_id, self.clock, self.retry, self._quota)
         )
 
     async def wait(
@@ -236,7 +238,7 @@ class AsyncClient:
             The host could not be reached, after retries.
         """
         target = _file(path)
-        return await self._transport.drive(flows.fetch(str(url), target, self.clock, self.retry))
+        return await self._transport.drive(flows.fetch(str(url), target, self.clock, self.retry, self._quota))
 
     async def balance(self) -> float:
         """US dollars left for this key.
@@ -245,7 +247,7 @@ class AsyncClient:
         ------
         AuthenticationError, PermissionDeniedError, RateLimitError, ServerError, APIConnectionError
         """
-        return await self._transport.drive(flows.balance(self.clock, self.retry))
+        return await self._transport.drive(flows.balance(self.clock, self.retry, self._quota))
 
 
 def _file(path: object) -> Path:

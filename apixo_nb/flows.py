@@ -8,8 +8,6 @@ The money rule lives here, in `submit`: a POST is repeated only when it surely w
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +30,7 @@ from .errors import (
     WaitTimeoutError,
 )
 from .request import Request
+from .retry import Backoff, Clock, Quota, RetryPolicy
 from .text import printable
 from .wire import Answer, TaskStatus, problem_of, read_answer, read_task, retry_after_s
 
@@ -89,63 +88,6 @@ T = TypeVar("T")
 Flow = Generator[Command, Any, T]
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Time and chance, injected so that tests need neither.
-
-    `monotonic` orders and measures, `wall` is Unix seconds, `random` is uniform in [0, 1).
-    """
-
-    monotonic: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
-    random: Callable[[], float] = random.random
-
-    def between(self, low: float, high: float) -> float:
-        """A uniform draw from [low, high)."""
-        return low + (high - low) * self.random()
-
-
-# --- backoff ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often and how long to try again.
-
-    Exponential backoff with full jitter: after try k a uniform draw from [0, min(cap, base * 2**(k-1))],
-    never earlier than a Retry-After asked for. `attempts` counts the first try; `total_s` bounds the pauses
-    of one call together, and the time in which a download is begun again.
-    """
-
-    attempts: int = 6
-    base_s: float = 1.0
-    cap_s: float = 20.0
-    total_s: float = 120.0
-
-
-class Backoff:
-    """The pauses of one call under a `RetryPolicy`."""
-
-    def __init__(self, policy: RetryPolicy, clock: Clock) -> None:
-        self._policy = policy
-        self._clock = clock
-        self._tried = 0
-        self._spent_s = 0.0
-
-    def pause(self, retry_after_s: float | None) -> float | None:
-        """Seconds to wait before the next try, or None when count or time is used up."""
-        self._tried += 1
-        ceiling = min(self._policy.cap_s, self._policy.base_s * 2 ** min(self._tried - 1, 60))
-        seconds = self._clock.between(0.0, ceiling)
-        if retry_after_s is not None:
-            # A little on top, so that clients told the same time do not come back together.
-            seconds = retry_after_s + self._clock.between(0.0, self._policy.base_s / 2)
-        if self._tried >= self._policy.attempts or self._spent_s + seconds > self._policy.total_s:
-            return None
-        self._spent_s += seconds
-        return seconds
-
-
 # --- flows ------------------------------------------------------------------------------------------
 
 
@@ -157,17 +99,18 @@ class TurnedAway:
     retry_after_s: float | None = None
 
 
-def submit(request: Request, clock: Clock, policy: RetryPolicy) -> Flow[str]:
+def submit(request: Request, clock: Clock, policy: RetryPolicy, quota: Quota | None = None) -> Flow[str]:
     """Submit a task; returns its taskId.
 
     Sent again only after a plain refusal (HTTP 429) or when no connection was made. Any other lost, broken or
     5xx answer raises `SubmitUnknownError`: APIXO has no idempotency key, so nobody can know whether a second
     POST would buy a second task.
     """
-    backoff = Backoff(policy, clock)
+    backoff = Backoff(policy, clock, quota)
     while True:
         outcome = yield from submit_once(request, clock)
         if isinstance(outcome, str):
+            backoff.success()
             return outcome
         pause = backoff.pause(outcome.retry_after_s)
         if pause is None:
@@ -221,22 +164,26 @@ def _unknown(message: str, request: Request, **facts: Any) -> SubmitUnknownError
     return SubmitUnknownError(message, at_stake_usd=price, **facts)
 
 
-def status(model: str, task_id: str, clock: Clock, policy: RetryPolicy) -> Flow[TaskStatus]:
+def status(
+    model: str, task_id: str, clock: Clock, policy: RetryPolicy, quota: Quota | None = None
+) -> Flow[TaskStatus]:
     """Read a task's status once; retried, as reading costs nothing."""
-    backoff = Backoff(policy, clock)
+    backoff = Backoff(policy, clock, quota)
     while True:
         outcome = _status_of((yield _poll(model, task_id)), task_id, clock)
         if isinstance(outcome, TaskStatus):
+            backoff.success()
             return outcome
         yield from _pause_or_raise(outcome, backoff)
 
 
-def balance(clock: Clock, policy: RetryPolicy) -> Flow[float]:
+def balance(clock: Clock, policy: RetryPolicy, quota: Quota | None = None) -> Flow[float]:
     """US dollars left for this key (system page: a bare number)."""
-    backoff = Backoff(policy, clock)
+    backoff = Backoff(policy, clock, quota)
     while True:
         outcome: float | ApixoError = _balance_of((yield Send("apikeys/current-balance")), clock)
         if isinstance(outcome, float):
+            backoff.success()
             return outcome
         yield from _pause_or_raise(outcome, backoff)
 
@@ -250,13 +197,16 @@ def _balance_of(outcome: Reply | Fault, clock: Clock) -> float | ApixoError:
     return _not_ok(answer, "The balance could not be read", clock)
 
 
-def fetch(url: str, target: Path, clock: Clock, policy: RetryPolicy) -> Flow[Downloaded]:
+def fetch(
+    url: str, target: Path, clock: Clock, policy: RetryPolicy, quota: Quota | None = None
+) -> Flow[Downloaded]:
     """Download one picture, verified, to `target`; a broken transfer is repeated, not a slow one."""
-    backoff = Backoff(policy, clock)
+    backoff = Backoff(policy, clock, quota)
     started = clock.monotonic()
     while True:
         outcome: Downloaded | ApixoError = yield Fetch(url, target)
         if not isinstance(outcome, ApixoError):
+            backoff.success()
             return outcome
         if clock.monotonic() - started > policy.total_s:
             raise outcome

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .flows import Clock, RetryPolicy
+from .retry import Clock, RetryPolicy
 
 MOST_AT_ONCE = 8  # submits on their way together; each needs a connection of its own
 _FRESH_S = 120.0  # after so long without a refusal, the next one is a new beginning

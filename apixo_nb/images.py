@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -75,17 +75,14 @@ class Images:
     def check_room(self, count: int) -> None:
         """Raise StorageError unless so many pictures can be stored: asked before they are paid for."""
         step = "Nothing was sent. Make room, or set APIXO_HOME or APIXO_IMAGES to another folder."
-        probe = self.folder / ".probe.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"\0" * _PROBE_BYTES)
+            with tempfile.TemporaryFile(dir=self.folder) as probe:  # nameless: a kill leaves nothing of it
+                probe.write(b"\0" * _PROBE_BYTES)
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
             why = error.strerror or type(error).__name__
             raise StorageError(f"Pictures cannot be stored in {self.folder}: {why}", next_step=step) from None
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
         if free < count * _ROOM_BYTES:
             raise StorageError(
                 f"Only {free / 1e6:.0f} MB are free in {self.folder}, and {count} picture(s) may need "
@@ -135,7 +132,8 @@ def _data_uri(picture: Any) -> str:
 def _write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
+    part.unlink(missing_ok=True)
+    with part.open("x", encoding="utf-8") as file:  # never through a link that somebody has put there
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ApixoError
-from .flows import Clock, Fault, Flow, Reply, Send, Sleep
+from .flows import Fault, Flow, Reply, Send, Sleep
+from .retry import Clock
 
 MOST_AT_ONCE = 8  # polls; below the number of connections, which are shared with other calls
 _ENOUGH = 4  # failures in a row, of any flows, after which nobody is there

@@ -14,7 +14,7 @@ from . import config, keys
 from .api import AsyncClient
 from .download import Limits
 from .errors import LedgerError
-from .flows import RetryPolicy
+from .retry import RetryPolicy
 from .run import Run
 from .spec import DEFAULT_MODEL, MODELS, Cadence
 

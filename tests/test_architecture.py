@@ -16,7 +16,7 @@ PACKAGE = Path(apixo_nb.__file__).parent
 #: Module -> floor. A module may import from lower floors only, at the top and inside functions alike, so
 #: there are no circles, not even lazy ones. A new module needs a line here.
 FLOORS = {
-    **dict.fromkeys(["text", "loop", "writer", "spec", "owner", "aside"], 0),
+    **dict.fromkeys(["text", "loop", "writer", "spec", "owner", "aside", "retry"], 0),
     "errors": 1,
     **dict.fromkeys(["config", "keys", "template", "request", "wire", "options", "budget", "address"], 2),
     **dict.fromkeys(["run", "download", "labels", "completion", "pending"], 3),

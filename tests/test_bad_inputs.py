@@ -17,7 +17,7 @@ from traitlets.config import Config
 
 import apixo_nb
 from apixo_nb import config, shared
-from apixo_nb.flows import RetryPolicy
+from apixo_nb.retry import RetryPolicy
 from apixo_nb.sandbox import Sandbox
 from tests.bad_inputs import BAD_INPUTS, CELL, FORGIVEN, LINE, PYTHON, SETTINGS, URL, BadInput, Forgiven
 

@@ -18,7 +18,7 @@ from PIL import Image
 from apixo_nb.api import AsyncClient, Client
 from apixo_nb.download import Downloaded, Limits, _check_address
 from apixo_nb.errors import APIConnectionError, ApixoError, ImageError, RateLimitError, ServerError
-from apixo_nb.flows import RetryPolicy
+from apixo_nb.retry import RetryPolicy
 from tests import faults
 from tests.conftest import KEY
 from tests.faults import PICTURE, FaultServer, answer, picture

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from apixo_nb import errors, flows
 from apixo_nb.errors import ApixoError
-from apixo_nb.flows import Clock, Fault, Fetch, Reply, RetryPolicy, Send, Sleep
+from apixo_nb.flows import Fault, Fetch, Reply, Send, Sleep
 from apixo_nb.request import make_request
+from apixo_nb.retry import Clock, RetryPolicy
 from apixo_nb.spec import MODELS
 from apixo_nb.wire import TaskStatus
 

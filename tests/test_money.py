@@ -31,8 +31,9 @@ from apixo_nb.errors import (
     SubmitUnknownError,
     WaitTimeoutError,
 )
-from apixo_nb.flows import RetryPolicy, TurnedAway
+from apixo_nb.flows import TurnedAway
 from apixo_nb.request import make_request
+from apixo_nb.retry import RetryPolicy
 from apixo_nb.spec import Cadence
 from tests import faults
 from tests.conftest import KEY

@@ -22,8 +22,8 @@ import pytest
 from PIL import Image as Pillow
 
 from apixo_nb import config, database, errors, loop
-from apixo_nb.flows import RetryPolicy
 from apixo_nb.ledger import Ledger
+from apixo_nb.retry import RetryPolicy
 from apixo_nb.run import Run
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
 from apixo_nb.sandbox.account import Account

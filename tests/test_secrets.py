@@ -17,8 +17,8 @@ import pytest
 from apixo_nb import loop
 from apixo_nb.api import AsyncClient, Client
 from apixo_nb.errors import ApixoError, ConfigurationError
-from apixo_nb.flows import RetryPolicy
 from apixo_nb.keys import ApiKey
+from apixo_nb.retry import RetryPolicy
 from apixo_nb.spec import Cadence
 from tests import faults
 from tests.conftest import KEY

@@ -20,8 +20,8 @@ import apixo_nb
 from apixo_nb import config, errors, frame
 from apixo_nb import service as service_module
 from apixo_nb import shared as shared_module
-from apixo_nb.flows import RetryPolicy
 from apixo_nb.labels import Labels
+from apixo_nb.retry import RetryPolicy
 from apixo_nb.run import Run
 from apixo_nb.sandbox import Sandbox, SandboxOptions
 from apixo_nb.sandbox.account import Account

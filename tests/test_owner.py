@@ -1,0 +1,140 @@
+"""Whether the process that works on a run still lives; asked of real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from apixo_nb.ledger import Ledger
+from apixo_nb.owner import STALE, Owner, process_start, this_host, this_process
+from tests.test_leases import crowd
+from tests.test_ledger import a_run
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to look at")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@contextlib.contextmanager
+def process(program: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A process that has said something, and waits."""
+    code = f"import sys\n{program}\nprint('here', flush=True)\nsys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-S", "-c", code], text=True, **pipes) as running:  # type: ignore[call-overload]
+        try:
+            assert running.stdout.readline() == "here\n"
+            yield running
+        finally:
+            running.kill()
+
+
+def owner_of(pid: int) -> Owner:
+    return Owner(host=this_host(), pid=pid, started=process_start(pid) or "")
+
+
+def test_this_process_is_alive_whatever_its_heartbeat():
+    assert this_process().is_alive(now())
+    assert this_process().is_alive(now() - timedelta(days=365))
+    assert this_process().is_alive(now() + timedelta(days=365))
+
+
+def test_each_ledger_that_is_open_is_an_owner_of_its_own():
+    one, another = this_process(), this_process()
+    assert one.id != another.id
+    assert (one.host, one.pid, one.started) == (another.host, another.pid, another.started)
+
+
+def test_process_is_alive_until_it_has_ended():
+    with process() as running:
+        owner = owner_of(running.pid)
+        assert owner.is_alive(now())
+    assert not owner.is_alive(now())
+
+
+def test_number_that_was_given_to_another_process_is_not_the_old_one():
+    assert not Owner(host=this_host(), pid=os.getpid(), started="boot/1").is_alive(now())
+    assert not Owner(host=this_host(), pid=os.getpid(), started="").is_alive(now())
+
+
+def test_number_of_no_process_is_dead():
+    assert process_start(2**22 + 1) is None
+    assert not Owner(host=this_host(), pid=2**22 + 1, started="").is_alive(now())
+
+
+@needs_proc
+def test_killed_process_that_nobody_has_waited_for_is_dead():
+    with process() as running:
+        owner = owner_of(running.pid)
+        running.kill()
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{running.pid}/stat").exists()
+        assert not owner.is_alive(now())
+
+
+@needs_proc
+@pytest.mark.parametrize("name", [") Z (", "a b) Z 1", "\\n)", "((("])
+def test_process_may_have_any_name(name: str):
+    with process(f"open('/proc/self/comm', 'w').write('{name}')") as running:
+        plain = process_start(running.pid)
+        assert owner_of(running.pid).is_alive(now())
+        assert plain is not None
+        assert plain.rpartition("/")[2].isdecimal()
+
+
+def test_process_of_another_machine_is_alive_while_its_heartbeat_is_young():
+    elsewhere = Owner(host="another machine/1", pid=os.getpid(), started=this_process().started)
+    assert elsewhere.is_alive(now())
+    assert elsewhere.is_alive(now() - STALE + timedelta(seconds=30))
+    assert not elsewhere.is_alive(now() - STALE - timedelta(seconds=1))
+
+
+def fork(_number: int, place: str) -> Iterator[object]:
+    """Own a run, fork, and tell who owns what the child has written, taken and let go of."""
+    ledger = Ledger(Path(place))
+    mine = ledger.add(a_run("mine"))
+    yield None
+    reading, writing = os.pipe()
+    if not os.fork():
+        child = Ledger(Path(place))
+        told = [ledger.claim(mine.run_id) is None, ledger.elsewhere() == {mine.run_id}]
+        ledger.add(a_run("the child's"))
+        told.append(ledger._owner is not None and ledger._owner.pid == os.getpid())
+        ledger.close()
+        told.append(child.elsewhere() == {mine.run_id})
+        os.write(writing, b"".join(b"y" if each else b"n" for each in told))
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        of_the_child = pipe.read()
+    os.wait()
+    yield [of_the_child, sorted(ledger.elsewhere())]
+
+
+def test_after_a_fork_the_child_is_another_owner_and_leaves_its_parents_runs(tmp_path: Path):
+    assert crowd(fork, 1, str(tmp_path / "ledger.db")) == [["yyyy", []]]
+
+
+def forget(_number: int, place: str) -> Iterator[object]:
+    """Own a run, fork, and end the child as a program ends that has never used its ledger."""
+    ledger = Ledger(Path(place))
+    mine = ledger.add(a_run("mine"))
+    yield None
+    if not os.fork():
+        ledger.close()
+        os._exit(0)
+    os.wait()
+    with contextlib.closing(Ledger(Path(place))) as other:
+        yield sorted(other.elsewhere()) == [mine.run_id]
+
+
+def test_child_that_closes_what_it_inherited_lets_go_of_nothing(tmp_path: Path):
+    assert crowd(forget, 1, str(tmp_path / "ledger.db")) == [True]
