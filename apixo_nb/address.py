@@ -17,7 +17,16 @@ from .errors import ImageError
 _DISGUISES = tuple(
     # IPv6 addresses that stand for IPv4 ones, which Python calls global whatever they stand for.
     ipaddress.ip_network(network)
-    for network in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
+    for network in (
+        "64:ff9b::/96",  # NAT64
+        "64:ff9b:1::/48",
+        "2002::/16",  # 6to4
+        "2001::/32",  # Teredo
+        "::/96",  # IPv4-compatible
+        "::ffff:0:0:0/96",  # IPv4-translated
+        "fec0::/10",  # site-local, once
+        "5f00::/16",  # segment routing
+    )
 )
 
 

@@ -111,7 +111,7 @@ class Database:
             found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if found != "ok":
             text = f"The ledger {self.shown_place} is damaged: {printable(found)}"
-            raise LedgerError(text, damaged=True, next_step=_MEND)
+            raise LedgerError(text, damaged=True, next_step=MEND)
 
     def _check_still_there(self) -> None:
         """An SQLite file that was removed still takes rows, and they are gone with the process."""
@@ -183,6 +183,9 @@ def _upgrade(connection: sa.Connection) -> str | None:
     if not fresh and (newer := _newer_version(connection)) is not None:
         return newer
     found = SCHEMA_VERSION if fresh else _version(connection)
+    if fresh and connection.dialect.name == "sqlite" and sa.inspect(connection).get_table_names():
+        text = f"The ledger {connection.engine.url.database} is a database of something else"
+        raise LedgerError(text, damaged=True, next_step=MEND)
     tables.metadata.create_all(connection)
     for migration in tables.MIGRATIONS:
         if migration.version > found:
@@ -220,7 +223,7 @@ def _too_new(version: str) -> LedgerError:
 
 # --- errors -----------------------------------------------------------------------------------------
 
-_MEND = (
+MEND = (
     "Nothing was sent. `%apixo doctor --rebuild` sets it aside, never deletes it, and makes a new one from "
     "what can still be read and from the facts beside your pictures."
 )
@@ -232,8 +235,8 @@ _CAUSES = (
     ("unable to open", "it cannot be opened", _ELSEWHERE),
     ("full", "the disk is full", "Make room, then try again."),
     ("disk i/o", "the disk reports an error", "Check the disk and the room on it, then try again."),
-    ("not a database", "it is not a ledger, or is damaged", _MEND),
-    ("malformed", "it is damaged", _MEND),
+    ("not a database", "it is not a ledger, or is damaged", MEND),
+    ("malformed", "it is damaged", MEND),
 )
 
 
@@ -242,7 +245,7 @@ def _explain(error: Exception, place: str) -> LedgerError:
     for mark, cause, step in _CAUSES:
         if mark in said.casefold():
             text = f"The ledger {place} cannot be used: {cause}"
-            return LedgerError(text, damaged=step is _MEND, next_step=step)
+            return LedgerError(text, damaged=step is MEND, next_step=step)
     text = f"The ledger {place} cannot be used: {type(error).__name__}: {printable(said, 160)}"
     if isinstance(error, sa.exc.ArgumentError):  # also: no such module
         return LedgerError(text, next_step=f"{_URL_RULE}. Nothing was sent.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .errors import ApixoError, LedgerError
+from .errors import LedgerError
 from .rescue import vanished
 from .run import SCHEMA_VERSION, SUCCESS, Image, Run
 from .session import Session
@@ -22,6 +23,7 @@ from .spec import RESULT_DAYS
 from .text import dollars, printable
 
 _PICTURES = (".png", ".jpg", ".webp")
+_OUR_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 
 
 @dataclass(slots=True)
@@ -52,16 +54,22 @@ def examine(session: Session) -> Report:
 
 def _files(session: Session, runs: Iterable[Run]) -> Iterator[str]:
     """Files that are missing or changed."""
+    again = "`%apixo rescue` downloads it again."
     for run in runs:
         gone = {image.index for image in vanished(session, run)}
         for image in run.images:
+            file = _short(image.file)
             if image.index in gone:
-                yield f"missing file: {image.file} of run {run.run_id}. `%apixo rescue` downloads it again."
-            elif image.file and _sha256(session.images.path(image)) != image.sha256:
-                step = "Move it away, then `%apixo rescue` downloads the original again."
-                yield f"changed file: {image.file} is not what was downloaded. {step}"
+                yield f"missing file: {file} of run {_short(run.run_id)}. {again}"
+                continue
+            found = _sha256(session.images.path(image)) if image.file else ""
+            if image.file and not found:
+                yield f"unreadable file: {file} of run {_short(run.run_id)}. Move it away, then {again}"
+            elif found != image.sha256:
+                yield f"changed file: {file} is not what was downloaded. Move it away, then {again}"
         if run.missing:
-            yield f"not downloaded: {run.missing} picture(s) of run {run.run_id}. Try `%apixo rescue`."
+            run_id = _short(run.run_id)
+            yield f"not downloaded: {run.missing} picture(s) of run {run_id}. Try `%apixo rescue`."
 
 
 def _strays(session: Session, runs: Iterable[Run]) -> Iterator[str]:
@@ -72,18 +80,19 @@ def _strays(session: Session, runs: Iterable[Run]) -> Iterator[str]:
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
+        name = _short(path.name)
         if path.suffix in _PICTURES and path.name not in known:
             beside = path.with_suffix(".json").exists()
             step = (
                 "`%apixo doctor --rebuild` makes its row from the facts beside it." if beside else "No facts."
             )
-            yield f"file without a row: {path.name}. {step}"
+            yield f"file without a row: {name}. {step}"
         elif path.suffix == ".part" and _age(path) > timedelta(hours=1):
-            yield f"left over: {path.name}, half a download. It can be removed."
+            yield f"left over: {name}, half a download. It can be removed."
         elif path.suffix == ".unreadable":
-            yield f"not a picture: {path.name} holds what came in place of one; kept, as it was paid for."
+            yield f"not a picture: {name} holds what came in place of one; kept, as it was paid for."
         elif path.suffix == ".json" and (run := _read_facts(path)) and run[0].run_id not in ids:
-            yield f"facts without a row: {path.name}. `%apixo doctor --rebuild` makes the row."
+            yield f"facts without a row: {name}. `%apixo doctor --rebuild` makes the row."
 
 
 def _tasks(session: Session, runs: Iterable[Run]) -> Iterator[str]:
@@ -93,13 +102,15 @@ def _tasks(session: Session, runs: Iterable[Run]) -> Iterator[str]:
     for run in runs:
         if run.is_open and run.run_id not in theirs:
             late = " Its pictures have probably expired." if run.created_at < old else ""
-            yield f"open task: run {run.run_id}, {run.state}. `%apixo resume` brings it to its end.{late}"
+            what = f"run {_short(run.run_id)}, {_short(run.state)}"
+            yield f"open task: {what}. `%apixo resume` brings it to its end.{late}"
     for run in session.lost():
-        step = f"`%apixo settle {run.run_id} paid` or `free` settles it, once your balance tells."
-        stake = dollars(run.price_micros / 1e6)
-        yield f"submit without an answer: run {run.run_id}, {stake} at stake. {step}"
+        run_id, stake = _short(run.run_id), dollars(run.price_micros / 1e6)
+        step = f"`%apixo settle {run_id} paid` or `free` settles it, once your balance tells."
+        yield f"submit without an answer: run {run_id}, {stake} at stake. {step}"
     for kept in session.ledger.orphans():
-        yield f"orphan task: {printable(kept.task_id, 80)} of run {kept.run_id}, which is not in this ledger."
+        task = f"{_short(kept.task_id)} of run {_short(kept.run_id)}"
+        yield f"orphan task: {task}, which is not in this ledger."
 
 
 # --- a new ledger from what is left -----------------------------------------------------------------
@@ -118,6 +129,7 @@ def rebuild(session: Session) -> list[str]:
     """
     said: list[str] = []
     salvaged: list[Run] = []
+    session.forget_ledger()
     try:
         ledger = session.ledger
     except LedgerError as error:
@@ -210,17 +222,26 @@ def _read_facts(path: Path) -> tuple[Run, Image] | None:
     """The run and the picture of a file of facts; None if it is none of ours."""
     try:
         facts = json.loads(path.read_text("utf-8"))
-        return Run.model_validate(facts), Image.model_validate(facts["image"])
-    except (OSError, ValueError, KeyError, TypeError):
+        run, image = Run.model_validate(facts), Image.model_validate(facts["image"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    # Facts may come from elsewhere: their names must be such as we make, and belong to this very file.
+    ours = _OUR_ID.fullmatch(run.run_id) and path.stem == f"{run.run_id}-{image.index + 1}"
+    beside = image.file in [path.with_suffix(suffix).name for suffix in _PICTURES]
+    return (run, image) if ours and beside else None
+
+
+def _short(text: str) -> str:
+    """A name that may come from elsewhere."""
+    return printable(text, 120)
 
 
 def _sha256(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ApixoError(f"{path} cannot be read: {error.strerror}") from None
+    except OSError:
+        return ""
 
 
 def _age(path: Path) -> timedelta:

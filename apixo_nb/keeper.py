@@ -44,6 +44,7 @@ class Keeper:
         self._writer = Writer()
         self._listeners: list[Listener] = []
         self._owed: dict[Job, _Owed] = {}
+        self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds tasks only weakly
 
     def listen(self, listener: Listener) -> Callable[[], None]:
@@ -58,6 +59,7 @@ class Keeper:
 
     def close(self) -> None:
         """Return when all is written."""
+        self._closed = True
         self._writer.close()
 
     def tell(self, job: Job, run: Run) -> None:
@@ -144,6 +146,8 @@ class Keeper:
         except LedgerError:
             # Another kernel would leave the run to us for ever.
             def again() -> None:
+                if self._closed:  # the ledger lets go of all its runs when it is closed
+                    return
                 task = asyncio.ensure_future(self._release(run_id, min(60.0, again_s * 2)))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

@@ -342,7 +342,8 @@ def _run(row: Any, pictures: list[Image]) -> Run:
 
 def _rival(connection: sa.Connection, same_take: sa.ColumnElement[bool]) -> Run | None:
     # One with an unknown end counts too: it has become so since this kernel looked.
-    asked = same_take & runs.c.state.not_in((FAILED, PLANNED))
+    settled = (runs.c.state == UNKNOWN) & runs.c.cost_micros.is_not(None)
+    asked = same_take & runs.c.state.not_in((FAILED, PLANNED)) & ~settled
     row = connection.execute(sa.select(runs).where(asked).limit(1)).mappings().first()
     return None if row is None else _run(row, [])
 

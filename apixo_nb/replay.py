@@ -77,7 +77,7 @@ def _decide(
     if draw is not None:
         return Decision("show" if draw.state == SUCCESS and not draw.missing else "follow", draw)
     for run in same:
-        if run.state == UNKNOWN:
+        if run.state == UNKNOWN and run.cost_micros is None:  # else it is settled
             raise _unknown(run)
     return Decision("buy", planned.but(take=take), once=True)
 

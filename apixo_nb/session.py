@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from . import config, keys
 from .api import AsyncClient
-from .errors import ConfigurationError, CostLimitError, InvalidRequestError
+from .database import MEND
+from .errors import ConfigurationError, CostLimitError, InvalidRequestError, LedgerError
 from .images import Images
 from .job import Job, cannot_resume
 from .keeper import Listener
@@ -93,9 +94,26 @@ class Session:
         """The ledger; raises LedgerError where it cannot be opened."""
         with self._lock:
             if self._ledger is None:
+                self._check_not_emptied()
                 aside = self.settings.home_path / "ledger-tasks.jsonl"
                 self._ledger = Ledger(self.settings.ledger or self.ledger_file(), aside)
             return self._ledger
+
+    def _check_not_emptied(self) -> None:
+        """An empty file is a new ledger, but not beside pictures: then something has emptied it."""
+        file = self.ledger_file()
+        if self.settings.ledger or not file.is_file() or file.stat().st_size:
+            return
+        if any(self.images.folder.glob("*.json")):
+            text = f"The ledger {file} is empty, though there are pictures in {self.images.folder}"
+            raise LedgerError(text, damaged=True, next_step=MEND)
+
+    def forget_ledger(self) -> None:
+        """Let go of the ledger, to open it anew; raises ConfigurationError while runs are in flight."""
+        if self.busy:
+            step = "Wait for them (`%apixo wait`), or stop them, then try again."
+            raise ConfigurationError("Runs are in flight in this kernel", next_step=step)
+        self.close()
 
     def ledger_file(self) -> Path:
         """The file of the ledger where it is no database of its own address."""

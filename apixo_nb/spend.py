@@ -31,7 +31,8 @@ def spent_text(runs: Sequence[Run]) -> str:
 def count_text(runs: Sequence[Run]) -> str:
     """How many runs there are, in all and in each state."""
     states = Counter(run.state for run in runs)
-    return f"{len(runs)}" + "".join(f", {count} {state}" for state, count in sorted(states.items()))
+    shown = (f", {count} {printable(state, 40)}" for state, count in sorted(states.items()))
+    return f"{len(runs)}" + "".join(shown)
 
 
 # --- by day, tag and state --------------------------------------------------------------------------

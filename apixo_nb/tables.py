@@ -160,7 +160,7 @@ def _owners_and_budgets(connection: sa.Connection) -> None:
     ):
         connection.exec_driver_sql(step)
     counts = sa.select(images.c.run_id, sa.func.count()).where(images.c.file != "").group_by(images.c.run_id)
-    have: dict[str, int] = dict(connection.execute(counts).tuples().all())
+    have = {row[0]: row[1] for row in connection.execute(counts)}
     for run_id, urls in connection.execute(
         sa.select(runs.c.run_id, runs.c.result_urls).where(runs.c.state == FINAL_STATES[0])
     ).all():
