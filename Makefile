@@ -10,7 +10,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test kills stories peers picture lint chromium postgres strace clean
+.PHONY: help demo lab test kills stories peers picture lint programs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,10 +21,10 @@ demo: $(LAB) ## run the quickstart notebook on the sandbox: no key, no cost, no 
 lab: $(LAB) ## open the quickstart notebook in JupyterLab
 	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
-test: $(TEST) chromium postgres strace lint ## lint, check types and run all tests (ARGS="-k name" is passed to pytest)
+test: $(TEST) programs lint ## lint, check types and run all tests (ARGS="-k name" is passed to pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
-kills: $(TEST) strace ## kill 2,000 kernels and programs at work, and judge what is left (an hour or so)
+kills: $(TEST) programs ## kill 2,000 kernels and programs at work, and judge what is left (ten minutes or so)
 	$(BIN)/python -m tests.kills --kills 2000 $(ARGS)
 
 stories: $(TEST) ## 500 made-up stories of faults, kills and restarts in place of a few
@@ -33,7 +33,7 @@ stories: $(TEST) ## 500 made-up stories of faults, kills and restarts in place o
 peers: $(PEERS) ## count how often other clients send one paid request (a few minutes; writes build/peers)
 	.venv-peers/bin/python -m tests.peers $(ARGS)
 
-picture: $(TEST) chromium ## make the README's picture anew, from the sandbox
+picture: $(TEST) programs ## make the README's picture anew, from the sandbox
 	$(BIN)/python -m pytest -q tests/test_lab.py -k the_picture_of_the_readme
 	cp tests/screenshots/readme.png notebooks/quickstart.png
 
@@ -42,14 +42,8 @@ lint: $(TEST) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-postgres: # the ledger's tests start a throwaway server
-	@sh tests/install-postgres.sh
-
-strace: # the kill harness stops programs at chosen system calls
-	@sh tests/install-strace.sh
-
-chromium: # the browser tests drive a real JupyterLab
-	@sh tests/install-chromium.sh
+programs: # browser tests drive Chromium, the ledger's a PostgreSQL server, and the kill harness strace
+	@sh tests/install.sh chromium postgres strace
 
 clean: ## remove .venv, caches, build and demo output (never apixo-runs: those are your pictures)
 	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots

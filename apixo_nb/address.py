@@ -41,10 +41,9 @@ async def addressed(client: httpx2.AsyncClient, url: str) -> httpx2.Request:
         It has none.
     """
     there = httpx2.URL(url)
+    host = there.raw_host.decode("ascii")
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            there.host, there.port or None, type=socket.SOCK_STREAM
-        )
+        found = await asyncio.get_running_loop().getaddrinfo(host, there.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise httpx2.ConnectError(f"no address ({type(error).__name__})") from None
     hosts = [str(address[0]) for *_, address in found]
@@ -52,7 +51,7 @@ async def addressed(client: httpx2.AsyncClient, url: str) -> httpx2.Request:
         text = "The picture's address leads into a private network, so it was not followed"
         raise ImageError(text, retryable=False)
     headers = {"Host": there.netloc.decode("ascii")}
-    name = {"sni_hostname": there.host}
+    name = {"sni_hostname": host}
     return client.build_request("GET", there.copy_with(host=hosts[0]), headers=headers, extensions=name)
 
 

@@ -75,6 +75,9 @@ class Buyer:
         if job.stopped:
             self._parts.begin(job, self._not_sent(purchase))
             return
+        if (pause_s := self.gate.wait_s()) > self._client.retry.total_s:
+            self._parts.begin(job, self._not_now(purchase, pause_s))
+            return
 
         def work() -> Coroutine[Any, Any, None]:
             del self._waiting[job]
@@ -96,23 +99,31 @@ class Buyer:
             await self._keeper.change(purchase.job, state=PLANNED)
         raise stopped_error(purchase.job, "Stopped before anything was sent")
 
+    async def _not_now(self, purchase: Purchase, pause_s: float) -> bool:
+        """APIXO asked for a pause that nobody waits for in a cell."""
+        step = f"Nothing was sent. {RateLimitError.next_step}"
+        error = RateLimitError("APIXO turns submits away", retry_after_s=pause_s, next_step=step)
+        if purchase.written:
+            await self._keeper.change(purchase.job, **refusal(error))
+        raise error
+
     async def _buy(self, purchase: Purchase) -> bool:
         job = purchase.job
         try:
             if not purchase.written and not job.stopped:
                 await self._write_row(purchase)
-                if not purchase.written:
-                    job.submitting = False
-                    return await self._beaten(purchase)
             if job.stopped:
                 return await self._not_sent(purchase)
-            task_id = await self._submit(purchase)
+            if not purchase.written:  # followed from here on, outside the line
+                job.submitting = False
+                self._parts.begin(job, self._beaten(purchase))
+                return True
+            if await self._submit(purchase):
+                return await self._bought(purchase)  # a Stop in between is seen there
         finally:
             job.submitting = False
-        if task_id is None:
-            self.line_up(purchase, first=True)
-            return True
-        return await self._bought(purchase)
+        self.line_up(purchase, first=True)
+        return True
 
     async def _write_row(self, purchase: Purchase) -> None:
         """Reserve room on the disk, the sum in the budget, and the take.
@@ -129,8 +140,8 @@ class Buyer:
             self._parts.live[row.run_id] = job
         self._keeper.tell(job, row)
 
-    async def _submit(self, purchase: Purchase) -> str | None:
-        """One POST: the taskId, or None if it was turned away and is to be sent again."""
+    async def _submit(self, purchase: Purchase) -> bool:
+        """One POST. False if it was turned away and is to be sent again."""
         job = purchase.job
         sent = self.gate.leave()
         job.posted = True
@@ -147,10 +158,10 @@ class Buyer:
         if isinstance(answer, TurnedAway):
             job.posted = False
             await self._turned_away(purchase, answer, again=self.gate.refused(sent, answer.retry_after_s))
-            return None
+            return False
         self.gate.accepted()
         await self._keeper.bought(job, answer, utc_now())
-        return answer
+        return True
 
     async def _turned_away(self, purchase: Purchase, answer: TurnedAway, *, again: bool) -> None:
         """Surely nothing was made. Raises unless it is worth another try."""

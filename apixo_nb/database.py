@@ -71,6 +71,7 @@ class Database:
         """A transaction that writes, alone: no other kernel's is in it, on no database."""
         if self._newer is not None:
             raise _too_new(self._newer)
+        self._check_still_there()  # before SQLite makes an empty file in its place
         with self._explained(), self._engine.begin() as connection:
             self._check_still_there()
             if connection.dialect.name == "postgresql":  # on SQLite, BEGIN IMMEDIATE has done so already
@@ -80,6 +81,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that only reads, and holds up nobody."""
+        self._check_still_there()
         reader = self._engine.execution_options(apixo_reading=True)
         with self._explained(), reader.begin() as connection:
             yield connection

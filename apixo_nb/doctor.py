@@ -141,7 +141,10 @@ def rebuild(session: Session) -> list[str]:
         said.append(f"The damaged ledger is kept as {aside}; {len(salvaged)} rows of it could be read.")
         ledger = session.ledger
     rows = sum(ledger.insert(run) for run in salvaged)
-    from_facts = sum(ledger.insert(run) for run in _from_facts(session.images.folder))
+    known = list(_from_facts(session.images.folder))
+    from_facts = sum(ledger.insert(run) for run in known)
+    if behind := sum(ledger.catch_up(run) for run in known):
+        said.append(f"{behind} rows brought up to date from the facts beside their pictures.")
     return [*said, f"{rows + from_facts} rows added, {from_facts} of them from facts beside pictures."]
 
 

@@ -15,6 +15,7 @@ from .retry import Clock, RetryPolicy
 
 MOST_AT_ONCE = 8  # submits on their way together; each needs a connection of its own
 _FRESH_S = 120.0  # after so long without a refusal, the next one is a new beginning
+_FORGOTTEN_S = 900.0  # and after so long, what was learned of the pace is out of date
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Gate:
         self._accepted: list[float] = []  # when the last ones were, to know the rate that went well
         self._next_at = -math.inf  # no submit leaves earlier
         self._refused_at = -math.inf
+        self._slowed_at = -math.inf
         self._in_a_row = 0
         self._paused_s = 0.0
 
@@ -63,6 +65,8 @@ class Gate:
     def leave(self) -> Pass:
         """A submit leaves."""
         now = self._clock.monotonic()
+        if now - max(self._refused_at, self._slowed_at) > _FORGOTTEN_S:
+            self._window, self._rate, self._step, self._in_a_row = float(MOST_AT_ONCE), math.inf, 0.0, 0
         if math.isfinite(self._rate):
             self._next_at = max(self._next_at, now) + 1.0 / self._rate
         return Pass(now)
@@ -77,7 +81,8 @@ class Gate:
 
     def slow_down(self) -> None:
         """A task failed for being one too many: half the rate, without a pause."""
-        self._cut(self._clock.monotonic())
+        self._slowed_at = self._clock.monotonic()
+        self._cut(self._slowed_at)
 
     def refused(self, sent: Pass, retry_after_s: float | None) -> bool:
         """A submit was turned away. Returns whether it is worth another try.

@@ -102,6 +102,19 @@ class Ledger:
             _count_missing(connection, run.run_id)
         return True
 
+    def catch_up(self, run: Run) -> bool:
+        """Bring a row up to what is known from elsewhere of its end; False if it knows of an end itself."""
+        behind = (runs.c.run_id == run.run_id) & runs.c.state.not_in(FINAL_STATES)
+        with self._database.writing() as connection:
+            values = {name: value for name, value in _row(run).items() if name not in ("run_id", "raw")}
+            if not connection.execute(runs.update().where(behind).values(**values)).rowcount:
+                return False
+            connection.execute(images.delete().where(images.c.run_id == run.run_id))
+            for image in run.images:
+                connection.execute(images.insert().values(run_id=run.run_id, **image.model_dump()))
+            _count_missing(connection, run.run_id)
+        return True
+
     def update(self, run_id: str, **changes: Any) -> None:
         """Change some columns of a row. A final state stands: another one is not written over it."""
         row = runs.c.run_id == run_id

@@ -165,12 +165,19 @@ def wait() -> list[Run]:
 
 def card(session: Session, run: Run, said: str = "") -> dict[str, str]:
     """The lasting output of a run, as a MIME bundle of HTML and text; `said` tells how it came about."""
-    shown = [_thumbnail(session, image) for image in run.images if image.file]
+    shown = [
+        _thumbnail(session, run, image)
+        for image in run.images
+        if image.file or session.images.held(run.run_id, image.index)
+    ]
     paths = [session.shown_path(name) for name in run.files]
     return {"text/html": run_html(run, shown, said), "text/plain": run_text(run, paths, said)}
 
 
-def _thumbnail(session: Session, image: Any) -> Thumbnail:
+def _thumbnail(session: Session, run: Run, image: Any) -> Thumbnail:
+    if not image.file:  # the disk did not take it: what was kept in memory, with a link to where it came from
+        held = session.images.held(run.run_id, image.index)
+        return Thumbnail(image.url, held, THUMBNAIL_PX, THUMBNAIL_PX)
     width, height = image.width or THUMBNAIL_PX, image.height or THUMBNAIL_PX
     scale = min(1.0, THUMBNAIL_PX / max(width, height))
     link, data_uri = session.images.link(image), session.images.thumbnail(image)

@@ -49,6 +49,8 @@ def outcome(run: Run, status: TaskStatus, waited_ms: int) -> dict[str, Any]:
 def refusal(error: ApixoError) -> dict[str, Any]:
     """The columns of a run whose submit was refused: it cost nothing."""
     code = f"HTTP {error.status}" if error.status else type(error).__name__
+    if error.status == 200:  # the body said no
+        code = f"code {error.code}"
     return {
         "state": FAILED,
         "fail_code": code,

@@ -173,7 +173,7 @@ class Runner:
             age_s=age_s,
             seen=functools.partial(self._seen, job),
         )
-        job.give_up = give_up
+        job.give_up, job.submitting = give_up, False
         waiting = self._polls.add(flow, ended)
 
     def _then(self, job: Job, body: Body) -> None:

@@ -110,7 +110,7 @@ class Scheduler:
 
     def _go_on(self) -> None:
         """Do what is due, and set the alarm for what is next."""
-        while self._heap and len(self._polls) < MOST_AT_ONCE:
+        while self._heap:
             due = self._heap[0]
             if due.waiting.ended:
                 heapq.heappop(self._heap)
@@ -119,19 +119,28 @@ class Scheduler:
             if left_s > 0:
                 self._wake_in(left_s)
                 return
-            heapq.heappop(self._heap)
-            self._turn(due.waiting)
+            waiting, command = due.waiting, due.waiting.command
+            if command is not None and not self._out_of_order():
+                if len(self._polls) >= MOST_AT_ONCE:
+                    return  # goes on when one of these has ended
+                self._send(waiting, command)
+            elif command is not None:
+                waiting.held = True
+                self._next(waiting, Fault("unsent", "APIXO answers nobody at the moment"))
+            else:  # it has slept
+                self._next(waiting, None)
 
-    def _turn(self, waiting: Waiting) -> None:
-        if waiting.command is None:  # it has slept
-            self._step(waiting, None)
-        elif self._out_of_order():
-            waiting.held = True
-            self._step(waiting, Fault("unsent", "APIXO answers nobody at the moment"))
-        else:
-            task = asyncio.ensure_future(self._poll(waiting, waiting.command))
-            self._polls.add(task)
-            task.add_done_callback(self._polled)
+    def _next(self, waiting: Waiting, answer: Fault | None) -> None:
+        heapq.heappop(self._heap)
+        self._step(waiting, answer)
+
+    def _send(self, waiting: Waiting, command: Send) -> None:
+        heapq.heappop(self._heap)
+        if self._failures >= _ENOUGH:
+            self._probe_at = self._clock.monotonic() + self._probe_s
+        task = asyncio.ensure_future(self._poll(waiting, command))
+        self._polls.add(task)
+        task.add_done_callback(self._polled)
 
     def _polled(self, task: asyncio.Task[None]) -> None:
         self._polls.discard(task)
@@ -158,14 +167,10 @@ class Scheduler:
     # --- what they tell each other ---
 
     def _out_of_order(self) -> bool:
-        """Whether this poll is held back: nobody answered lately, and another one has tried just now."""
+        """Whether a poll is held back: nobody answered lately, and another one tries, or has just tried."""
         if self._failures < _ENOUGH:
             return False
-        now = self._clock.monotonic()
-        if now < self._probe_at:
-            return True
-        self._probe_at = now + self._probe_s
-        return False
+        return bool(self._polls) or self._clock.monotonic() < self._probe_at
 
     def _learn(self, answer: Reply | Fault) -> None:
         if _is_trouble(answer):

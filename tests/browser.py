@@ -284,7 +284,7 @@ def browser() -> Iterator[Browser]:
     found = next(filter(None, map(shutil.which, _CHROMIUM_NAMES)), None)
     if found is None:
         names = ", ".join(_CHROMIUM_NAMES)
-        pytest.fail(f"No Chromium on the PATH (looked for {names}); run `sh tests/install-chromium.sh`.")
+        pytest.fail(f"No Chromium on the PATH (looked for {names}); run `sh tests/install.sh chromium`.")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=found, args=_CHROMIUM_ARGS)
         yield chromium

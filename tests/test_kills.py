@@ -53,7 +53,7 @@ def test_process_killed_at_any_instant_loses_nothing_and_pays_nothing_twice(
 
 def test_process_killed_at_every_step_loses_nothing_and_pays_nothing_twice(killed: dict[str, Tally]):
     if "calls" not in killed:
-        pytest.skip("there is no strace, or it may not trace processes here: see tests/install-strace.sh")
+        pytest.skip("there is no strace, or it may not trace processes here: see tests/install.sh")
     tally = killed["calls"]
     assert tally.broken == [], told(tally)
     assert set(STEPS) <= set(tally.where), told(tally)

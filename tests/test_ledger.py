@@ -27,7 +27,8 @@ from apixo_nb.run import Image, Run, new_run
 
 
 def a_run(prompt: str = "a fox", *, sandbox: bool = True, **changes: Any) -> Run:
-    return new_run(make_request(prompt), unit_price_micros=350_000, sandbox=sandbox).but(**changes)
+    run = new_run(make_request(prompt), unit_price_micros=350_000, sandbox=sandbox)
+    return run.but(**{"state": "submitting", **changes})
 
 
 def a_full_run(**changes: Any) -> Run:

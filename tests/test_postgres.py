@@ -86,7 +86,7 @@ def programs() -> Path:
     found = shutil.which("initdb")
     folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not folders:
-        pytest.fail("There is no PostgreSQL server on this machine: run tests/install-postgres.sh")
+        pytest.fail("There is no PostgreSQL server on this machine: run `sh tests/install.sh postgres`")
     return folders[-1]
 
 

@@ -24,15 +24,32 @@ is on offer. Words in square brackets in the prompt bring trouble on demand (`MA
 ``[no-cost-time]``  the finished status lacks costTime
 ==================  ====================================================================================
 
+Faults of the network, of proxies and of answers are rules in place of words (`Fault`, `Sandbox.faults`, and a
+JSON file for ``apixo-nb sandbox --faults FILE``): the connection that breaks after the task was charged, a
+status that is no JSON, a picture that is a bomb. ``apixo-nb sandbox --help`` has them all (`KINDS`).
+
 A reference picture may be any http(s) URL, the sandbox's own results included; none is ever fetched.
 """
 
 from __future__ import annotations
 
 from apixo_nb.sandbox.account import Account, Delivery, Seen
+from apixo_nb.sandbox.faults import Fault, Faults
+from apixo_nb.sandbox.kinds import KINDS
 from apixo_nb.sandbox.markers import MARKERS
 from apixo_nb.sandbox.options import SandboxOptions
 from apixo_nb.sandbox.server import Sandbox
 from apixo_nb.sandbox.tasks import Task
 
-__all__ = ["MARKERS", "Account", "Delivery", "Sandbox", "SandboxOptions", "Seen", "Task"]
+__all__ = [
+    "KINDS",
+    "MARKERS",
+    "Account",
+    "Delivery",
+    "Fault",
+    "Faults",
+    "Sandbox",
+    "SandboxOptions",
+    "Seen",
+    "Task",
+]

@@ -9,7 +9,10 @@ import signal
 import sys
 from pathlib import Path
 from threading import Event
+from typing import Any
 
+from apixo_nb.sandbox.faults import read
+from apixo_nb.sandbox.kinds import handbook
 from apixo_nb.sandbox.markers import MARKERS
 from apixo_nb.sandbox.options import SandboxOptions
 from apixo_nb.sandbox.server import Sandbox
@@ -18,12 +21,13 @@ from apixo_nb.spec import DEFAULT_MODEL, MODELS
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the first line printed is ``base_url=…``, for programs to read."""
-    options = _options(arguments)
+    wishes = _wishes(arguments)
     stopping = Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stopping.set())
     try:
-        sandbox = Sandbox(options).start()
+        faults = () if wishes["faults"] is None else read(wishes["faults"])
+        sandbox = Sandbox(SandboxOptions(**(wishes | {"faults": faults}))).start()
     except (OSError, ValueError) as error:
         print(f"The sandbox cannot start: {error}", file=sys.stderr)
         return 1
@@ -50,6 +54,7 @@ def _welcome(sandbox: Sandbox) -> str:
             f"  export APIXO_BASE_URL={sandbox.base_url} APIXO_API_KEY={known}",
             f"  export APIXO_FIRST_POLL={cadence.first_poll_s:g} APIXO_POLL_INTERVAL={cadence.interval_s:g}",
             _TROUBLE,
+            *([f"{len(options.faults)} faults are to come."] if options.faults else []),
             "Ctrl-C ends it.",
         )
     )
@@ -62,13 +67,26 @@ _TROUBLE = "\n".join(
     )
 )
 
+_FAULTS = f"""
+Faults, for a FILE that holds a JSON list of rules such as
+  [{{"on": "submit", "kind": "refuse", "status": 429, "retry_after": 2, "times": 3}},
+   {{"on": "picture", "kind": "half", "match": "a fox", "times": "always"}}]
+The first rule that is due takes the request. Every rule may have
+  times     how many requests it hits: 1, another number, "always" or null
+  after     how many requests it lets pass first: 0
+  match     text that the prompt or the address must contain
+  per_task  true: times and after count for each task (submit: each prompt) by itself
+and what its kind has, here with its default (accept: a submit is accepted and charged before):
+{handbook()}
+"""
 
-def _options(arguments: list[str] | None) -> SandboxOptions:
+
+def _wishes(arguments: list[str] | None) -> dict[str, Any]:
     default = SandboxOptions()
     parser = argparse.ArgumentParser(
         "apixo-nb sandbox",
         description="APIXO, imitated on this machine.",
-        epilog=_TROUBLE,
+        epilog=f"{_TROUBLE}\n{_FAULTS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
@@ -79,7 +97,8 @@ def _options(arguments: list[str] | None) -> SandboxOptions:
     option("--journal", type=Path, help="file that remembers the tasks over restarts")
     option("--key", help="the only API key accepted; without it, any")
     option("--picture-scale", type=float, default=default.picture_scale, help="1.0 draws 1024 pixels")
-    return SandboxOptions(**vars(parser.parse_args(arguments)))
+    option("--faults", type=Path, metavar="FILE", help="JSON file of faults, see below")
+    return vars(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -37,10 +37,13 @@ MESSAGES = {
 
 
 class RefusedError(HTTPError):
-    """A request the service turns down. `error` is the detail that a 400 carries in its data."""
+    """A request the service turns down. `error` is the detail that a 400 carries in its data.
+
+    `retry_after_s` becomes the header Retry-After: seconds, or any text as it is.
+    """
 
     def __init__(
-        self, status: int, error: str = "", *, message: str = "", retry_after_s: int | None = None
+        self, status: int, error: str = "", *, message: str = "", retry_after_s: int | str | None = None
     ) -> None:
         super().__init__(status)
         self.error = error

@@ -1,89 +1,44 @@
 """The API of the service over HTTP: submit, status and balance (the pictures: `picture_host`).
 
-Every request passes `prepare` first, where it is noted, and leaves through `answer` or `write_error`.
+Every request passes `prepare` first, where it is noted, and may meet a fault that takes it over. It leaves
+through `answer` or `write_error`.
 """
 
-# ruff: noqa: D102 - Tornado's own verbs: initialize, prepare, get, post, write_error
+# ruff: noqa: D102 - Tornado's own verbs, and `Handler`'s
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Awaitable
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any
 
-from tornado.iostream import StreamClosedError
-from tornado.web import Application, HTTPError, RequestHandler
+from tornado.web import Application
 
-from apixo_nb.sandbox import checks, markers
-from apixo_nb.sandbox.account import Account, Seen
-from apixo_nb.sandbox.callbacks import Courier
+from apixo_nb.sandbox import acts, checks, markers
 from apixo_nb.sandbox.checks import RefusedError
-from apixo_nb.sandbox.options import SandboxOptions
+from apixo_nb.sandbox.desk import Desk, Handler, application
 from apixo_nb.sandbox.tasks import Json, Task, success
 from apixo_nb.spec import MODELS, ModelSpec
 
 RETRY_AFTER_S = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What the handlers share: the account they serve, and how."""
-
-    options: SandboxOptions
-    account: Account
-    courier: Courier
-    picture_url: str
-
-
-class Handler(RequestHandler):
-    """What API and picture host have in common: every request is noted, and errors stay off the log."""
-
-    kind = "other"
-    allow = "GET"
-
-    def initialize(self, desk: Desk) -> None:
-        self.desk = desk
-
-    def prepare(self) -> None:
-        self.desk.account.note(self.seen(authorised=False))
-
-    def seen(self, *, authorised: bool) -> Seen:
-        """The request without its secrets."""
-        headers = self.request.headers
-        return Seen(
-            kind=self.kind,
-            method=str(self.request.method),
-            path=self.request.path,
-            authorised=authorised,
-            has_authorization="Authorization" in headers,
-            has_cookie="Cookie" in headers,
-        )
-
-    def hang_up(self) -> None:
-        """Close the connection as it is, in the middle of everything."""
-        self.detach().close()
-
-    def log_exception(
-        self,
-        typ: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        # A refusal is the sandbox at work, a vanished client its own affair; only our own bugs are news.
-        if not isinstance(value, HTTPError | StreamClosedError):
-            super().log_exception(typ, value, tb)
-
-
 class ApiHandler(Handler):
     """The API host: JSON envelopes, and nothing without a key."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> Awaitable[None] | None:
         authorised = self.desk.account.knows(self.request.headers.get("Authorization", ""))
         self.desk.account.note(self.seen(authorised=authorised))
         if not authorised:
             raise RefusedError(401)
+        return acts.meet(self)
+
+    def envelope(self) -> Json:
+        """Handle the request, and return the good answer; `RefusedError` if there is none."""
+        raise RefusedError(404)
+
+    async def respond(self) -> bytes:
+        return json.dumps(self.envelope()).encode()
 
     def model(self, model_id: str) -> ModelSpec:
         """The model of that id, or 404."""
@@ -97,12 +52,9 @@ class ApiHandler(Handler):
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(envelope))
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        refused = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+    def write_refusal(self, status_code: int, refused: BaseException | None) -> None:
         if not isinstance(refused, RefusedError):
             refused = RefusedError(status_code)
-        if refused.retry_after_s is not None:
-            self.set_header("Retry-After", refused.retry_after_s)
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", self.allow)
         self.answer(checks.refusal(status_code, refused.error, refused.message))
@@ -123,6 +75,19 @@ class SubmitHandler(ApiHandler):
     allow = "POST"
 
     def post(self, model_id: str) -> None:
+        self._confirm(self._take_on(model_id))
+
+    def envelope(self) -> Json:
+        return _promise(self._take_on(*self.path_args))
+
+    def prompt(self) -> str:
+        try:
+            return str(json.loads(self.request.body)["input"]["prompt"])
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return ""
+
+    def _take_on(self, model_id: str) -> Task:
+        """Check the request and accept it, which charges for it."""
         spec = self.model(model_id)
         request = checks.parsed(self.request.body, self.request.headers.get("Content-Type", ""))
         checks.check(request, spec)
@@ -133,7 +98,7 @@ class SubmitHandler(ApiHandler):
             raise RefusedError(402)
         task = self.desk.account.accept(spec, request)
         self.desk.courier.expect(task)
-        self._confirm(task)
+        return task
 
     def _script(self, prompt: str) -> markers.Script:
         try:
@@ -154,7 +119,11 @@ class SubmitHandler(ApiHandler):
         if task.script.lost:
             self.hang_up()
         else:
-            self.answer(success({"taskId": task.task_id}))
+            self.answer(_promise(task))
+
+
+def _promise(task: Task) -> Json:
+    return success({"taskId": task.task_id})
 
 
 class StatusHandler(ApiHandler):
@@ -163,14 +132,22 @@ class StatusHandler(ApiHandler):
     kind = "status"
 
     def get(self, model_id: str) -> None:
+        self.answer(self._status(model_id))
+
+    def envelope(self) -> Json:
+        return self._status(*self.path_args)
+
+    def task(self) -> Task | None:
+        return self.desk.account.tasks.get(self.get_query_argument("taskId", ""))
+
+    def _status(self, model_id: str) -> Json:
         spec = self.model(model_id)
-        task_id = self.get_query_argument("taskId", "")
-        if not task_id:
+        if not self.get_query_argument("taskId", ""):
             raise RefusedError(400, "required: taskId")
-        task = self.desk.account.tasks.get(task_id)
+        task = self.task()
         if task is None or task.model != spec.id:
             raise RefusedError(404, message="Task not found")
-        self.answer(task.envelope(self.desk.account.now_ms(), self.desk.picture_url))
+        return task.envelope(self.desk.account.now_ms(), self.desk.picture_url)
 
 
 class BalanceHandler(ApiHandler):
@@ -179,7 +156,10 @@ class BalanceHandler(ApiHandler):
     kind = "balance"
 
     def get(self) -> None:
-        self.answer(success(self.desk.account.balance_micros / 1_000_000))
+        self.answer(self.envelope())
+
+    def envelope(self) -> Json:
+        return success(self.desk.account.balance_micros / 1_000_000)
 
 
 def api(desk: Desk) -> Application:
@@ -190,15 +170,4 @@ def api(desk: Desk) -> Application:
         (r"/api/v1/generateTask/([^/]+)", SubmitHandler),
         (r"/api/v1/statusTask/([^/]+)", StatusHandler),
         (r"/api/v1/apikeys/current-balance", BalanceHandler),
-    )
-
-
-def application(desk: Desk, otherwise: type[Handler], *routes: tuple[str, type[Handler]]) -> Application:
-    """A host with these routes, and `otherwise` for every other address."""
-    shared = {"desk": desk}
-    return Application(
-        [(pattern, handler, shared) for pattern, handler in routes],
-        default_handler_class=otherwise,
-        default_handler_args=shared,
-        log_function=lambda _: None,  # an access log would be noise in a notebook
     )

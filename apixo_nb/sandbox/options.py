@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from apixo_nb.sandbox.faults import Fault
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxOptions:
@@ -25,6 +27,8 @@ class SandboxOptions:
         File of JSON lines, one for each accepted task. A sandbox started on it again knows them all.
     picture_scale
         Size of the pictures; at 1.0 the short side has 1024 pixels.
+    faults
+        Rules that say which requests meet which trouble; more can be added while it runs, see `faults`.
     """
 
     seconds: float = 3.0
@@ -34,3 +38,4 @@ class SandboxOptions:
     picture_port: int = 0
     journal: Path | None = None
     picture_scale: float = 1.0
+    faults: tuple[Fault, ...] = ()

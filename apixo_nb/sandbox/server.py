@@ -17,6 +17,8 @@ from tornado.web import Application
 from apixo_nb.sandbox import handlers, picture_host
 from apixo_nb.sandbox.account import Account
 from apixo_nb.sandbox.callbacks import Courier
+from apixo_nb.sandbox.desk import Desk
+from apixo_nb.sandbox.faults import Faults
 from apixo_nb.sandbox.options import SandboxOptions
 
 HOST = "127.0.0.1"
@@ -38,6 +40,8 @@ class Sandbox:
         The host of the result URLs, on another port; empty before the start.
     account
         What the sandbox knows: tasks, balance, counters. It outlives a stop.
+    faults
+        The rules by which requests meet trouble: add some or clear them, at any time, from any thread.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Sandbox:
     ) -> None:
         self.options = options or SandboxOptions()
         self.account = Account(self.options, clock)
+        self.faults = Faults(self.options.faults)
         self.base_url = ""
         self.picture_url = ""
         self._thread: Thread | None = None
@@ -71,7 +76,7 @@ class Sandbox:
         return self
 
     def stop(self) -> None:
-        """Close both hosts and end the thread; the account stays readable."""
+        """Close both hosts, and what is held by a fault, and end the thread; the account stays readable."""
         if self._thread is not None and self._loop is not None and self._stopping is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
@@ -100,13 +105,13 @@ class Sandbox:
             listening.set_result(None)
             await self._stopping.wait()
 
-    def _desk(self, stack: AsyncExitStack) -> handlers.Desk:
+    def _desk(self, stack: AsyncExitStack) -> Desk:
         courier = Courier(self.options, self.account, self.picture_url)
         stack.callback(courier.close)
         for task in self.account.tasks.values():
             if task.state(self.account.now_ms()) == "processing":  # from the journal, or from before a stop
                 courier.expect(task)
-        return handlers.Desk(self.options, self.account, courier, self.picture_url)
+        return Desk(self.options, self.account, courier, self.picture_url, self.faults)
 
 
 def _address(listener: socket) -> str:

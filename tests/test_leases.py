@@ -1,0 +1,526 @@
+"""Two kernels on one ledger: a run is worked on by one of them, and bought by one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import io
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import sqlalchemy as sa
+from IPython.core.interactiveshell import InteractiveShell
+
+from apixo_nb import commands, database, keeper, loop, runner, shared
+from apixo_nb.errors import ApixoError, LedgerError, SubmitUnknownError
+from apixo_nb.ledger import Ledger
+from apixo_nb.owner import STALE
+from apixo_nb.request import make_request
+from apixo_nb.retry import RetryPolicy
+from apixo_nb.run import Run, expiry
+from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
+from apixo_nb.session import Session
+from tests import test_postgres
+from tests.test_ledger import a_run
+from tests.test_runner import Clock, Gate, ended
+
+server, url = test_postgres.server, test_postgres.url
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 60  # a guard against whatever hangs, not a measure of anything
+
+Work = Callable[..., Iterator[Any]]
+
+
+# --- several processes that begin at the same moment ------------------------------------------------
+
+
+def crowd(work: Work, count: int, *given: Any) -> list[Any]:
+    """What so many processes make of a piece of work, which all begin at the same moment.
+
+    `work` is a generator function of a test module. It gets its number and what is given; what comes before
+    its first ``yield`` is preparation, and what it yields next is its outcome. Then its process is gone,
+    without a good-bye.
+    """
+    module = f"tests.{Path(work.__code__.co_filename).stem}"
+    task = json.dumps([module, work.__name__, count, given])
+    program = "from tests.test_leases import be_crowd; be_crowd()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, task],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    assert [outcome["error"] for outcome in outcomes if "error" in outcome] == []
+    return [outcome["value"] for outcome in outcomes]
+
+
+def be_crowd() -> None:
+    """In a process of its own: imports everything once, starts no thread, and forks."""
+    module, name, count, given = json.loads(sys.argv[1])
+    work: Work = getattr(importlib.import_module(module), name)
+    sa.create_engine("sqlite://").dispose()
+    reading, gun = os.pipe()
+    pipes = [_fork(work, number, given, (reading, gun)) for number in range(count)]
+    for pipe in pipes:
+        os.read(pipe, 1)  # it is ready
+    os.close(gun)
+    outcomes = []
+    for pipe in pipes:
+        with os.fdopen(pipe) as file:
+            outcomes.append(json.loads(file.read() or '{"error": "it died"}'))
+    print(json.dumps(outcomes))  # noqa: T201 - a program that is read by another
+
+
+def _fork(work: Work, number: int, given: list[Any], start: tuple[int, int]) -> int:
+    """A child that waits for the start; returns the pipe on which it speaks."""
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        return reading
+    os.close(start[1])
+    try:
+        steps = work(number, *given)
+        next(steps)
+        os.write(writing, b".")
+        os.read(start[0], 1)  # ends when nobody holds its other end any more
+        outcome = {"value": next(steps)}
+    except BaseException:  # noqa: BLE001 - the test is to hear of it
+        outcome = {"error": traceback.format_exc()}
+        os.write(writing, b".")
+    os.write(writing, json.dumps(outcome).encode())
+    os._exit(0)
+
+
+# --- what the tests share ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sandbox(clock: Clock) -> Iterator[Sandbox]:
+    with Sandbox(SandboxOptions(seconds=0.1, picture_scale=0.1), clock=clock) as running:
+        yield running
+
+
+@pytest.fixture
+def gate(sandbox: Sandbox) -> Iterator[Gate]:  # noqa: ARG001 - a gate is open before its sandbox stops
+    made = Gate()
+    yield made
+    made.open.set()
+
+
+@pytest.fixture
+def session(service: Sandbox) -> Session:  # noqa: ARG001 - it is where the environment says
+    """The session of this process, which `told` uses as well; closed at the end of each test."""
+    shared.current().client.retry = RetryPolicy(attempts=2, base_s=0.01, cap_s=0.02)
+    return shared.current()
+
+
+def told(line: str) -> str:
+    """What ``%apixo`` prints, where there is no front end."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        commands.carry_out(line, cast(InteractiveShell, None))
+    return out.getvalue()
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited too long for {what}"
+        time.sleep(0.02)
+
+
+def with_task(session: Session, prompt: str) -> Run:
+    """A run whose task was made, as a program leaves it that died then; not in the ledger yet."""
+    planned = session.plan(make_request(prompt))
+    task_id = loop.run(session.client.submit(prompt))
+    return planned.but(state="submitted", task_id=task_id, submitted_at=planned.created_at, take=1)
+
+
+def finished(sandbox: Sandbox, run: Run, *, days: float = 0) -> Run:
+    """The same, ended so many days ago, its pictures not downloaded."""
+    done = run.created_at - timedelta(days=days)
+    urls = sandbox.account.tasks[str(run.task_id)].result_urls(sandbox.picture_url)
+    facts: dict[str, Any] = {"finished_at": done, "expires_at": expiry(done), "cost_micros": run.price_micros}
+    return run.but(state="success", result_urls=tuple(urls), **facts)
+
+
+def in_file(session: Session, question: str) -> list[Any]:
+    """What another program reads in the ledger's file now."""
+    with contextlib.closing(sqlite3.connect(session.ledger_file())) as connection:
+        return connection.execute(question).fetchall()
+
+
+def downloads(sandbox: Sandbox) -> Counter[str]:
+    """How many times each picture was asked for."""
+    return Counter(seen.path for seen in tuple(sandbox.account.requests) if seen.kind == "picture")
+
+
+@contextlib.contextmanager
+def another_kernel(prompt: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that buys one picture; killed at the end, if it was not before."""
+    program = f"import apixo_nb; apixo_nb.generate({prompt!r})"
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+# --- taking up what was left ------------------------------------------------------------------------
+
+
+def leave_behind(_number: int, rows: list[dict[str, Any]]) -> Iterator[Any]:
+    """Own some runs, and die."""
+    ledger = shared.current().ledger
+    for row in rows:
+        run = Run.model_validate(row)
+        ledger.add(run)
+    yield None
+    yield len(rows)
+
+
+def take_up(_number: int) -> Iterator[Any]:
+    """What ``%apixo resume`` does."""
+    session = shared.current()
+    assert session.ledger is not None
+    assert session.client is not None
+    runner._LOOK_S = 0.02
+    yield None
+    jobs = session.resume()
+    for job in jobs:
+        job.wait()
+    session.close()
+    yield [job.run.run_id for job in jobs]
+
+
+def test_two_kernels_that_resume_at_once_take_up_each_run_once(session: Session, sandbox: Sandbox):
+    tasks = [with_task(session, f"[seconds:{0.1 + number % 4 / 10}] fox {number}") for number in range(20)]
+    until(lambda: sandbox.account.now_ms() > max(task.ready_ms for task in quick(sandbox)), "tasks to end")
+    left = [run if number % 2 else finished(sandbox, run) for number, run in enumerate(tasks)]
+    crowd(leave_behind, 1, [run.model_dump(mode="json") for run in left])
+    taken = crowd(take_up, 2)
+    assert {run_id for one in taken for run_id in one} == {run.run_id for run in left}
+    assert [(run.state, run.missing) for run in session.ledger.runs()] == [("success", 0)] * 20
+    assert len(downloads(sandbox)) == 20
+    assert set(downloads(sandbox).values()) == {1}
+    assert sandbox.account.submits == 20
+    assert in_file(session, "SELECT count(*) FROM runs WHERE owner IS NOT NULL") == [(0,)]
+    assert in_file(session, "SELECT count(*) FROM owners") == [(0,)]
+
+
+def quick(sandbox: Sandbox) -> list[Any]:
+    return [task for task in sandbox.account.tasks.values() if task.ready_ms is not None]
+
+
+def test_submit_of_a_living_kernel_is_left_to_it_and_is_unknown_once_that_is_dead(
+    session: Session, sandbox: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
+):
+    gate.holds(handlers.SubmitHandler, "post", monkeypatch)
+    with another_kernel("a fox") as kernel:
+        assert gate.arrived.wait(PATIENCE_S)
+        said = told("resume")
+        assert "1 run(s) are in the hands of another kernel or program, and are left to it." in said
+        assert "at stake" not in said
+        assert [run.state for run in session.ledger.runs()] == ["submitting"]
+        kernel.send_signal(signal.SIGKILL)
+        kernel.wait(PATIENCE_S)
+        said = told("resume")
+    assert "1 submit(s) without an answer, up to $0.35 at stake" in said
+    assert "in the hands of" not in said
+    assert [run.state for run in session.ledger.runs()] == ["unknown"]
+    gate.open.set()
+    assert told("resume").startswith("1 submit(s) without an answer")
+    assert sandbox.account.submits == 1
+
+
+def test_task_of_a_living_kernel_is_left_to_it_and_taken_over_once_that_is_dead(
+    session: Session, sandbox: Sandbox, clock: Clock
+):
+    with another_kernel("[seconds:1000] a fox") as kernel:
+        until(lambda: sandbox.account.polls, "the other kernel to wait for its task")
+        said = told("resume")
+        assert said == "1 run(s) are in the hands of another kernel or program, and are left to it.\n"
+        assert session.resume() == []
+        kernel.send_signal(signal.SIGKILL)
+        kernel.wait(PATIENCE_S)
+    clock.ahead_s += 1000
+    said = told("resume")
+    [run] = session.ledger.runs()
+    assert (run.state, run.missing) == ("success", 0)
+    assert run.files[0] in said
+    assert set(downloads(sandbox).values()) == {1}
+    assert sandbox.account.submits == 1
+
+
+def test_run_that_is_named_is_followed_in_its_kernel_and_taken_over_if_that_dies(
+    session: Session, sandbox: Sandbox, clock: Clock
+):
+    with another_kernel("[seconds:1000] a fox") as kernel:
+        until(lambda: sandbox.account.polls, "the other kernel to wait for its task")
+        [run] = session.ledger.runs()
+        [job] = session.resume(run.run_id)
+        assert not job.done
+        kernel.send_signal(signal.SIGKILL)
+        kernel.wait(PATIENCE_S)
+        clock.ahead_s += 1000
+        assert job.wait().missing == 0
+    assert sandbox.account.submits == 1
+
+
+def test_row_of_a_submit_that_nobody_owns_is_unknown_and_at_stake(session: Session):
+    session.ledger.insert(a_run(state="submitting"))
+    assert "1 submit(s) without an answer, up to $0.35 at stake" in told("resume")
+    assert [(run.state, run.cost_micros) for run in session.ledger.runs()] == [("unknown", None)]
+
+
+def test_kernel_of_another_machine_counts_as_dead_once_its_heartbeat_is_old(session: Session):
+    run = a_run(state="processing", task_id="task_1")
+    session.ledger.insert(run)
+    owner = "INSERT INTO owners VALUES ('far', 'another machine/1', 1, 'boot/1', ?)"
+    moments = datetime.now(UTC) + timedelta(hours=1), datetime.now(UTC) - STALE - timedelta(seconds=1)
+    for moment, theirs in zip(moments, ({run.run_id}, set()), strict=True):
+        with contextlib.closing(sqlite3.connect(session.ledger_file())) as other, other:
+            other.execute("DELETE FROM owners")
+            other.execute(owner, [moment.replace(tzinfo=None).isoformat(" ")])
+            other.execute("UPDATE runs SET owner = 'far'")
+        assert session.ledger.elsewhere() == theirs
+        assert (session.ledger.claim(run.run_id) is None) == bool(theirs)
+
+
+# --- buying the same thing at once ------------------------------------------------------------------
+
+
+def run_cell(_number: int, prompt: str, decided: str = "early") -> Iterator[Any]:
+    """What ``%%apixo`` does; early: it has decided what to buy when the other kernel begins."""
+    session = shared.current()
+    run = session.plan(make_request(prompt))
+    assert session.runner is not None
+    decisions = session.decide([run]) if decided == "early" else []
+    yield None
+    try:
+        for decision in decisions or session.decide([run]):
+            run = session.carry_out(decision).wait()
+        outcome = [run.run_id, *run.files]
+    except ApixoError as error:
+        outcome = [type(error).__name__]
+    session.close()
+    yield outcome
+
+
+@pytest.mark.parametrize("decided", ["early", "late"])
+def test_same_cell_in_two_kernels_at_once_is_bought_once_and_shown_in_both(
+    session: Session, sandbox: Sandbox, decided: str
+):
+    one, another = crowd(run_cell, 2, "a fox", decided)
+    assert one == another
+    assert (session.images.folder / one[1]).is_file()
+    assert (sandbox.account.submits, len(session.ledger.runs())) == (1, 1)
+    assert set(downloads(sandbox).values()) == {1}
+
+
+def test_same_cell_whose_answer_is_lost_is_sent_by_one_kernel_only(session: Session, sandbox: Sandbox):
+    said = crowd(run_cell, 2, "[lost] a fox")
+    assert said == [["SubmitUnknownError"]] * 2
+    assert sandbox.account.submits == 1
+    assert [run.state for run in session.ledger.runs()] == ["unknown"]
+
+
+def test_cell_that_stood_in_line_while_another_kernel_lost_the_answer_is_not_sent(
+    session: Session, sandbox: Sandbox
+):
+    planned = session.plan(make_request("[lost] a fox"))
+    [decision] = session.decide([planned])
+    crowd(run_cell, 1, "[lost] a fox")
+    with pytest.raises(SubmitUnknownError):
+        session.carry_out(decision).wait()
+    assert sandbox.account.submits == 1
+
+
+def test_cell_that_stood_in_line_while_another_kernel_was_refused_is_bought(
+    session: Session, sandbox: Sandbox
+):
+    prompt = "[http:400] a fox"
+    [decision] = session.decide([session.plan(make_request(prompt))])
+    assert crowd(run_cell, 1, prompt) == [["BadRequestError"]]
+    with pytest.raises(ApixoError):
+        session.carry_out(decision).wait()
+    assert sandbox.account.submits == 2
+
+
+# --- who works on what ------------------------------------------------------------------------------
+
+
+def claim(_number: int, place: str, run_id: str) -> Iterator[Any]:
+    """Ask for a run, and keep it until all have asked."""
+    ledger = Ledger(place if "://" in place else Path(place))
+    ledger.heartbeat()
+    yield None
+    won = ledger.claim(run_id) is not None
+    # Whoever ends is dead, and another may have its run: so nobody ends before all have asked.
+    until(lambda: len(in_owners(place)) == 8, "the others to ask")
+    yield won
+
+
+def in_owners(place: str) -> list[Any]:
+    engine = sa.create_engine(place if "://" in place else f"sqlite:///{place}")
+    with engine.connect() as connection:
+        found = connection.execute(sa.text("SELECT id FROM owners")).all()
+    engine.dispose()
+    return list(found)
+
+
+def test_of_eight_kernels_that_ask_for_a_run_at_once_one_gets_it(tmp_path: Path):
+    eight_ask(str(tmp_path / "ledger.db"))
+
+
+def test_of_eight_kernels_that_ask_for_a_run_at_once_one_gets_it_on_postgres(url: str):
+    eight_ask(url)
+
+
+def eight_ask(place: str) -> None:
+    run = a_run(state="processing", task_id="task_1")
+    with contextlib.closing(Ledger(place if "://" in place else Path(place))) as ledger:
+        ledger.insert(run)
+        won = crowd(claim, 8, place, run.run_id)
+        assert sorted(won) == [False] * 7 + [True]
+        assert ledger.elsewhere() == set()
+        assert ledger.claim(run.run_id) == run  # all of them are dead by now
+
+
+def test_run_that_could_not_be_let_go_because_of_a_lock_is_let_go_later(
+    service: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(database, "_BUSY_MS", 10)
+    gate.holds(picture_host.PictureHandler, "get", monkeypatch)
+    session = shared.current()
+    job = session.begin("a fox")
+    assert gate.arrived.wait(PATIENCE_S)
+    with contextlib.closing(sqlite3.connect(session.ledger_file(), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        gate.open.set()
+        with pytest.raises(LedgerError) as refused:
+            job.wait()
+        ended(job)
+    assert refused.value.task_id == service.account.accepted[0]
+    assert len(job.run.files) == 1
+    until(lambda: in_file(session, "SELECT owner FROM runs") == [(None,)], "the run to be let go")
+
+
+def test_session_closed_before_it_could_let_go_leaves_nothing_waiting(
+    service: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(database, "_BUSY_MS", 10)
+    monkeypatch.setattr(keeper, "_AGAIN_S", 0.1)
+    gate.holds(picture_host.PictureHandler, "get", monkeypatch)
+    session = shared.current()
+    job = session.begin("a fox")
+    assert gate.arrived.wait(PATIENCE_S)
+    with contextlib.closing(sqlite3.connect(session.ledger_file(), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        gate.open.set()
+        ended(job)
+        session.close()
+
+    async def waiting() -> list[str]:
+        await asyncio.sleep(0.5)  # timers of one loop come in their order: the next attempt was before
+        names = [str(getattr(task.get_coro(), "__qualname__", "")) for task in asyncio.all_tasks()]
+        return [name for name in names if "Keeper" in name]
+
+    assert loop.run(waiting()) == []
+    assert len(service.account.accepted) == 1
+
+
+def test_closed_session_has_let_go_of_its_runs(session: Session, clock: Clock, sandbox: Sandbox):
+    other = Session()
+    job = other.begin("[seconds:1000] a fox")
+    until(lambda: sandbox.account.polls, "the task to be waited for")
+    assert session.ledger.elsewhere() == {job.run.run_id}
+    assert [run.run_id for run in session.elsewhere()] == [job.run.run_id]
+    other.close()
+    assert in_file(session, "SELECT owner FROM runs") == [(None,)]
+    assert in_file(session, "SELECT * FROM owners") == []
+    clock.ahead_s += 1000
+    [resumed] = session.resume()
+    assert resumed.wait().missing == 0
+    assert sandbox.account.submits == 1
+
+
+def test_heartbeats_are_written_while_a_run_is_in_flight(session: Session, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runner, "_HEARTBEAT_S", 0.05)
+    job = session.begin("[never] a fox")
+
+    def beats() -> Any:
+        return in_file(session, "SELECT heartbeat_at FROM owners")
+
+    until(beats, "the owner to be written")
+    first = beats()
+    until(lambda: beats() > first, "a heartbeat")
+    job.stop()
+
+
+def test_owner_is_written_with_the_row_and_gone_when_the_run_has_ended(
+    session: Session, gate: Gate, monkeypatch: pytest.MonkeyPatch
+):
+    gate.holds(handlers.SubmitHandler, "post", monkeypatch)
+    job = session.begin("a fox")
+    assert gate.arrived.wait(PATIENCE_S)
+    [(pid,)] = in_file(session, "SELECT pid FROM runs JOIN owners ON owners.id = runs.owner")
+    assert pid == os.getpid()
+    gate.open.set()
+    job.wait()
+    ended(job)
+    assert in_file(session, "SELECT owner FROM runs") == [(None,)]
+
+
+def test_two_sessions_of_one_process_leave_each_other_their_runs(
+    session: Session, sandbox: Sandbox, clock: Clock
+):
+    with contextlib.closing(Session()) as other:
+        job = other.begin("[seconds:1000] a fox")
+        until(lambda: sandbox.account.polls, "the task to be waited for")
+        assert session.resume() == []
+        clock.ahead_s += 1000
+        assert job.wait().missing == 0
+    assert set(downloads(sandbox).values()) == {1}
+
+
+def test_stop_while_another_kernel_is_followed_leaves_its_run_alone(
+    session: Session, sandbox: Sandbox, clock: Clock
+):
+    with contextlib.closing(Session()) as other:
+        job = other.begin("[seconds:1000] a fox")
+        until(lambda: sandbox.account.polls, "the task to be waited for")
+        [followed] = session.resume(job.run.run_id)
+        stopping = threading.Thread(target=followed.stop)
+        stopping.start()
+        stopping.join(PATIENCE_S)
+        ended(followed)
+        assert [run.run_id for run in other.runner.runs()] == [job.run.run_id]
+        clock.ahead_s += 1000
+        assert job.wait().missing == 0
+    [run] = session.ledger.runs()
+    assert (run.state, sandbox.account.submits) == ("success", 1)

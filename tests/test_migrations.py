@@ -1,0 +1,399 @@
+"""A ledger of the first version is brought to this one: once, in one step, with all it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from apixo_nb.budget import TOTAL
+from apixo_nb.commands import lost_lines
+from apixo_nb.errors import LedgerError
+from apixo_nb.ledger import Ledger
+from apixo_nb.run import Image, Run
+from apixo_nb.sandbox import Sandbox
+from apixo_nb.session import Session
+from tests import test_leases, test_postgres
+from tests.test_leases import PATIENCE_S, crowd, told
+from tests.test_ledger import a_run
+
+server, url, session = test_postgres.server, test_postgres.url, test_leases.session
+
+#: The tables of version 1, word for word as it made them; {time}, {json} and {yes} differ with the database.
+VERSION_1 = """
+CREATE TABLE runs (
+ run_id VARCHAR(64) NOT NULL, task_id TEXT, created_at {time} NOT NULL, submitted_at {time},
+ finished_at {time}, expires_at {time}, model TEXT NOT NULL, mode TEXT NOT NULL, prompt TEXT NOT NULL,
+ prompt_template TEXT NOT NULL, variables JSON NOT NULL, aspect_ratio TEXT NOT NULL,
+ num_images INTEGER NOT NULL, parameters JSON NOT NULL, image_urls JSON NOT NULL,
+ request_type TEXT NOT NULL, callback_url TEXT, state TEXT NOT NULL, cost_time_ms BIGINT, wait_ms BIGINT,
+ unit_price_micros BIGINT NOT NULL, cost_micros BIGINT, fail_code TEXT NOT NULL, fail_msg TEXT NOT NULL,
+ result_urls JSON NOT NULL, name TEXT NOT NULL, tags JSON NOT NULL, note TEXT NOT NULL, rating INTEGER,
+ sandbox BOOLEAN NOT NULL, digest VARCHAR(64) NOT NULL, take INTEGER NOT NULL, raw TEXT NOT NULL,
+ schema_version INTEGER NOT NULL, PRIMARY KEY (run_id));
+CREATE INDEX ix_runs_created_at ON runs (created_at);
+CREATE INDEX ix_runs_task_id ON runs (task_id);
+CREATE INDEX ix_runs_digest ON runs (digest);
+CREATE INDEX ix_runs_state ON runs (state);
+CREATE TABLE images (
+ run_id VARCHAR(64) NOT NULL, "index" INTEGER NOT NULL, url TEXT NOT NULL, file TEXT NOT NULL,
+ sha256 VARCHAR(64) NOT NULL, bytes BIGINT, width INTEGER, height INTEGER, format TEXT NOT NULL,
+ error TEXT NOT NULL, PRIMARY KEY (run_id, "index"), FOREIGN KEY(run_id) REFERENCES runs (run_id));
+CREATE TABLE meta ("key" VARCHAR(50) NOT NULL, value TEXT NOT NULL, PRIMARY KEY ("key"));
+INSERT INTO meta VALUES ('schema_version', '1');
+"""
+ROW = """
+INSERT INTO runs VALUES ('{id}', {task}, '2026-11-23 12:00:00.123456', NULL, NULL, NULL, 'gpt-image-1',
+ 'gpt-image-1', 'a fox 🦊', 'a {{it}}', '{{"it": "fox 🦊"}}', '1:1', 1,
+ '{{"aspect_ratio": "1:1", "num_images": 1}}', '[]', 'async', NULL, '{state}', 30000, NULL, 350000, {cost},
+ '', 'd''oh', '{urls}', 'foxes', '["red", "grün"]', 'a note', 4, {yes}, 'digest', {take},
+ '{{"state": "x"}}', 1);
+"""
+PICTURE = """
+INSERT INTO images VALUES ('{id}', {index}, 'u{index}', '{file}', 'ab', 7, 1, 2, 'PNG', '{error}');
+"""
+TWO = '["u0", "u1"]'
+#: State, cost, addresses, files on disk, and what is missing then.
+ROWS: list[tuple[str, int | None, str, tuple[str, ...], int]] = [
+    ("planned", None, "[]", (), 0),
+    ("submitting", None, "[]", (), 0),
+    ("submitted", None, "[]", (), 0),
+    ("processing", None, "[]", (), 0),
+    ("unknown", None, "[]", (), 0),
+    ("timeout", None, "[]", (), 0),
+    ("failed", 0, "[]", (), 0),
+    ("success", 350_000, TWO, ("a.png", "b.png"), 0),
+    ("success", 350_000, TWO, ("c.png", ""), 1),
+    ("success", 350_000, TWO, (), 2),
+    ("success", 350_000, "[]", (), 1),
+]
+WITHOUT_A_TASK = ("planned", "submitting", "unknown")
+
+
+def version_1(*, dialect: str = "sqlite") -> list[str]:
+    """The statements that make such a ledger, and fill it."""
+    kinds = (
+        {"time": "DATETIME", "yes": "1"} if dialect == "sqlite" else {"time": "TIMESTAMPTZ", "yes": "true"}
+    )
+    text = VERSION_1.format(**kinds)
+    for number, (state, cost, urls, files, _missing) in enumerate(ROWS):
+        task = "NULL" if state in WITHOUT_A_TASK else f"'task_{number}'"
+        facts = {"state": state, "task": task, "cost": "NULL" if cost is None else cost, "urls": urls}
+        text += ROW.format(id=f"run{number:02}", take=number + 1, **facts, yes=kinds["yes"])
+        for index, file in enumerate(files):
+            text += PICTURE.format(id=f"run{number:02}", index=index, file=file, error="" if file else "gone")
+    return [statement for statement in text.split(";\n") if statement.strip()]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Such a ledger, as a file."""
+    made = tmp_path / "home" / "ledger.db"
+    made.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(made)) as connection, connection:
+        for statement in version_1():
+            connection.execute(statement)
+    return made
+
+
+@pytest.fixture
+def old_url(url: str) -> str:
+    """Such a ledger, in a database of a server."""
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        for statement in version_1(dialect="postgresql"):
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+    return url
+
+
+def check(runs: Sequence[Run]) -> None:
+    """Every row and picture is there, with every value."""
+    assert [run.run_id for run in runs] == [f"run{number:02}" for number in range(len(ROWS))]
+    for run, (state, cost, urls, files, _missing) in zip(runs, ROWS, strict=True):
+        assert (run.state, run.cost_micros, len(run.result_urls)) == (state, cost, urls.count("u"))
+        assert tuple(image.file for image in run.images) == files
+        assert (run.prompt, run.prompt_template, run.variables) == ("a fox 🦊", "a {it}", {"it": "fox 🦊"})
+        assert (run.tags, run.note, run.rating, run.fail_msg) == (("red", "grün"), "a note", 4, "d'oh")
+        assert run.created_at.isoformat() == "2026-11-23T12:00:00.123456+00:00"
+        assert (run.notebook, run.sandbox, run.raw) == ("", True, '{"state": "x"}')
+
+
+def contents(place: Path) -> list[str]:
+    """The whole file as statements, without what is different each time."""
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        return [line for line in connection.iterdump() if 'INTO "migrations"' not in line]
+
+
+def version_of(place: Path) -> str:
+    """Which of the two schemas a file has; anything between them is an error."""
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        [(version,)] = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'")
+        tables = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+        columns = {column[1] for column in connection.execute("PRAGMA table_info(runs)")}
+        indexes = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
+        }
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    new = version == "2"
+    assert {"owners", "budgets", "balances", "migrations"} & tables == (
+        {"owners", "budgets", "balances", "migrations"} if new else set()
+    )
+    assert {"notebook", "owner", "missing"} & columns == ({"notebook", "owner", "missing"} if new else set())
+    assert ("ix_runs_missing" in indexes) == new
+    return str(version)
+
+
+# --- what it keeps and what it adds -----------------------------------------------------------------
+
+
+def test_every_row_of_an_older_ledger_is_there_unchanged(place: Path):
+    with contextlib.closing(Ledger(place)) as ledger:
+        check(ledger.runs())
+    assert version_of(place) == "2"
+
+
+def test_missing_pictures_are_counted(place: Path):
+    Ledger(place).close()
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        found = connection.execute("SELECT missing FROM runs ORDER BY run_id").fetchall()
+    assert [count for (count,) in found] == [missing for *_, missing in ROWS]
+
+
+def test_step_is_recorded_once(place: Path):
+    for _ in range(3):
+        Ledger(place).close()
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        found = connection.execute("SELECT version, name, applied_at IS NOT NULL FROM migrations").fetchall()
+    assert found == [(2, "owners, budgets and missing pictures", 1)]
+
+
+def test_new_ledger_needs_no_step(tmp_path: Path):
+    Ledger(tmp_path / "new.db").close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "new.db")) as connection:
+        assert connection.execute("SELECT * FROM migrations").fetchall() == []
+    assert version_of(tmp_path / "new.db") == "2"
+
+
+def test_upgraded_ledger_does_all_that_a_new_one_does(place: Path):
+    with contextlib.closing(Ledger(place)) as ledger:
+        ledger.set_budget(TOTAL, sandbox=True, limit_micros=10_000_000)
+        [budget] = ledger.budgets(sandbox=True)
+        assert (budget.spent_micros, budget.at_stake_micros) == (4 * 350_000, 5 * 350_000)
+        assert ledger.see_balance(1.0, sandbox=True) is None
+        run = ledger.add(a_run(notebook="a.ipynb"))
+        assert ledger.claim("run03") is not None
+        ledger.put_image("run09", Image(index=0, url="u0", file="new.png"))
+        open_or_missing = {"run02", "run03", "run05", "run08", "run09", "run10"}
+        assert {found.run_id for found in ledger.unfinished()} == open_or_missing
+        assert ledger.get(run.run_id) == run
+        ledger.settle()
+        assert [found.run_id for found in ledger.lost()] == ["run01", "run04"]
+
+
+def test_schema_of_an_upgraded_ledger_is_that_of_a_new_one(place: Path, tmp_path: Path):
+    Ledger(place).close()
+    Ledger(tmp_path / "new.db").close()
+    assert described(f"sqlite:///{place}") == described(f"sqlite:///{tmp_path / 'new.db'}")
+
+
+def test_schema_of_an_upgraded_ledger_is_that_of_a_new_one_on_postgres(old_url: str, server: Any):
+    Ledger(old_url).close()
+    test_postgres.execute(server.url("postgres"), "CREATE DATABASE fresh")
+    Ledger(server.url("fresh")).close()
+    try:
+        assert described(old_url) == described(server.url("fresh"))
+    finally:
+        test_postgres.execute(server.url("postgres"), "DROP DATABASE fresh WITH (FORCE)")
+
+
+def described(place: str) -> dict[str, Any]:
+    """Columns and indexes of every table, by name."""
+    engine = sa.create_engine(place)
+    found = sa.inspect(engine)
+    columns = {
+        f"{table}.{column['name']}": (str(column["type"]), column["nullable"])
+        for table in found.get_table_names()
+        for column in found.get_columns(table)
+    }
+    indexes = {str(each["name"]) for table in found.get_table_names() for each in found.get_indexes(table)}
+    engine.dispose()
+    return {"columns": columns, "indexes": indexes}
+
+
+def test_older_ledger_of_a_team_is_upgraded_with_all_it_holds(old_url: str):
+    with contextlib.closing(Ledger(old_url)) as ledger:
+        check(ledger.runs())
+        assert {run.run_id for run in ledger.unfinished()} >= {"run08", "run09", "run10"}
+        assert {run.run_id for run in ledger.unfinished()}.isdisjoint({"run06", "run07"})
+    engine = sa.create_engine(old_url)
+    with engine.connect() as connection:
+        missing = connection.execute(sa.text("SELECT missing FROM runs ORDER BY run_id")).scalars().all()
+        steps = connection.execute(sa.text("SELECT version FROM migrations")).scalars().all()
+    engine.dispose()
+    assert list(missing) == [expected for *_, expected in ROWS]
+    assert list(steps) == [2]
+
+
+def test_notebook_of_an_older_ledger_goes_on_where_it_was(place: Path, session: Session, sandbox: Sandbox):
+    assert place == session.ledger_file()
+    assert "2 submit(s) without an answer, up to $0.70 at stake" in "\n".join(lost_lines(session.lost()))
+    said = told("status")
+    assert "11, 1 failed, 1 planned, 1 processing" in said
+    assert "$1.40 by list price, and up to $1.75 more" in said
+    assert sandbox.account.submits == 0
+
+
+# --- several at once, and killed in the middle ------------------------------------------------------
+
+
+def open_it(_number: int, place: str) -> Iterator[Any]:
+    yield None
+    with contextlib.closing(Ledger(place if "://" in place else Path(place))) as ledger:
+        yield len(ledger.runs())
+
+
+def test_two_processes_that_open_it_at_once_upgrade_it_once(place: Path):
+    assert crowd(open_it, 4, str(place)) == [len(ROWS)] * 4
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        assert connection.execute("SELECT count(*) FROM migrations").fetchall() == [(1,)]
+    assert version_of(place) == "2"
+
+
+def test_two_processes_that_open_it_at_once_upgrade_it_once_on_postgres(old_url: str):
+    assert crowd(open_it, 4, old_url) == [len(ROWS)] * 4
+    with contextlib.closing(Ledger(old_url)) as ledger:
+        check(ledger.runs())
+
+
+def open_and_exit(place: Path) -> None:
+    """Open a ledger, which upgrades it, and end the process with 0 if that went well."""
+    code = 1
+    try:
+        Ledger(place).close()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def upgrade_and_die(_number: int, place: str) -> Iterator[Any]:
+    """Upgrade a copy again and again, killed before its first statement, its second, and so on."""
+    yield None
+    versions = []
+    for count in range(1000):
+        copy = Path(place).with_name(f"copy{count}.db")
+        shutil.copy(place, copy)
+        if not (child := os.fork()):
+            statements = iter(range(count))
+
+            def before(*_: object, left: Iterator[int] = statements) -> None:
+                if next(left, None) is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            event.listen(sa.Engine, "before_cursor_execute", before)
+            event.listen(sa.Engine, "commit", before)
+            open_and_exit(copy)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL)
+        versions.append(version_of(copy))
+        if code == 0:
+            break
+    yield versions
+
+
+def test_process_killed_between_any_two_statements_leaves_the_old_schema_or_the_new(place: Path):
+    [versions] = crowd(upgrade_and_die, 1, str(place))
+    assert len(versions) > 20
+    assert versions == sorted(versions)
+    assert set(versions) == {"1", "2"}
+    for count in range(len(versions)):
+        with contextlib.closing(Ledger(place.with_name(f"copy{count}.db"))) as ledger:
+            check(ledger.runs())
+
+
+CALLS = ("pwrite64", "fdatasync", "ftruncate")
+
+
+def upgrade_under_strace(number: int, place: str) -> Iterator[Any]:
+    """Upgrade a copy again and again, killed as it enters its first system call of a kind, its second..."""
+    call, versions = CALLS[number], []
+    yield None
+    for count in range(1, 1000):
+        copy = Path(place).with_name(f"{call}{count}.db")
+        shutil.copy(place, copy)
+        if not (child := os.fork()):
+            ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1))  # anybody may trace it
+            while "TracerPid:\t0\n" in Path("/proc/self/status").read_text("ascii"):
+                time.sleep(0.001)
+            open_and_exit(copy)
+        inject = f"inject={call}:signal=KILL:when={count}"
+        options = ["-qq", "-o", os.devnull, "-e", f"trace={call}", "-e", inject, "-p", str(child)]
+        with subprocess.Popen(["strace", *options], stderr=subprocess.DEVNULL) as tracer:
+            refused = tracer.wait(PATIENCE_S) == 1
+        if refused:
+            os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if refused:
+            yield None
+            return
+        assert code in (0, -signal.SIGKILL)
+        versions.append(version_of(copy))
+        with contextlib.closing(Ledger(copy)) as ledger:
+            check(ledger.runs())
+        if code == 0:
+            break
+    yield versions
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace: see tests/install.sh")
+def test_process_killed_at_any_write_to_the_disk_leaves_the_old_schema_or_the_new(place: Path):
+    for versions in crowd(upgrade_under_strace, len(CALLS), str(place)):
+        if versions is None:
+            pytest.skip("strace may not trace processes here")
+        assert versions == sorted(versions)
+        assert versions[0] == "1"
+        assert versions[-1] == "2"
+
+
+# --- newer than us ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def newer(place: Path) -> Path:
+    """A ledger that a later version has written."""
+    Ledger(place).close()
+    with contextlib.closing(sqlite3.connect(place)) as connection, connection:
+        connection.execute("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
+        connection.execute("ALTER TABLE runs ADD COLUMN colour TEXT")
+    return place
+
+
+def test_newer_ledger_is_read_and_never_written(newer: Path, session: Session, sandbox: Sandbox):
+    (newer.parent / "ledger-tasks.jsonl").write_text("kept\n", "utf-8")
+    before = newer.read_bytes()
+    check(session.ledger.runs())
+    assert "11, 1 failed" in told("status")
+    with pytest.raises(LedgerError, match="newer apixo_nb") as refused:
+        session.begin("a fox").wait()
+    assert len(str(refused.value).splitlines()) == 2
+    for line in ("resume", "budget 5.00", "balance"):
+        with pytest.raises(LedgerError, match="newer apixo_nb"):
+            told(line)
+    session.close()
+    assert newer.read_bytes() == before
+    assert [path.read_text("utf-8") for path in newer.parent.glob("ledger-tasks*")] == ["kept\n"]
+    assert sandbox.account.submits == 0
