@@ -180,6 +180,8 @@ class Buyer:
         self._waiting.clear()
         for purchase in waiting:
             error = type(problem)(f"Not sent, as others were turned away: {problem.message}")
+            if isinstance(error, RateLimitError) and isinstance(problem, RateLimitError):
+                error.retry_after_s = problem.retry_after_s
             if purchase.written:
                 await self._keeper.change(purchase.job, **refusal(error))
             await self._parts.end(purchase.job, error)

@@ -41,6 +41,7 @@ class Gate:
         self._window = float(MOST_AT_ONCE)
         self._rate = math.inf  # submits a second
         self._step = 0.0  # what an acceptance adds to the rate
+        self._ground = 0.0  # the rate after the first refusal of a row
         self._accepted: list[float] = []  # when the last ones were, to know the rate that went well
         self._next_at = -math.inf  # no submit leaves earlier
         self._refused_at = -math.inf
@@ -75,6 +76,10 @@ class Gate:
         """A submit was accepted, or at least not turned away for being too many."""
         now = self._clock.monotonic()
         self._accepted = [*(at for at in self._accepted if now - at < 10.0), now][-256:]
+        if self._in_a_row and math.isfinite(self._rate):
+            # Each probe in vain has halved the rate once more; it told when to come back, not at which pace.
+            self._rate = max(self._rate, self._ground)
+            self._step = self._rate / 10
         self._in_a_row, self._paused_s = 0, 0.0
         self._window = min(float(MOST_AT_ONCE), self._window + 1.0 / self._window)
         self._rate += self._step
@@ -109,6 +114,8 @@ class Gate:
         seen = len(recent) / max(1.0, now - recent[0]) if len(recent) > 1 else 1.0 / self._policy.base_s
         self._rate = max(0.02, min(self._rate, seen) / 2)
         self._step = self._rate / 10
+        if self._in_a_row <= 1:
+            self._ground = self._rate
 
     def _pause(self, retry_after_s: float | None) -> float:
         if retry_after_s is not None:

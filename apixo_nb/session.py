@@ -102,9 +102,11 @@ class Session:
     def _check_not_emptied(self) -> None:
         """An empty file is a new ledger, but not beside pictures: then something has emptied it."""
         file = self.ledger_file()
-        if self.settings.ledger or not file.is_file() or file.stat().st_size:
+        try:
+            emptied = not self.settings.ledger and file.stat().st_size == 0
+        except OSError:  # there is none, or no such name; opening it says so
             return
-        if any(self.images.folder.glob("*.json")):
+        if emptied and any(self.images.folder.glob("*.json")):
             text = f"The ledger {file} is empty, though there are pictures in {self.images.folder}"
             raise LedgerError(text, damaged=True, next_step=MEND)
 
