@@ -82,12 +82,14 @@ class Keeper:
     async def bought(self, job: Job, task_id: str, submitted_at: datetime) -> None:
         """The most precious write: the taskId."""
         self.tell(job, job.run.but(state=SUBMITTED, task_id=task_id, submitted_at=submitted_at))
+        bought = {"state": SUBMITTED, "task_id": task_id, "submitted_at": submitted_at}
         try:
-            await self.write(self._ledger.keep_task, job.run.run_id, task_id, submitted_at)
+            if not await self.write(self._ledger.keep_task, job.run.run_id, task_id, submitted_at):
+                self._owes(job).columns |= bought  # it is safe beside; the row is to have it too
         except LedgerError as refusal:
             owed = self._owes(job)
             owed.refusal = owed.refusal or refusal
-            owed.columns |= {"state": SUBMITTED, "task_id": task_id, "submitted_at": submitted_at}
+            owed.columns |= bought
 
     async def change(self, job: Job, **changes: Any) -> None:
         """Change the record; returns when it is on disk, or was refused."""
@@ -130,10 +132,9 @@ class Keeper:
                 await self.write(self._ledger.update, job.run.run_id, **owed.columns)
             for image in owed.images.values():
                 await self.write(self._ledger.put_image, job.run.run_id, image)
-        except LedgerError:
-            assert owed.refusal is not None  # noqa: S101 - it is what put something in here
+        except LedgerError as last:
             # The first refusal: of a taskId that could be written nowhere, it is the one that names it.
-            return owed.refusal.about(job.run.run_id, job.run.task_id)
+            return (owed.refusal or last).about(job.run.run_id, job.run.task_id)
         return None
 
     async def release(self, job: Job) -> None:

@@ -125,8 +125,8 @@ class Ledger:
             if "result_urls" in changes:
                 _count_missing(connection, run_id)
 
-    def keep_task(self, run_id: str, task_id: str, submitted_at: datetime) -> None:
-        """Write the taskId of a run that was just bought; into a file beside, if the database refuses.
+    def keep_task(self, run_id: str, task_id: str, submitted_at: datetime) -> bool:
+        """Write the taskId of a run that was just bought; if the database refuses, into a file (False).
 
         What is paid for must not hang on another program's lock. The file is merged by `merge_aside`.
         """
@@ -138,6 +138,8 @@ class Ledger:
                 text = f"The paid task {task_id} could be written nowhere: {refused.message}"
                 step = "Note the task id: Client().wait(task_id) fetches its result."
                 raise LedgerError(text, task_id=task_id, maybe_billed=True, next_step=step) from None
+            return False
+        return True
 
     def merge_aside(self) -> None:
         """Take taskIds that had to be written beside into their rows."""

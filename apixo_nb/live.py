@@ -8,6 +8,7 @@ card.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ from .session import Session
 REDRAW_S = 0.2  # five times a second: more loses messages and helps nobody
 _BAR_STEPS = 200
 _BACKGROUND_REDRAW_S = 0.5
+_LAST_DRAWING_S = 5.0
 _WIDGETS_AFTER_S = 0.3
 _WIDGETS_CLOSED_AFTER_S = 3.0
 
@@ -66,6 +68,7 @@ class Watch:
         self._started = time.monotonic()
         kind = _view_kind(shell, button=button)
         self._views: list[View] = [kind(session, job) for job in jobs]
+        self._drawing: concurrent.futures.Future[None] | None = None
         self._ended: set[int] = set()  # jobs whose card is shown already
 
     def block(self) -> list[Run]:
@@ -80,7 +83,7 @@ class Watch:
     def go_on(self) -> list[Job]:
         """Do not wait, and return the jobs: the output goes on by itself, in its place, under other cells."""
         _background.append(self)
-        loop.loop_thread().submit(self._in_background())
+        self._drawing = loop.loop_thread().submit(self._in_background())
         return list(self.jobs)
 
     async def _in_background(self) -> None:
@@ -94,6 +97,8 @@ class Watch:
 
         What a cell shows after its end is lost where no front end listens, as in nbconvert and papermill.
         """
+        if self._drawing is not None:
+            concurrent.futures.wait([self._drawing], timeout=_LAST_DRAWING_S)
         for job, view in zip(self.jobs, self._views, strict=True):
             view.finish(job.run)
 
@@ -286,6 +291,7 @@ class _TextView:
         self._cadence = session.cadence_of(job.run)
         self._shown = ""
         self._width = 0
+        self._finished = False
 
     def refresh(self, run: Run, elapsed_s: float) -> None:
         terminal = sys.stdout.isatty()
@@ -295,6 +301,9 @@ class _TextView:
             self._write(news, "\r" if terminal else "")
 
     def finish(self, run: Run) -> None:
+        if self._finished:  # what is printed stays
+            return
+        self._finished = True
         if sys.stdout.isatty():
             self._write("", "\r")
         paths = [self._session.shown_path(name) for name in run.files]
