@@ -42,11 +42,11 @@ lint: $(TEST) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-programs: # browser tests drive Chromium, the ledger's a PostgreSQL server, and the kill harness strace
-	@sh tests/install.sh chromium postgres strace
+programs: # browser tests drive Chromium and axe-core, the ledger's a PostgreSQL server, and the kill harness strace
+	@sh tests/install.sh chromium axe postgres strace
 
 clean: ## remove .venv, caches, build and demo output (never apixo-runs: those are your pictures)
-	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots tests/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.created:

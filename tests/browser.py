@@ -1,9 +1,12 @@
-"""A real JupyterLab in a headless Chromium, for the promises that only a page can show.
+"""Real front ends in a headless Chromium, for the promises that only a page can show.
 
-Fixtures: `open_notebook(cells)` opens a new notebook in the one JupyterLab of the test session, and
-`open_html(path)` opens an exported page from the disk. Both pages let nothing leave this machine: what they
-tried to fetch from elsewhere is in `.blocked`, what they complained about in `.errors`. Override `lab_env` to
-give the server and its kernels other environment variables.
+Fixtures, each of which is a function: `open_notebook` opens a notebook in the one JupyterLab of the test
+session, `open_notebook7` in its one Jupyter Notebook 7, `open_voila` shows it with its one Voila, and
+`open_html` opens an exported page from the disk. Notebooks are given as cells, as a NotebookNode, or as a
+file, of which a copy is opened. ``env={...}`` is for the kernel of one notebook, `lab_env` is for all.
+
+No page lets anything leave this machine: what it tried to fetch from elsewhere is in `.blocked`, what it
+complained about in `.errors`; except for what a front end does on every page (see `tests.servers`).
 
 Inside a test that has a page open, Playwright's own event loop is running in the test's thread, so that
 `asyncio.run` does not work there. For the same reason the browser lives no longer than its test (which costs
@@ -11,21 +14,12 @@ half a second): kept for the session, it would take `asyncio.run` away from ever
 """
 
 import json
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import nbformat
 import pytest
@@ -42,8 +36,9 @@ from playwright.sync_api import (
 )
 from playwright.sync_api import Error as PlaywrightError
 
+from tests.servers import START_S, Lab, Notebook7, Server, Voila
+
 SCREENSHOTS = Path(__file__).parent / "screenshots"
-KERNEL = "apixo-tests"
 
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _CHROMIUM_ARGS = (
@@ -60,7 +55,6 @@ _CHROMIUM_ARGS = (
 # A pattern rather than a function: it is matched inside the driver, so local requests stay fast.
 _ELSEWHERE = re.compile(r"^(?!(https?|wss?)://(127\.0\.0\.1|localhost)[:/])(?!data:|blob:|file:|about:)")
 
-_START_S = 60
 _PANEL = "window.jupyterapp.shell.currentWidget"
 _READY = f"""async () => {{
     const panel = {_PANEL};
@@ -76,86 +70,25 @@ _START = """command => {
     window.jupyterapp.commands.execute(command).then(() => settle(null), error => settle(String(error)));
 }"""
 
-
-@dataclass(frozen=True)
-class Lab:
-    """A running JupyterLab server without a token; notebooks live below `root`, one folder each."""
-
-    url: str
-    root: Path
-    settings: Path
-
-    @classmethod
-    @contextmanager
-    def running(cls, home: Path, env: dict[str, str] | None = None) -> Iterator[Self]:
-        """Start JupyterLab with its folders below `home`; kernels run this interpreter and inherit `env`."""
-        lab = cls(f"http://127.0.0.1:{_free_port()}", home / "notebooks", home / "settings")
-        lab.root.mkdir(parents=True)
-        lab.reset_settings()
-        _write_kernelspec(home / "data")
-        log_path = home / "jupyterlab.log"
-        with log_path.open("wb") as log:
-            # Its own process group, so that the end of the test reaches the server and nothing else.
-            server = subprocess.Popen(
-                lab._command(),
-                env=_clean_environ() | lab._folders(home) | (env or {}),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            lab._wait_until_up(server, log_path)
-            yield lab
-        finally:
-            _stop(server)
-
-    def reset_settings(self) -> None:
-        """Forget what earlier pages chose (a theme), and keep the news popup from covering the corner."""
-        shutil.rmtree(self.settings, ignore_errors=True)
-        notification = self.settings / "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-        notification.parent.mkdir(parents=True)
-        notification.write_text('{"fetchNews": "false", "checkForUpdates": false}')
-
-    def _command(self) -> list[str]:
-        return [
-            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
-            f"--port={self.url.rpartition(':')[2]}",
-            "--ServerApp.port_retries=0",
-            "--IdentityProvider.token=",
-            f"--ServerApp.root_dir={self.root}",
-            "--LabApp.expose_app_in_browser=True",
-        ]
-
-    def _folders(self, home: Path) -> dict[str, str]:
-        return {
-            "IPYTHONDIR": str(home / "ipython"),
-            "JUPYTER_CONFIG_DIR": str(home / "config"),
-            "JUPYTER_DATA_DIR": str(home / "data"),
-            "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-            "JUPYTERLAB_SETTINGS_DIR": str(self.settings),
-            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        }
-
-    def _wait_until_up(self, server: subprocess.Popen[bytes], log: Path) -> None:
-        deadline = time.monotonic() + _START_S
-        while server.poll() is None and time.monotonic() < deadline:
-            with suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(f"{self.url}/api"):
-                return
-            time.sleep(0.1)
-        pytest.fail(f"JupyterLab did not start. The end of its log:\n{log.read_text()[-3000:]}")
+# Voila's page carries the outputs as data in script elements, in whose place they are drawn, widgets last.
+_DRAWN = """() => {
+    const data = document.querySelector("script[type='application/vnd.voila.cell-output+json']");
+    return !data && !document.getElementById("rendered_cells").innerText.includes("Loading widget...");
+}"""
 
 
 class WatchedPage:
     """A browser page that can reach only this machine and remembers what went wrong on it."""
 
-    def __init__(self, context: BrowserContext) -> None:
+    def __init__(self, context: BrowserContext, server: Server | None = None) -> None:
         self.blocked: list[str] = []
         self.errors: list[str] = []
+        self._usual = server or Server
         context.route(_ELSEWHERE, self._block)
         self.page: Page = context.new_page()
         self.page.on("console", self._note_console)
         self.page.on("websocket", self._note_socket)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("pageerror", self._note_error)
 
     def screenshot(self, name: str, *, full_page: bool = False) -> Path:
         """Write tests/screenshots/<name>.png once every image has been loaded."""
@@ -165,7 +98,8 @@ class WatchedPage:
         return path
 
     def _block(self, route: Route) -> None:
-        self.blocked.append(route.request.url)
+        if route.request.url not in self._usual.fetches:
+            self.blocked.append(route.request.url)
         route.abort()
 
     def _note_socket(self, opened: WebSocket) -> None:
@@ -173,17 +107,23 @@ class WatchedPage:
             self.blocked.append(opened.url)
 
     def _note_console(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
-            self.errors.append(f"{message.text} ({message.location.get('url', '')})")
+        address = message.location.get("url", "")
+        if message.type == "error" and address not in self._usual.fetches:
+            self.errors.append(f"{message.text} ({address})")
+
+    def _note_error(self, error: PlaywrightError) -> None:
+        text, script = self._usual.complaint or ("", "")
+        if not text or error.message != text or script not in (error.stack or ""):
+            self.errors.append(str(error))
 
 
 class NotebookPage(WatchedPage):
-    """One notebook, open in JupyterLab, with its kernel running."""
+    """One notebook, open in JupyterLab or Jupyter Notebook 7, with its kernel running."""
 
-    def __init__(self, context: BrowserContext, lab: Lab, path: Path) -> None:
-        super().__init__(context)
+    def __init__(self, context: BrowserContext, server: Server, path: Path) -> None:
+        super().__init__(context, server)
         self.path = path
-        self.page.goto(f"{lab.url}/doc/tree/{path.relative_to(lab.root).as_posix()}")
+        self.page.goto(server.address(path))
         self._wait_until_ready()
 
     def run_all(self, *, timeout_s: float = 60) -> None:
@@ -213,7 +153,7 @@ class NotebookPage(WatchedPage):
         """Wait for the end of what was started last; playwright's TimeoutError if it takes longer."""
         self.page.wait_for_function("window.apixoCommand.done", timeout=timeout_s * 1000)
         error = self.page.evaluate("window.apixoCommand.error")
-        assert error is None, f"JupyterLab could not run the cells: {error}"
+        assert error is None, f"The cells could not be run: {error}"
 
     def interrupt(self) -> None:
         """Press Stop."""
@@ -257,17 +197,30 @@ class NotebookPage(WatchedPage):
 
     def _wait_until_ready(self) -> None:
         opened = f"window.jupyterapp && {_PANEL} && {_PANEL}.sessionContext"
-        self.page.wait_for_function(opened, timeout=_START_S * 1000)
+        self.page.wait_for_function(opened, timeout=START_S * 1000)
         self.page.evaluate(_READY)
 
 
+class VoilaPage(WatchedPage):
+    """What a notebook has put out, as an app; all its cells have run, and its widgets are drawn."""
+
+    def __init__(self, context: BrowserContext, server: Voila, path: Path) -> None:
+        super().__init__(context, server)
+        self.path = path
+        self.page.goto(server.address(path), timeout=START_S * 1000)
+        self.page.locator("#rendered_cells").wait_for(timeout=START_S * 1000)
+        self.page.wait_for_function(_DRAWN)
+
+
+Source = Sequence[str] | NotebookNode | Path
 OpenNotebook = Callable[..., NotebookPage]
+OpenVoila = Callable[..., VoilaPage]
 OpenHtml = Callable[..., WatchedPage]
 
 
 @pytest.fixture(scope="session")
 def lab_env() -> dict[str, str]:
-    """Environment variables for JupyterLab and its kernels; no stored key is within their reach."""
+    """Environment variables for the servers and their kernels; no stored key is within their reach."""
     return {"PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring"}
 
 
@@ -275,6 +228,20 @@ def lab_env() -> dict[str, str]:
 def lab(tmp_path_factory: pytest.TempPathFactory, lab_env: dict[str, str]) -> Iterator[Lab]:
     """The one JupyterLab of the test session."""
     with Lab.running(tmp_path_factory.mktemp("lab"), lab_env) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def notebook7(tmp_path_factory: pytest.TempPathFactory, lab_env: dict[str, str]) -> Iterator[Notebook7]:
+    """The one Jupyter Notebook 7 of the test session."""
+    with Notebook7.running(tmp_path_factory.mktemp("notebook7"), lab_env) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def voila(tmp_path_factory: pytest.TempPathFactory, lab_env: dict[str, str]) -> Iterator[Voila]:
+    """The one Voila of the test session; each page has a kernel of its own."""
+    with Voila.running(tmp_path_factory.mktemp("voila"), lab_env) as running:
         yield running
 
 
@@ -293,24 +260,52 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_notebook(lab: Lab, browser: Browser, tmp_path: Path) -> Iterator[OpenNotebook]:
-    """Write and open notebooks: `open_notebook(["1 + 1"])`, or a NotebookNode, each in its own folder.
+    """Write and open notebooks in JupyterLab: `open_notebook(["1 + 1"])`, each in its own folder.
 
-    Options: `size=(width, height)` of the view, in CSS pixels.
+    Options: `size=(width, height)` of the view, in CSS pixels; `env={...}` for its kernel.
     """
+    with _opening(lab, browser, tmp_path) as open_one:
+        yield open_one
+
+
+@pytest.fixture
+def open_notebook7(notebook7: Notebook7, browser: Browser, tmp_path: Path) -> Iterator[OpenNotebook]:
+    """As `open_notebook`, in Jupyter Notebook 7."""
+    with _opening(notebook7, browser, tmp_path) as open_one:
+        yield open_one
+
+
+@contextmanager
+def _opening(server: Server, browser: Browser, tmp_path: Path) -> Iterator[OpenNotebook]:
     opened: list[NotebookPage] = []
 
-    def open_one(cells: Sequence[str] | NotebookNode, *, size: tuple[int, int] = (1280, 900)) -> NotebookPage:
-        lab.reset_settings()
-        # tmp_path is named after the test, which makes a failing notebook easy to find below lab.root.
-        path = lab.root / f"{tmp_path.name}-{len(opened)}" / "notebook.ipynb"
-        path.parent.mkdir()
-        nbformat.write(_notebook(cells), path)
-        opened.append(NotebookPage(_context(browser, size), lab, path))
+    def open_one(
+        source: Source, *, size: tuple[int, int] = (1280, 900), env: dict[str, str] | None = None
+    ) -> NotebookPage:
+        server.reset_settings()
+        # tmp_path is named after the test, which makes a failing notebook easy to find below the root.
+        path = server.write(_notebook(source), f"{tmp_path.name}-{len(opened)}", env)
+        opened.append(NotebookPage(_context(browser, size), server, path))
         return opened[-1]
 
     yield open_one
     for page in opened:
         page.shut_down()
+
+
+@pytest.fixture
+def open_voila(voila: Voila, browser: Browser, tmp_path: Path) -> OpenVoila:
+    """Show notebooks with Voila: `open_voila(path)`, each from a folder of its own; options as above."""
+    opened: list[VoilaPage] = []
+
+    def open_one(
+        source: Source, *, size: tuple[int, int] = (1280, 900), env: dict[str, str] | None = None
+    ) -> VoilaPage:
+        path = voila.write(_notebook(source), f"{tmp_path.name}-{len(opened)}", env)
+        opened.append(VoilaPage(_context(browser, size), voila, path))
+        return opened[-1]
+
+    return open_one
 
 
 @pytest.fixture
@@ -330,36 +325,7 @@ def _context(browser: Browser, size: tuple[int, int]) -> BrowserContext:
     return browser.new_context(viewport={"width": width, "height": height})
 
 
-def _notebook(cells: Sequence[str] | NotebookNode) -> NotebookNode:
-    notebook = cells if isinstance(cells, NotebookNode) else new_notebook(cells=[*map(new_code_cell, cells)])
-    notebook.metadata["kernelspec"] = {"name": KERNEL, "display_name": KERNEL, "language": "python"}
-    return notebook
-
-
-def _write_kernelspec(data: Path) -> None:
-    # A name of its own: "python3" may be found elsewhere first, and then run another interpreter.
-    folder = data / "kernels" / KERNEL
-    folder.mkdir(parents=True)
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec = {"argv": argv, "display_name": KERNEL, "language": "python"}
-    (folder / "kernel.json").write_text(json.dumps(spec))
-
-
-def _clean_environ() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("APIXO_", "JUPYTER"))}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    for end in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, end)
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(timeout=15)
-            return
+def _notebook(source: Source) -> NotebookNode:
+    if isinstance(source, Path):
+        return nbformat.read(source, as_version=4)
+    return source if isinstance(source, NotebookNode) else new_notebook(cells=[*map(new_code_cell, source)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.message
 import email.parser
+import json
 import re
 import shutil
 import subprocess
@@ -79,7 +80,8 @@ def test_users_get_no_tools_of_ours(metadata: email.message.Message):
     always = [need for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need]
     named = {re.split(r"[ <>=!~;\[]", need, maxsplit=1)[0].casefold() for need in always}
     assert named.isdisjoint({"pytest", "hypothesis", "mypy", "ruff", "playwright", "jupyterlab", "hatchling"})
-    assert {"httpx2", "ipython", "sqlalchemy", "pandas", "pillow"} <= named
+    assert named.isdisjoint({"notebook", "voila", "pyarrow"})  # extras, for those who want them
+    assert {"httpx2", "ipython", "sqlalchemy", "pandas", "pillow", "anywidget"} <= named
 
 
 def test_command_is_installed(wheel: zipfile.ZipFile):
@@ -101,6 +103,20 @@ def test_every_tool_of_the_tests_has_its_version_pinned():
 def test_constraints_are_names_and_versions_only():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!+]+", line)] == []
+
+
+def test_tools_from_npm_are_pinned_without_an_address():
+    wanted = json.loads((ROOT / "tests/package.json").read_text(encoding="utf-8"))
+    locked = json.loads((ROOT / "tests/package-lock.json").read_text(encoding="utf-8"))["packages"]
+    assert wanted["private"]
+    tools = {name: package for name, package in locked.items() if name}
+    assert {name.rpartition("node_modules/")[2]: tool["version"] for name, tool in tools.items()} == wanted[
+        "devDependencies"
+    ]
+    for tool in tools.values():
+        assert tool["integrity"].startswith("sha512-")
+        assert "resolved" not in tool
+    assert "://" not in json.dumps(locked)
 
 
 # Written in pieces, so that this file does not hold what it looks for.
