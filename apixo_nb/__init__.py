@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .errors import ApixoError
     from .live import wait
     from .loop import allow_nested_asyncio
+    from .panels import panel
     from .session import Session
     from .shared import agenerate, export_csv, generate, history, resume
 
@@ -30,6 +31,7 @@ __all__ = [
     "export_csv",
     "generate",
     "history",
+    "panel",
     "resume",
     "wait",
 ]
@@ -45,6 +47,7 @@ _HOMES = {
     "export_csv": "shared",
     "generate": "shared",
     "history": "shared",
+    "panel": "panels",
     "resume": "shared",
     "wait": "live",
 }

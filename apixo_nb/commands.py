@@ -38,8 +38,6 @@ def carry_out(line: str, shell: InteractiveShell) -> Any:
     """
     words = line.split()
     command, rest = (words[0], words[1:]) if words else ("help", [])
-    if command in options.COMMANDS_NOT_YET:
-        raise InvalidRequestError(f"%apixo {command} is not there yet", field="command", value=command)
     if command not in options.COMMANDS:
         near = difflib.get_close_matches(command, options.COMMANDS, n=1)
         raise InvalidRequestError(
@@ -194,11 +192,14 @@ def _whole_number(text: str) -> int:
 def _export(words: list[str], _shell: InteractiveShell) -> None:
     with contextlib.suppress(ValueError):  # an open quote stays what it is
         words = shlex.split(" ".join(words), posix=os.name == "posix")
-    if len(words) != 1:
-        raise InvalidRequestError(
-            f"Which file is {' '.join(words)!r:.60}?", field="export", allowed="%apixo export FILE.csv"
+    excel = "--excel" in words
+    files = [word for word in words if word != "--excel"]
+    if len(files) != 1 or files[0].startswith("--"):
+        allowed = (
+            "%apixo export FILE.csv, FILE.jsonl, FILE.parquet or FILE.html; FILE.csv --excel for spreadsheets"
         )
-    say(f"Written: {_session().export_csv(words[0])}")
+        raise InvalidRequestError(f"Which file is {' '.join(words)!r:.60}?", field="export", allowed=allowed)
+    say(f"Written: {_session().export(files[0], 'excel' if excel else None)}")
 
 
 # --- money ------------------------------------------------------------------------------------------
@@ -356,6 +357,13 @@ def _doctor(words: list[str], _shell: InteractiveShell) -> None:
     say(*examine(session).lines())
 
 
+def _panel(words: list[str], _shell: InteractiveShell) -> Any:
+    from .panels import panel
+
+    _nothing_after("panel", words)
+    return panel()
+
+
 def _wait(words: list[str], _shell: InteractiveShell) -> None:
     from .live import wait
 
@@ -380,6 +388,7 @@ _ACTIONS: dict[str, Callable[[list[str], InteractiveShell], Any]] = {
     "settle": _settle,
     "rescue": _rescue,
     "doctor": _doctor,
+    "panel": _panel,
     "wait": _wait,
     "export": _export,
     "sandbox": _sandbox,

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from . import tables
+from . import sqltext, tables
 from .errors import LedgerError
 from .run import SCHEMA_VERSION
 from .text import printable
@@ -169,6 +169,7 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
         "foreign_keys=ON",
     ):
         connection.execute(f"PRAGMA {pragma}")
+    sqltext.teach(connection)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -69,7 +69,8 @@ def _templates() -> jinja2.Environment:
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """A template of static/ with these values, all of them escaped."""
     return _templates().get_template(template).render(width=_WIDTH_PX, **values)
 
 
@@ -79,8 +80,8 @@ def _render(template: str, **values: Any) -> str:
 def run_html(run: Run, thumbnails: Sequence[Thumbnail], said: str = "") -> str:
     """The lasting card of a run: pictures, prompt, ratio, time, cost, run id; `said`: how it came about."""
     prompt, rest = _fold(run.prompt)
-    remark = _remark(run)
-    return _render(
+    remark = remark_of(run)
+    return render(
         "run.html",
         pictures=[
             _picture(run, index, thumbnail, len(thumbnails)) for index, thumbnail in enumerate(thumbnails)
@@ -116,7 +117,7 @@ def _fold(prompt: str) -> tuple[str, str]:
     return " ".join(prompt[:_PROMPT_SHOWN].split()), prompt
 
 
-def _remark(run: Run) -> str:
+def remark_of(run: Run) -> str:
     """What a reader must not overlook, in one line; "" for a plain success."""
     if run.state == SUCCESS:
         missing = f"{run.missing} not on disk yet" if run.missing else ""
@@ -175,7 +176,7 @@ def seconds(value: float) -> str:
 
 def run_text(run: Run, paths: Sequence[str], said: str = "") -> str:
     """The card of a run as plain text, for terminals and text exports."""
-    remark = _remark(run)
+    remark = remark_of(run)
     sign = "✓" if run.state == SUCCESS and not remark else "⚠"
     where = "SANDBOX · " if run.sandbox else ""
     lines = [f"{sign} {where}{' · '.join(facts(run))}", f"  {printable(run.prompt, 100)}"]
@@ -214,7 +215,7 @@ def _short(value: float) -> str:
 def progress_html(run: Run, elapsed_s: float, cadence: Cadence) -> str:
     """The state of a run on its way, as one line of HTML."""
     shown = progress_facts(run, elapsed_s, cadence)
-    return _render("progress.html", phase=phase(run), facts=shown, sandbox=run.sandbox)
+    return render("progress.html", phase=phase(run), facts=shown, sandbox=run.sandbox)
 
 
 def progress_text(run: Run, elapsed_s: float, cadence: Cadence) -> str:
@@ -230,6 +231,18 @@ def progress_share(run: Run, elapsed_s: float, cadence: Cadence) -> float:
     return 0.94 * (1 - math.exp(-1.5 * elapsed_s / max(cadence.expected_s, 0.1)))
 
 
+def lasting_html(card_html: str, panel_id: str) -> str:
+    """A card (HTML made here) as the panel leaves it in the notebook."""
+    import markupsafe
+
+    return render("lasting.html", card=markupsafe.Markup(card_html), panel_id=panel_id)  # noqa: S704
+
+
+def sentence_html(sentence: str) -> str:
+    """One sentence in the frame of a card."""
+    return render("sentence.html", text=sentence)
+
+
 # --- a plan -----------------------------------------------------------------------------------------
 
 
@@ -243,7 +256,7 @@ def plan_summary(runs: Sequence[Run]) -> str:
 
 def plan_html(runs: Sequence[Run], base_url: str) -> str:
     """What --dry-run shows."""
-    return _render("plan.html", summary=plan_summary(runs), requests=_requests(runs, base_url))
+    return render("plan.html", summary=plan_summary(runs), requests=_requests(runs, base_url))
 
 
 def plan_text(runs: Sequence[Run], base_url: str) -> str:

@@ -173,8 +173,8 @@ def _salvage(damaged: Path) -> Iterator[Run]:
             for row in _rows(connection, runs):
                 found.setdefault(str(row["run_id"]), row)
             for row in _rows(connection, images):
-                with contextlib.suppress(ValidationError):
-                    image = Image.model_validate(row)
+                with contextlib.suppress(ValidationError, ValueError, TypeError):
+                    image = _image_of(row)
                     pictures.setdefault(str(row["run_id"]), {}).setdefault(image.index, image)
     for run_id, row in found.items():
         here = pictures.get(run_id, {})
@@ -203,6 +203,11 @@ def _run_of(row: dict[str, Any], images: tuple[Image, ...]) -> Run:
         if known.get(name):
             known[name] = datetime.fromisoformat(known[name]).replace(tzinfo=UTC)
     return Run.model_validate({**known, "images": images, "schema_version": SCHEMA_VERSION})
+
+
+def _image_of(row: dict[str, Any]) -> Image:
+    tags = json.loads(row.get("tags") or "[]")  # a ledger of before version 3 has none
+    return Image.model_validate({**row, "tags": tags})
 
 
 def _from_facts(folder: Path) -> Iterator[Run]:

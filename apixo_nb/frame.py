@@ -1,31 +1,32 @@
-"""Runs as a pandas DataFrame, and that as CSV and back, exactly. pandas is imported here and nowhere else."""
+"""Runs as a pandas DataFrame, and that as CSV and back, exactly. Other files are in `formats.py`.
+
+pandas is imported by these two alone.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
-import secrets
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .errors import ApixoError
-from .text import printable
+from .target import checked_target, new_file
 
 if TYPE_CHECKING:
     from .run import Run
 
-_TIME = "datetime64[us, UTC]"
+TIME = "datetime64[us, UTC]"
 
 #: Column -> dtype of the table; one row a run. `object` columns hold lists or dicts, JSON in CSV.
 COLUMNS: dict[str, str] = {
     "run_id": "str",
     "task_id": "str",
-    "created_at": _TIME,
+    "created_at": TIME,
     "model": "str",
     "mode": "str",
     "prompt": "str",
@@ -44,7 +45,7 @@ COLUMNS: dict[str, str] = {
     "fail_msg": "str",
     "result_urls": "object",
     "files": "object",
-    "expires_at": _TIME,
+    "expires_at": TIME,
     "name": "str",
     "tags": "object",
     "note": "str",
@@ -52,6 +53,10 @@ COLUMNS: dict[str, str] = {
     "sandbox": "bool",
     "schema_version": "int64",
 }
+
+
+# Lone surrogates (a path whose bytes are no UTF-8), and Unicode's own line ends, where some part lines.
+_ODD = re.compile("[\ud800-\udfff\x85\u2028\u2029]")
 
 
 def history_frame(runs: Iterable[Run], file_path: Callable[[str], str]) -> pd.DataFrame:
@@ -98,57 +103,57 @@ def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     Read it back with `read_csv`, or with
     ``pandas.read_csv(path, keep_default_na=False, dtype={"prompt": str, ...})``, so that prompts such as
     ``NA``, ``007`` and ``=1+1`` stay what they are. Lists and dicts are written as JSON, times as ISO 8601.
+    A spreadsheet would alter such prompts: `formats.write_excel_csv` is the dialect for it.
 
     Raises
     ------
     ApixoError
         The file cannot be written.
     """
-    target = _target(path)
-    written = frame.copy()
-    for column, kind in COLUMNS.items():
-        if column in written and kind in ("object", _TIME):
-            written[column] = [_cell(value) for value in frame[column]]
-    part = target.parent / f".{secrets.token_hex(6)}.part"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    target = checked_target(path, "csv")
+    written = as_text(frame)
+    with new_file(target, "csv") as file:
         # QUOTE_NONNUMERIC, as a bare carriage return in an unquoted text would split its row.
-        with part.open("w", encoding="utf-8", newline="") as file:
-            written.to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        part.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        step = "Give the name of a file in a folder you may write to."
-        raise ApixoError(
-            f"The table could not be written to {printable(target, 200)}: {error.strerror}", next_step=step
-        ) from None
+        written.to_csv(
+            file,
+            mode="wb",
+            index=False,
+            encoding="utf-8",
+            quoting=csv.QUOTE_NONNUMERIC,
+            lineterminator="\n",
+        )
     return target
 
 
-def _target(path: object) -> Path:
-    step = "Give the name of a file in a folder you may write to, such as runs.csv."
-    problem = "" if isinstance(path, (str, os.PathLike)) and "\0" not in str(path) else "is no file name"
-    if not problem and Path(str(path)).suffix.casefold() in (".xlsx", ".xls", ".ods", ".parquet", ".json"):
-        problem = "is the name of another kind of file, and this is CSV: end it in .csv"
-    try:
-        if not problem:
-            return Path(path).expanduser()  # type: ignore[arg-type]
-    except RuntimeError:
-        problem = "names a user that does not exist"
-    text = f"The table could not be written to {printable(path, 80)}, which {problem}"
-    raise ApixoError(text, next_step=step)
+def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with lists and dicts as JSON, times as ISO 8601, and "" for what is missing of them."""
+    written = frame.copy()
+    for column, kind in COLUMNS.items():
+        if column in written and kind in ("object", TIME):
+            written[column] = [_cell(value) for value in frame[column]]
+    return written
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False)
+        return to_json(value)
     return "" if value is None or pd.isna(value) else pd.Timestamp(value).isoformat()
+
+
+def to_json(value: Any) -> str:
+    """A list or a dict as JSON that can be written as UTF-8 in one line, whatever reads it."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(value, default=str) if _ODD.search(text) else text
 
 
 def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a table written by `write_csv`: the same values and dtypes again."""
     text = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8", lineterminator="\n")
+    return from_text(text)
+
+
+def from_text(text: pd.DataFrame) -> pd.DataFrame:
+    """The table that `as_text` and writing have made texts of."""
     frame = pd.DataFrame({column: _column(text[column], kind) for column, kind in COLUMNS.items()})
     return frame.astype(COLUMNS)
 
@@ -156,7 +161,7 @@ def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
 def _column(text: pd.Series[str], kind: str) -> Any:
     if kind == "object":
         return [json.loads(value) for value in text]
-    if kind == _TIME:
+    if kind == TIME:
         return pd.to_datetime(text.where(text != ""), utc=True, format="ISO8601")
     if kind in ("Int64", "Float64"):
         return pd.to_numeric(text.where(text != ""))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from .download import Downloaded, clear_parts
@@ -59,18 +59,29 @@ class Images:
             height=downloaded.height,
             format=downloaded.format,
         )
-        facts = {
-            **run.model_dump(mode="json", exclude={"images", "raw"}),
-            "image": image.model_dump(mode="json"),
-        }
+        # A picture that comes again keeps its choice. A run in flight may know an older one than the file.
+        beside = downloaded.path.with_suffix(".json")
+        for known in (_read_image(beside), *(old for old in run.images if old.index == index)):
+            if known is not None and known.index == index and known.is_chosen:
+                image = image.with_choice(known)
+                break
         try:
-            _write_whole(
-                downloaded.path.with_suffix(".json"), json.dumps(facts, ensure_ascii=False, indent=1)
-            )
+            _write_facts(beside, run, image)
         except OSError as error:
             text = f"The facts beside {downloaded.path.name} could not be saved: {error.strerror}"
             raise ImageError(text, unsaved=True, run_id=run.run_id, task_id=run.task_id) from None
         return image
+
+    def rewrite_facts(self, run: Run, index: int) -> bool:
+        """Bring the sidecar of a picture up to date; False if the picture is not here or the disk refuses."""
+        for image in run.images:
+            # Rows of a shared ledger are others' words: no name leads out of the folder.
+            if image.index == index and image.file and Path(image.file).name == image.file:
+                with contextlib.suppress(OSError):
+                    if self.path(image).is_file():
+                        _write_facts(self.path(image).with_suffix(".json"), run, image)
+                        return True
+        return False
 
     def check_room(self, count: int) -> None:
         """Raise StorageError unless so many pictures can be stored: asked before they are paid for."""
@@ -92,7 +103,7 @@ class Images:
 
     def hold(self, run_id: str, index: int, downloaded: Downloaded) -> None:
         """Keep the thumbnail of a picture that cannot be stored, while this process lives."""
-        self._held[run_id, index] = _small(downloaded.path)
+        self._held[run_id, index] = _data_uri(small(downloaded.path, THUMBNAIL_PX))
 
     def held(self, run_id: str, index: int) -> str:
         """The thumbnail of a picture that could not be stored, as a data URI, or ""."""
@@ -108,25 +119,52 @@ class Images:
 
     def thumbnail(self, image: Image) -> str:
         """A small WebP of the picture as a data URI; "" if the file is gone or cannot be read."""
-        return _small(self.path(image))
+        return _data_uri(small(self.path(image), THUMBNAIL_PX))
+
+    def small(self, run_id: str, image: Image, px: int) -> bytes:
+        """As `thumbnail`, as WebP bytes that fit a square of `px` pixels; also of one only held."""
+        if image.file:
+            return small(self.path(image), px)
+        held = self.held(run_id, image.index)
+        return base64.b64decode(held.removeprefix(_WEBP_URI))
 
 
-def _small(path: Path) -> str:
+_WEBP_URI = "data:image/webp;base64,"
+
+
+def small(path: Path, px: int) -> bytes:
+    """A picture file as a WebP that fits a square of `px` pixels; b"" if it is gone or cannot be read."""
     from PIL import Image as Pillow
 
     try:
         with Pillow.open(path) as original:
-            original.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-            return _data_uri(original)
+            original.draft("RGB", (px, px))  # a JPEG is decoded no larger than needed
+            original.thumbnail((px, px))
+            buffer = io.BytesIO()
+            mode = "RGBA" if "A" in original.getbands() else "RGB"
+            original.convert(mode).save(buffer, "WEBP", quality=THUMBNAIL_QUALITY, method=4)
+            return buffer.getvalue()
     except Exception:  # noqa: BLE001 - decoders raise OSError, SyntaxError, ValueError, bomb errors...
-        return ""
+        return b""
 
 
-def _data_uri(picture: Any) -> str:
-    buffer = io.BytesIO()
-    mode = "RGBA" if "A" in picture.getbands() else "RGB"
-    picture.convert(mode).save(buffer, "WEBP", quality=THUMBNAIL_QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def _data_uri(webp: bytes) -> str:
+    return _WEBP_URI + base64.b64encode(webp).decode("ascii") if webp else ""
+
+
+def _write_facts(path: Path, run: Run, image: Image) -> None:
+    # The run's own rating is that of its best picture, and would be old as soon as another one is rated.
+    facts = run.model_dump(mode="json", exclude={"images", "raw", "rating"})
+    facts["image"] = image.model_dump(mode="json")
+    _write_whole(path, json.dumps(facts, ensure_ascii=False, indent=1))
+
+
+def _read_image(path: Path) -> Image | None:
+    """The picture of a sidecar; None if there is none that can be read."""
+    try:
+        return Image.model_validate(json.loads(path.read_text("utf-8"))["image"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -24,6 +24,8 @@ class Job:
         The latest record.
     said : str
         How it came about, where that is worth a line: shown again, taken up again.
+    polls : int
+        How often APIXO was asked about it here.
     submitting, posted, stopped : bool
         The runner's side: whether a POST may be on its way or about to leave, whether one may have left, and
         whether the user has had enough.
@@ -39,6 +41,7 @@ class Job:
         self.answer: concurrent.futures.Future[Run] = concurrent.futures.Future()
         self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self.give_up: Callable[[], object] | None = None
+        self.polls = 0
         self.submitting = self.posted = False
         self.stopped = False
 
@@ -111,6 +114,21 @@ class Job:
         """The runner's side: this is what `wait` raises. The first word stands."""
         if not self.answer.done():
             self.answer.set_exception(error)
+
+    def leave_to_parent(self) -> None:
+        """The runner's side, in the child of a fork: the run goes on in the parent, and `wait` says so."""
+        # New ones: the locks in the old ones may be held by a thread that is not here.
+        self.answer, self.ended = concurrent.futures.Future(), concurrent.futures.Future()
+        self.give_up, self.stopped = None, True
+        error = RunCancelledError(
+            "It is in flight in the process that this one was forked from, and is not waited for here",
+            run_id=self.run.run_id,
+            task_id=self.run.task_id,
+            at_stake_usd=self.run.price_micros / 1e6,
+            next_step="It goes on there, and is paid for once. Wait for it there.",
+        )
+        self.fail(error)
+        self.end()
 
 
 def stop_all(jobs: Sequence[Job]) -> None:

@@ -112,6 +112,9 @@ class Keeper:
 
     async def picture(self, job: Job, image: Image) -> None:
         """What is known of one picture now."""
+        for known in job.run.images:  # a person may have rated the one that is replaced
+            if known.index == image.index and known.is_chosen and not image.is_chosen:
+                image = image.with_choice(known)
         others = [known for known in job.run.images if known.index != image.index]
         images = tuple(sorted([*others, image], key=lambda known: known.index))
         self.tell(job, job.run.but(images=images))

@@ -14,18 +14,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from . import caps
+from . import caps, rows, search
 from .aside import Aside, Kept, read
 from .budget import Budget
 from .database import Database
 from .errors import LedgerError
 from .owner import Owner, this_process
 from .run import FAILED, PLANNED, SUBMITTED, SUBMITTING, SUCCESS, UNKNOWN, Image, Run
+from .search import Facets, Found, Query
 from .spec import FINAL_STATES
-from .tables import balances, budgets, images, missing_pictures, owners, runs
+from .tables import balances, budgets, owners, runs
 
 _RESTING = (PLANNED, FAILED, UNKNOWN, SUCCESS)  # nobody waits for these
-_MOST_AT_ONCE = 500  # values in one statement; databases have a limit
 _DURATIONS = 200  # the last ones, from which a task's time is foretold
 
 
@@ -87,8 +87,8 @@ class Ledger:
             caps.check(connection, [run])
             last = connection.scalar(sa.select(sa.func.max(runs.c.take)).where(same))
             numbered = run.but(take=run.take or (last or 0) + 1)
-            connection.execute(runs.insert().values(**_row(numbered), owner=owner.id))
-            _count_missing(connection, run.run_id)
+            connection.execute(runs.insert().values(**rows.row_of(numbered), owner=owner.id))
+            rows.count_missing(connection, run.run_id)
         return numbered
 
     def insert(self, run: Run) -> bool:
@@ -96,24 +96,29 @@ class Ledger:
         with self._database.writing() as connection:
             if connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run.run_id)) is not None:
                 return False
-            connection.execute(runs.insert().values(**_row(run)))
+            connection.execute(runs.insert().values(**rows.row_of(run)))
             for image in run.images:
-                connection.execute(images.insert().values(run_id=run.run_id, **image.model_dump()))
-            _count_missing(connection, run.run_id)
+                rows.put_picture(connection, run.run_id, image)
+            rows.count_missing(connection, run.run_id)
         return True
 
     def catch_up(self, run: Run) -> bool:
-        """Bring a row up to what is known from elsewhere of its end; False if it knows of an end itself."""
+        """Bring a row up to what is known from elsewhere; False if that is nothing new.
+
+        An end that the row knows itself stands, and so does what it knows of a picture. A picture that it
+        does not know is taken in, and a choice of one for which it has none.
+        """
         behind = (runs.c.run_id == run.run_id) & runs.c.state.not_in(FINAL_STATES)
+        kept = ("run_id", "raw", "rating")
+        values = {name: value for name, value in rows.row_of(run).items() if name not in kept}
         with self._database.writing() as connection:
-            values = {name: value for name, value in _row(run).items() if name not in ("run_id", "raw")}
-            if not connection.execute(runs.update().where(behind).values(**values)).rowcount:
+            if connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run.run_id)) is None:
                 return False
-            connection.execute(images.delete().where(images.c.run_id == run.run_id))
+            new = bool(connection.execute(runs.update().where(behind).values(**values)).rowcount)
             for image in run.images:
-                connection.execute(images.insert().values(run_id=run.run_id, **image.model_dump()))
-            _count_missing(connection, run.run_id)
-        return True
+                new |= rows.merge_picture(connection, run.run_id, image)
+            rows.count_missing(connection, run.run_id)
+        return new
 
     def update(self, run_id: str, **changes: Any) -> None:
         """Change some columns of a row. A final state stands: another one is not written over it."""
@@ -123,7 +128,7 @@ class Ledger:
         with self._database.writing() as connection:
             connection.execute(runs.update().where(row).values(**changes))
             if "result_urls" in changes:
-                _count_missing(connection, run_id)
+                rows.count_missing(connection, run_id)
 
     def keep_task(self, run_id: str, task_id: str, submitted_at: datetime) -> bool:
         """Write the taskId of a run that was just bought; if the database refuses, into a file (False).
@@ -170,12 +175,18 @@ class Ledger:
         return [each for each in kept if each.run_id not in known]
 
     def put_image(self, run_id: str, image: Image) -> None:
-        """Write what is known of one picture, in place of what was known before."""
-        key = (images.c.run_id == run_id) & (images.c.index == image.index)
+        """Write what is known of one picture, in place of what was known before; its choice stands."""
         with self._database.writing() as connection:
-            connection.execute(images.delete().where(key))
-            connection.execute(images.insert().values(run_id=run_id, **image.model_dump()))
-            _count_missing(connection, run_id)
+            rows.put_picture(connection, run_id, image)
+            rows.count_missing(connection, run_id)
+
+    def choose(self, run_id: str, index: int, **choice: Any) -> bool:
+        """Write some of a person's choice of a picture, see `run.CHOICE`; False if there is none such.
+
+        The run's rating becomes that of its best picture, in the same transaction.
+        """
+        with self._database.writing() as connection:
+            return rows.choose(connection, run_id, index, choice)
 
     # --- who works on what ---
 
@@ -266,8 +277,8 @@ class Ledger:
     def budgets(self, *, sandbox: bool) -> list[Budget]:
         """All caps, with what counts against each now."""
         with self._database.reading() as connection:
-            rows = sa.select(budgets).where(budgets.c.sandbox == sandbox).order_by(budgets.c.scope)
-            return [caps.budget_now(connection, row) for row in connection.execute(rows)]
+            wanted = sa.select(budgets).where(budgets.c.sandbox == sandbox).order_by(budgets.c.scope)
+            return [caps.budget_now(connection, row) for row in connection.execute(wanted)]
 
     def see_balance(self, usd: float, *, sandbox: bool) -> tuple[datetime, float] | None:
         """Note a balance; returns the one before it: when, and how many US dollars."""
@@ -293,8 +304,18 @@ class Ledger:
 
     def some(self, run_ids: Sequence[str]) -> list[Run]:
         """Runs of these ids, oldest first."""
-        parts = [run_ids[at : at + _MOST_AT_ONCE] for at in range(0, len(run_ids), _MOST_AT_ONCE)]
-        return [run for part in parts for run in self._select(runs.c.run_id.in_(part))]
+        return [run for part in rows.parts(run_ids) for run in self._select(runs.c.run_id.in_(part))]
+
+    def find(self, query: Query) -> Found:
+        """The runs that a query asks for, and how many there are in all."""
+        with self._database.reading() as connection:
+            total, page = search.ask(connection, query)
+            return Found(rows.read_runs(connection, page), total)
+
+    def facets(self, sandbox: bool | None = None) -> Facets:  # noqa: FBT001 - there is nothing else to say
+        """What can be asked for: states, tags and names, with how many runs have each; most first."""
+        with self._database.reading() as connection:
+            return search.facets(connection, sandbox=sandbox)
 
     def draws(self, planned: Run) -> list[Run]:
         """All runs of the same request, oldest first; those of the sandbox and real ones never mix."""
@@ -326,33 +347,17 @@ class Ledger:
         )
         columns = sa.select(runs.c.cost_time_ms, runs.c.image_urls).where(known)
         with self._database.reading() as connection:
-            rows = connection.execute(columns.order_by(runs.c.created_at.desc()).limit(_DURATIONS)).all()
-        return [ms / 1000 for ms, references in rows if bool(references) == bool(run.image_urls)]
+            found = connection.execute(columns.order_by(runs.c.created_at.desc()).limit(_DURATIONS)).all()
+        return [ms / 1000 for ms, references in found if bool(references) == bool(run.image_urls)]
 
     def _select(self, condition: sa.ColumnElement[bool]) -> list[Run]:
-        rows = sa.select(runs).where(condition).order_by(runs.c.created_at, runs.c.run_id)
-        pictures = sa.select(images).join(runs).where(condition).order_by(images.c.index)
+        wanted = sa.select(runs).where(condition).order_by(runs.c.created_at, runs.c.run_id)
         with self._database.reading() as connection:
-            found: dict[str, list[Image]] = {}
-            for row in connection.execute(pictures).mappings():
-                found.setdefault(row["run_id"], []).append(Image.model_validate(dict(row)))
-            return [_run(row, found.get(row["run_id"], [])) for row in connection.execute(rows).mappings()]
+            return rows.read_runs(connection, wanted)
 
 
 def _unread(run: Run) -> bool:
     return run.state == SUCCESS and not run.result_urls and bool(run.task_id)
-
-
-def _row(run: Run) -> dict[str, Any]:
-    # JSON columns take lists, the rest is as it is; what a Run derives is stored too, for people who query.
-    values = run.model_dump(exclude={"images"})
-    derived = {"mode": run.mode, "aspect_ratio": run.aspect_ratio, "num_images": run.num_images}
-    return {**values, **derived}
-
-
-def _run(row: Any, pictures: list[Image]) -> Run:
-    known = {name: value for name, value in row.items() if name in Run.model_fields}
-    return Run.model_validate({**known, "images": tuple(pictures)})
 
 
 def _rival(connection: sa.Connection, same_take: sa.ColumnElement[bool]) -> Run | None:
@@ -360,18 +365,7 @@ def _rival(connection: sa.Connection, same_take: sa.ColumnElement[bool]) -> Run 
     settled = (runs.c.state == UNKNOWN) & runs.c.cost_micros.is_not(None)
     asked = same_take & runs.c.state.not_in((FAILED, PLANNED)) & ~settled
     row = connection.execute(sa.select(runs).where(asked).limit(1)).mappings().first()
-    return None if row is None else _run(row, [])
-
-
-def _count_missing(connection: sa.Connection, run_id: str) -> None:
-    row = connection.execute(
-        sa.select(runs.c.state, runs.c.result_urls).where(runs.c.run_id == run_id)
-    ).first()
-    if row is not None:
-        stored = (images.c.run_id == run_id) & (images.c.file != "")
-        on_disk = connection.scalar(sa.select(sa.func.count()).where(stored)) or 0
-        missing = missing_pictures(row.result_urls, on_disk) if row.state == SUCCESS else 0
-        connection.execute(runs.update().where(runs.c.run_id == run_id).values(missing=missing))
+    return None if row is None else rows.run_of(row)
 
 
 def _living(connection: sa.Connection) -> set[str]:

@@ -57,7 +57,11 @@ class ApixoMagics(Magics):
         from .shared import current
 
         session = current()
-        runs = [self._plan(session, given, template) for template in split_prompts(cell)]
+        runs = [
+            self._plan(session, given, template)
+            for template in split_prompts(cell)
+            for _draw in range(given.repeat)
+        ]
         if given.dry_run:
             _show_plan(session, runs)
             return None
@@ -76,6 +80,7 @@ class ApixoMagics(Magics):
 
         prompt, used = (template, {}) if given.raw else fill(template, self.shell.user_ns)
         asked: dict[str, Any] = {"model": given.model, "image_urls": given.image_urls, **given.parameters}
+        asked["nearby"] = session.is_sandbox
         labels = make_labels(given.name, given.tags, given.note)
         return session.plan(make_request(prompt, **asked), labels, prompt_template=template, variables=used)
 

@@ -20,10 +20,12 @@ from .spec import DEFAULT_MODEL, MODELS, Parameter, Value
 
 #: Options that the design names and that are still to come; each says so in its own words.
 NOT_YET = {
-    "--repeat": "Run the cell again for another draw, or part prompts by lines of ---.",
     "--set": "Fill {names} from the notebook's variables, or part prompts by lines of ---.",
     "--callback": "Polling works everywhere; the Python client takes request_type='callback'.",
 }
+
+#: Draws of one request that can be asked for at once: a slip of the hand shall not buy thousands.
+MOST_DRAWS = 100
 
 #: The commands of ``%apixo``, each with its help.
 COMMANDS = {
@@ -38,14 +40,13 @@ COMMANDS = {
     "settle": "%apixo settle RUN paid (or free): how a submit without an answer ended",
     "rescue": "download every picture that is not on disk before its address ends; costs nothing",
     "doctor": "compare ledger and pictures; %apixo doctor --rebuild mends the ledger",
+    "panel": "a form to click, live cards of all runs, and the history",
     "wait": "wait for the cells that were run with --bg",
-    "export": "%apixo export FILE.csv writes all runs as CSV",
+    "export": "all runs to FILE.csv, .jsonl, .parquet or .html; FILE.csv --excel is for spreadsheets",
     "sandbox": "work without key and cost on this machine; %apixo sandbox off ends it",
     "config": "the settings; change one with %config Apixo.NAME = VALUE",
     "help": "this page",
 }
-
-COMMANDS_NOT_YET = ("panel",)
 
 EXAMPLES = """\
 examples:
@@ -68,6 +69,7 @@ class Options:
     name: str = ""
     tags: tuple[str, ...] = ()
     note: str = ""
+    repeat: int = 1
     new: bool = False
     dry_run: bool = False
     raw: bool = False
@@ -123,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
     add("--name", default="", metavar="TEXT", help="name of the experiment, kept on the row")
     add("--tag", action="append", default=[], metavar="WORD", help="tag, kept on the row; may be given again")
     add("--note", default="", metavar="TEXT", help="note, kept on the row")
+    add("--repeat", default="1", metavar="R", help="draws of the same request; each is paid for (no seed)")
     add("--new", action="store_true", help="pay for a new draw even where a stored one exists")
     add("--dry-run", action="store_true", help="show the exact request, count and cost; send nothing")
     add("--max-cost", metavar="USD", help="refuse to start above this sum")
@@ -157,6 +160,7 @@ def parse(line: str) -> Options:
         name=given.name,
         tags=tuple(given.tag),
         note=given.note,
+        repeat=_count(given.repeat),
         new=given.new,
         dry_run=given.dry_run,
         raw=given.raw,
@@ -221,6 +225,13 @@ def _number(text: str | None, flag: str, rule: str, at_least: float) -> float | 
     if not math.isfinite(number) or number < at_least:
         raise InvalidRequestError(f"{flag} cannot be {text!r:.80}", field=flag, value=text, allowed=rule)
     return number
+
+
+def _count(text: str) -> int:
+    if text.isdecimal() and 0 < int(text) <= MOST_DRAWS:
+        return int(text)
+    rule = f"a whole number from 1 to {MOST_DRAWS}"
+    raise InvalidRequestError(f"--repeat cannot be {text!r:.80}", field="--repeat", value=text, allowed=rule)
 
 
 def _variable(name: str) -> str:

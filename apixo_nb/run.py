@@ -12,13 +12,17 @@ from pydantic import BaseModel, ConfigDict
 from .request import Request, RequestType
 from .spec import FINAL_STATES, MODELS, RESULT_DAYS, ModelSpec, Value
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # The states of a run, in the order they are met. Only `success` and `failed` are final; a word that is not
 # here came from APIXO, is kept verbatim and is not final.
 PLANNED, SUBMITTING, SUBMITTED, PROCESSING = "planned", "submitting", "submitted", "processing"
 SUCCESS, FAILED = FINAL_STATES
 UNKNOWN, CANCELLED, TIMEOUT = "unknown", "cancelled", "timeout"
+
+#: The fields of an `Image` that are a person's.
+CHOICE = ("rating", "starred", "note", "tags")
+BEST = 5  # the highest rating; the lowest is 1
 
 
 class Image(BaseModel):
@@ -34,6 +38,8 @@ class Image(BaseModel):
         Why it is not on disk, or "".
     sha256, bytes, width, height, format
         Of the original, byte for byte as it was downloaded; `format` is PNG, JPEG or WEBP.
+    rating : int or None
+        From 1 to 5, by a person; with `starred`, `note` and `tags` the choice, see `choices.choose`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +53,24 @@ class Image(BaseModel):
     height: int | None = None
     format: str = ""
     error: str = ""
+    rating: int | None = None
+    starred: bool = False
+    note: str = ""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """What a person says of it; everything else is what was downloaded."""
+        return {name: getattr(self, name) for name in CHOICE}
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether a person has said anything of it."""
+        return any(self.choice.values())
+
+    def with_choice(self, other: Image) -> Image:
+        """The same picture with the choice of another record of it."""
+        return self.model_copy(update=other.choice)
 
 
 class Run(BaseModel):
@@ -67,6 +91,8 @@ class Run(BaseModel):
         Which request this is (see `Request.digest`), and its how-manieth draw, from 1; 0 until it is written.
     raw : str
         The last status answer's data, as JSON.
+    rating : int or None
+        The best of its pictures' ratings.
     notebook : str
         Where it was asked for, if the front end tells; "" else.
     """

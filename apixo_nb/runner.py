@@ -88,9 +88,9 @@ class Runner:
         """Whether runs are in flight."""
         return bool(self._parts.live)
 
-    def runs(self) -> list[Run]:
-        """The runs in flight here, as they are now; also those that have no row yet."""
-        return [job.run for job in list(self._parts.live.values())]
+    def jobs(self) -> list[Job]:
+        """The runs in flight here; also those that have no row yet."""
+        return list(self._parts.live.values())
 
     def close(self) -> None:
         """Stop waiting for all runs; returns when submits on their way are answered and all is written."""
@@ -100,6 +100,12 @@ class Runner:
         concurrent.futures.wait([job.ended for job in jobs])
         self._keeper.close()
         atexit.unregister(self._at_exit)
+
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: what is in flight goes on in the parent, and nothing of it here."""
+        atexit.unregister(self._at_exit)
+        for job in list(self._parts.live.values()):
+            job.leave_to_parent()
 
     def _at_exit(self) -> None:
         """The process ends: a submit on its way may still be answered, and its taskId written."""
@@ -182,6 +188,7 @@ class Runner:
 
     def _seen(self, job: Job, status: TaskStatus) -> None:
         """A poll came in: keep a state that is news. Final states are kept with their facts, below."""
+        job.polls += 1
         if status.state and status.state != job.run.state and not status.final and not job.run.is_final:
             self._keeper.note(job, status.state)
 

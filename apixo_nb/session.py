@@ -10,6 +10,7 @@ import functools
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,13 +19,14 @@ from urllib.parse import urlsplit
 from . import config, keys
 from .api import AsyncClient
 from .database import MEND
-from .errors import ConfigurationError, CostLimitError, InvalidRequestError, LedgerError
+from .errors import ConfigurationError, CostLimitError, LedgerError
 from .images import Images
 from .job import Job, cannot_resume
 from .keeper import Listener
 from .labels import Labels, check_number, check_switch, check_timeout, make_labels
 from .ledger import Ledger
 from .loop import run as run_on_loop
+from .records import Records
 from .replay import Decision, decide_all
 from .request import Request, make_request
 from .run import SUBMITTING, Run, new_run
@@ -34,10 +36,10 @@ from .spec import MODELS, Cadence
 from .text import dollars
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
-class Session:
+class Session(Records):
     """Everything a notebook needs, joined: makes pictures, keeps their rows, finds them again.
 
     Parameters
@@ -63,6 +65,7 @@ class Session:
         self._runner: Runner | None = None
         self._lock = threading.RLock()
         self.images = Images(self.settings.images_path)
+        _sessions.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -147,6 +150,13 @@ class Session:
                 self._ledger.close()
             self._client = self._runner = self._ledger = None
 
+    def _after_fork(self) -> None:
+        """The parts are the parent's, threads, connections, leases and all: let go of them, close nothing."""
+        if self._runner is not None:
+            self._runner.leave_to_parent()
+        self._lock = threading.RLock()  # another thread of the parent may have held it
+        self._client = self._runner = self._ledger = None
+
     # --- making pictures ---
 
     def unit_price_micros(self, model: str) -> int:
@@ -188,6 +198,10 @@ class Session:
             self.ledger.check_budgets(runs)
             self.images.check_room(sum(run.num_images for run in runs))
 
+    def jobs(self) -> list[Job]:
+        """The runs in flight here, whichever cell began them."""
+        return self._runner.jobs() if self._runner is not None else []
+
     @property
     def busy(self) -> bool:
         """Whether runs are in flight."""
@@ -218,8 +232,8 @@ class Session:
         """All runs of the same request, those included that stand in line here and have no row yet."""
         rows = self.ledger.draws(planned)
         known = {run.run_id for run in rows}
-        mine = self._runner.runs() if self._runner is not None else []
-        here = [run for run in mine if run.digest == planned.digest and run.sandbox == planned.sandbox]
+        here = [job.run for job in self.jobs()]
+        here = [run for run in here if run.digest == planned.digest and run.sandbox == planned.sandbox]
         # On their way to be submitted, as far as another press of the same cell is concerned.
         return [*rows, *(run.but(state=SUBMITTING) for run in here if run.run_id not in known)]
 
@@ -256,7 +270,7 @@ class Session:
         check_timeout(timeout_s)
         check_switch(replay, "replay")
         labels = make_labels(name, tags, note)
-        run = self.plan(make_request(prompt, **request), labels)
+        run = self.plan(make_request(prompt, nearby=self.is_sandbox, **request), labels)
         if not (_in_ipython() if replay is None else replay):
             self.check_cost([run], max_cost_usd)
             return self.start(run, timeout_s)
@@ -287,63 +301,13 @@ class Session:
         """Take up one run that has a task; see `Runner.resume`."""
         return self.runner.resume(run, timeout_s or self.settings.timeout)
 
-    def lost(self) -> list[Run]:
-        """Runs whose submit was never answered, and nobody waits for it any more: maybe billed."""
-        self.ledger.settle()
-        return [run for run in self.ledger.lost() if run.sandbox == self.is_sandbox]
-
-    def elsewhere(self) -> list[Run]:
-        """Runs that other living kernels or programs work on."""
-        rows = self.ledger.some(sorted(self.ledger.elsewhere()))
-        return [run for run in rows if run.sandbox == self.is_sandbox]
-
-    def run(self, run_id: str) -> Run:
-        """One run by its id; raises InvalidRequestError if there is none."""
-        found = self.ledger.get(run_id)
-        if found is None:
-            raise InvalidRequestError(
-                f"There is no run {run_id!r:.80} in the ledger",
-                field="run_id",
-                value=run_id,
-                next_step="`%apixo history` lists them.",
-            )
-        return found
-
-    # --- looking back ---
-
-    def runs(self) -> list[Run]:
-        """All runs of this service, real or sandbox, oldest first."""
-        return [run for run in self.ledger.runs() if run.sandbox == self.is_sandbox]
-
-    def successes(self) -> list[Run]:
-        """Runs of this service that have, or should have, pictures."""
-        return [run for run in self.ledger.successes() if run.sandbox == self.is_sandbox]
-
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Hear of every new `Run` record, on the loop thread; returns the function that ends it."""
         return self.runner.listen(listener)
 
-    def history(self) -> pd.DataFrame:
-        """All runs as a DataFrame, oldest first; see `frame.history_frame` for columns, dtypes and units."""
-        from .frame import history_frame
-
-        return history_frame(self.ledger.runs(), self.shown_path)
-
-    def export_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write `history` to a CSV file, exactly; see `frame.write_csv`."""
-        from .frame import write_csv
-
-        return write_csv(self.history(), path)
-
     def balance(self) -> float:
         """US dollars left for the key."""
         return run_on_loop(self.client.balance())
-
-    def shown_path(self, file: str) -> str:
-        """Relative to the working folder where it lies within, so that a table can move with its folder."""
-        path = self.images.folder / file
-        working = Path.cwd()
-        return path.relative_to(working).as_posix() if path.is_relative_to(working) else str(path)
 
 
 def _in_ipython() -> bool:
@@ -354,3 +318,14 @@ def _in_ipython() -> bool:
 
 # Ids of the runs that this kernel has bought or shown; they outlive a session that a setting renews.
 _drawn: set[str] = set()
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for session in list(_sessions):
+        session._after_fork()  # noqa: SLF001 - of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

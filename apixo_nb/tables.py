@@ -91,6 +91,11 @@ images = sa.Table(
     sa.Column("height", sa.Integer),
     sa.Column("format", sa.Text, nullable=False),
     sa.Column("error", sa.Text, nullable=False),
+    # Since version 3: what a person says of it.
+    sa.Column("rating", sa.Integer),
+    sa.Column("starred", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("note", sa.Text, nullable=False, server_default=""),
+    sa.Column("tags", sa.JSON, nullable=False, server_default="[]"),
 )
 
 owners = sa.Table(
@@ -169,13 +174,31 @@ def _owners_and_budgets(connection: sa.Connection) -> None:
             connection.execute(runs.update().where(runs.c.run_id == run_id).values(missing=missing))
 
 
+def _choices(connection: sa.Connection) -> None:
+    number, yes_or_no, text, words = (
+        column.type.compile(connection.dialect)
+        for column in (images.c.rating, images.c.starred, images.c.note, images.c.tags)
+    )
+    no = sa.false().compile(dialect=connection.dialect)
+    for column in (
+        f"rating {number}",
+        f"starred {yes_or_no} DEFAULT {no} NOT NULL",
+        f"note {text} DEFAULT '' NOT NULL",
+        f"tags {words} DEFAULT '[]' NOT NULL",
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE images ADD COLUMN {column}")
+
+
 def missing_pictures(result_urls: object, on_disk: int) -> int:
     """What stands in ``missing`` of a success; one whose result could not be read misses at least one."""
     expected = len(result_urls) if isinstance(result_urls, list | tuple) and result_urls else 1
     return max(0, expected - on_disk)
 
 
-MIGRATIONS = (Migration(2, "owners, budgets and missing pictures", _owners_and_budgets),)
+MIGRATIONS = (
+    Migration(2, "owners, budgets and missing pictures", _owners_and_budgets),
+    Migration(3, "choices of pictures", _choices),
+)
 
 if MIGRATIONS[-1].version != SCHEMA_VERSION:  # pragma: no cover - a slip of the next author
     raise AssertionError("the last migration makes the current version")

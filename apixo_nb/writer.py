@@ -16,11 +16,11 @@ class Writer:
     the taskId of a submit on its way may still have to be written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "apixo-ledger") -> None:
         self._calls: queue.SimpleQueue[tuple[concurrent.futures.Future[Any], Callable[[], Any]] | None] = (
             queue.SimpleQueue()
         )
-        self._thread = threading.Thread(target=self._run, name="apixo-ledger", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, call: Callable[..., Any], *args: Any, **options: Any) -> concurrent.futures.Future[Any]:

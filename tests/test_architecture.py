@@ -16,26 +16,59 @@ PACKAGE = Path(apixo_nb.__file__).parent
 #: Module -> floor. A module may import from lower floors only, at the top and inside functions alike, so
 #: there are no circles, not even lazy ones. A new module needs a line here.
 FLOORS = {
-    **dict.fromkeys(["text", "loop", "writer", "spec", "owner", "aside", "retry"], 0),
+    **dict.fromkeys(
+        ["difference", "outlet", "widget", "text", "loop", "writer", "spec", "owner", "aside", "retry"], 0
+    ),
     "errors": 1,
-    **dict.fromkeys(["config", "keys", "template", "request", "wire", "options", "budget", "address"], 2),
+    **dict.fromkeys(
+        ["config", "keys", "template", "request", "wire", "options", "budget", "address", "target"], 2
+    ),
     **dict.fromkeys(["run", "download", "labels", "completion", "pending"], 3),
     **dict.fromkeys(
-        ["flows", "images", "tables", "display", "frame", "job", "spend", "replay", "outcome"], 4
+        [
+            "flows",
+            "form",
+            "images",
+            "tables",
+            "sqltext",
+            "display",
+            "frame",
+            "job",
+            "spend",
+            "replay",
+            "outcome",
+        ],
+        4,
     ),
-    **dict.fromkeys(["transport", "database", "caps", "gate", "lane", "scheduler"], 5),
-    **dict.fromkeys(["api", "ledger"], 6),
-    "keeper": 7,
+    **dict.fromkeys(
+        [
+            "transport",
+            "database",
+            "caps",
+            "rows",
+            "search",
+            "gate",
+            "lane",
+            "scheduler",
+            "formats",
+            "report",
+            "cards",
+        ],
+        5,
+    ),
+    **dict.fromkeys(["api", "ledger", "export"], 6),
+    **dict.fromkeys(["keeper", "records"], 7),
     **dict.fromkeys(["parts", "collect"], 8),
     "buyer": 9,
     **dict.fromkeys(["runner", "service"], 10),
     "session": 11,
-    **dict.fromkeys(["live", "status", "shared", "purse", "lost", "rescue"], 12),
-    "doctor": 13,
-    "commands": 14,
-    "magic": 15,
-    **dict.fromkeys(["extension", "cli"], 16),
-    **dict.fromkeys(["__init__", "__main__"], 17),
+    **dict.fromkeys(["live", "status", "shared", "purse", "lost", "rescue", "choices", "board"], 12),
+    **dict.fromkeys(["doctor", "asks"], 13),
+    "panels": 14,
+    "commands": 15,
+    "magic": 16,
+    **dict.fromkeys(["extension", "cli"], 17),
+    **dict.fromkeys(["__init__", "__main__"], 18),
 }
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
@@ -138,11 +171,17 @@ def test_sandbox_is_imported_by_the_service_and_the_command_line_only_and_late()
     ("package", "homes"),
     [
         ("httpx2", {"transport.py", "download.py", "address.py"}),
-        ("pandas", {"frame.py", "session.py", "shared.py"}),  # session names it for annotations, see below
-        ("sqlalchemy", {"ledger.py", "database.py", "tables.py", "caps.py"}),
+        # session and shared name it for annotations, see below
+        ("pandas", {"frame.py", "formats.py", "records.py", "shared.py"}),
+        (
+            "sqlalchemy",
+            {"ledger.py", "database.py", "tables.py", "caps.py", "rows.py", "search.py", "sqltext.py"},
+        ),
+        ("pyarrow", {"formats.py"}),
         ("psutil", {"owner.py"}),
         ("PIL", {"download.py", "images.py", "sandbox/pictures.py", "sandbox/lettering.py"}),
         ("ipywidgets", {"live.py"}),
+        ("anywidget", {"widget.py"}),
         ("jinja2", {"display.py"}),
         ("keyring", {"keys.py"}),
         ("nest_asyncio2", {"loop.py"}),
@@ -153,7 +192,7 @@ def test_each_library_is_used_in_few_places(package: str, homes: set[str]):
 
 
 def test_pandas_is_never_run_outside_the_frame():
-    path = PACKAGE / "session.py"
+    path = PACKAGE / "records.py"
     assert "pandas" not in imported(path, lazily=False) | imported(path, lazily=True)
 
 

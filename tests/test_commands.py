@@ -105,6 +105,8 @@ WRONG = [
     ("sandbox maybe", "sandbox", "maybe", "on, off"),
     ("export", "export", "", "%apixo export FILE.csv"),
     ("export a.csv b.csv", "export", "", "%apixo export FILE.csv"),
+    ("export --excel", "export", "", "%apixo export FILE.csv, FILE.jsonl, FILE.parquet or FILE.html"),
+    ("export a.csv --exel", "export", "", "%apixo export FILE.csv, FILE.jsonl, FILE.parquet or FILE.html"),
     ("panel", "command", "panel", ""),
     ("resuem", "command", "resuem", "login, logout, status, balance, spend, budget"),
 ]
@@ -292,6 +294,31 @@ def test_export_names_the_file_it_has_written(apixo: Apixo, session: Session, tm
     session.ledger.insert(a_run("fox", state="planned"))
     assert apixo("export runs.csv") == "Written: runs.csv\n"
     assert (tmp_path / "runs.csv").read_text("utf-8").startswith('"run_id"')
+
+
+@pytest.mark.parametrize(
+    ("line", "begins"),
+    [
+        ("runs.jsonl", b'{"run_id"'),
+        ("runs.parquet", b"PAR1"),
+        ("runs.html", b"<!DOCTYPE html>"),
+        ("runs.csv --excel", b'\xef\xbb\xbf"run_id"'),
+        ('--excel "my runs.csv"', b'\xef\xbb\xbf"run_id"'),
+    ],
+)
+def test_export_goes_by_the_end_of_the_name(
+    apixo: Apixo, session: Session, tmp_path: Path, line: str, begins: bytes
+):
+    session.ledger.insert(a_run("fox", state="planned"))
+    said = apixo(f"export {line}")
+    assert (tmp_path / said.removeprefix("Written: ").strip()).read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize("line", ["runs.pdf", "runs.xlsx --excel", "runs.html --excel"])
+def test_export_to_another_kind_of_file_says_what_can_be(apixo: Apixo, tmp_path: Path, line: str):
+    with pytest.raises(ApixoError, match=r"could not be written.*\n.*\.csv"):
+        apixo(f"export {line}")
+    assert not list(tmp_path.glob("runs*"))
 
 
 def test_wait_without_a_cell_in_the_background_says_so(apixo: Apixo):

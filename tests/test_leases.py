@@ -519,7 +519,7 @@ def test_stop_while_another_kernel_is_followed_leaves_its_run_alone(
         stopping.start()
         stopping.join(PATIENCE_S)
         ended(followed)
-        assert [run.run_id for run in other.runner.runs()] == [job.run.run_id]
+        assert [live.run.run_id for live in other.jobs()] == [job.run.run_id]
         clock.ahead_s += 1000
         assert job.wait().missing == 0
     [run] = session.ledger.runs()

@@ -1,4 +1,4 @@
-"""A ledger of the first version is brought to this one: once, in one step, with all it holds."""
+"""A ledger of an older version is brought to this one: once, in one step, with all it holds."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from apixo_nb.budget import TOTAL
 from apixo_nb.commands import lost_lines
 from apixo_nb.errors import LedgerError
 from apixo_nb.ledger import Ledger
-from apixo_nb.run import Image, Run
+from apixo_nb.run import SCHEMA_VERSION, Image, Run
 from apixo_nb.sandbox import Sandbox
+from apixo_nb.search import Query
 from apixo_nb.session import Session
 from tests import test_leases, test_postgres
 from tests.test_leases import PATIENCE_S, crowd, told
@@ -54,13 +55,37 @@ CREATE TABLE images (
 CREATE TABLE meta ("key" VARCHAR(50) NOT NULL, value TEXT NOT NULL, PRIMARY KEY ("key"));
 INSERT INTO meta VALUES ('schema_version', '1');
 """
+#: What version 2 had besides.
+VERSION_2 = """
+ALTER TABLE runs ADD COLUMN notebook TEXT DEFAULT '' NOT NULL;
+ALTER TABLE runs ADD COLUMN owner VARCHAR(32);
+ALTER TABLE runs ADD COLUMN missing INTEGER DEFAULT 0 NOT NULL;
+CREATE INDEX ix_runs_missing ON runs (missing);
+CREATE TABLE owners (
+ id VARCHAR(32) NOT NULL, host TEXT NOT NULL, pid BIGINT NOT NULL, started TEXT NOT NULL,
+ heartbeat_at {time} NOT NULL, PRIMARY KEY (id));
+CREATE TABLE budgets (
+ scope VARCHAR(400) NOT NULL, sandbox BOOLEAN NOT NULL, limit_micros BIGINT NOT NULL, set_at {time} NOT NULL,
+ PRIMARY KEY (scope, sandbox));
+CREATE TABLE balances (
+ seen_at {time} NOT NULL, sandbox BOOLEAN NOT NULL, micros BIGINT NOT NULL, PRIMARY KEY (seen_at, sandbox));
+CREATE TABLE migrations (
+ version INTEGER NOT NULL, name TEXT NOT NULL, applied_at {time} NOT NULL, PRIMARY KEY (version));
+UPDATE meta SET value = '2';
+"""
 ROW = """
-INSERT INTO runs VALUES ('{id}', {task}, '2026-11-23 12:00:00.123456', NULL, NULL, NULL, 'gpt-image-1',
+INSERT INTO runs ({columns})
+ VALUES ('{id}', {task}, '2026-11-23 12:00:00.123456', NULL, NULL, NULL, 'gpt-image-1',
  'gpt-image-1', 'a fox 🦊', 'a {{it}}', '{{"it": "fox 🦊"}}', '1:1', 1,
  '{{"aspect_ratio": "1:1", "num_images": 1}}', '[]', 'async', NULL, '{state}', 30000, NULL, 350000, {cost},
  '', 'd''oh', '{urls}', 'foxes', '["red", "grün"]', 'a note', 4, {yes}, 'digest', {take},
  '{{"state": "x"}}', 1);
 """
+COLUMNS = """
+run_id, task_id, created_at, submitted_at, finished_at, expires_at, model, mode, prompt, prompt_template,
+ variables, aspect_ratio, num_images, parameters, image_urls, request_type, callback_url, state, cost_time_ms,
+ wait_ms, unit_price_micros, cost_micros, fail_code, fail_msg, result_urls, name, tags, note, rating, sandbox,
+ digest, take, raw, schema_version"""
 PICTURE = """
 INSERT INTO images VALUES ('{id}', {index}, 'u{index}', '{file}', 'ab', 7, 1, 2, 'PNG', '{error}');
 """
@@ -79,41 +104,52 @@ ROWS: list[tuple[str, int | None, str, tuple[str, ...], int]] = [
     ("success", 350_000, TWO, (), 2),
     ("success", 350_000, "[]", (), 1),
 ]
+STEPS = [(2, "owners, budgets and missing pictures"), (3, "choices of pictures")]
+NOW = str(SCHEMA_VERSION)
 WITHOUT_A_TASK = ("planned", "submitting", "unknown")
 
 
-def version_1(*, dialect: str = "sqlite") -> list[str]:
-    """The statements that make such a ledger, and fill it."""
+def older(version: str, *, dialect: str = "sqlite") -> list[str]:
+    """The statements that make a ledger of version 1 or 2, and fill it."""
     kinds = (
         {"time": "DATETIME", "yes": "1"} if dialect == "sqlite" else {"time": "TIMESTAMPTZ", "yes": "true"}
     )
-    text = VERSION_1.format(**kinds)
-    for number, (state, cost, urls, files, _missing) in enumerate(ROWS):
+    text = (VERSION_1 if version == "1" else VERSION_1 + VERSION_2).format(**kinds)
+    for number, (state, cost, urls, files, missing) in enumerate(ROWS):
         task = "NULL" if state in WITHOUT_A_TASK else f"'task_{number}'"
         facts = {"state": state, "task": task, "cost": "NULL" if cost is None else cost, "urls": urls}
-        text += ROW.format(id=f"run{number:02}", take=number + 1, **facts, yes=kinds["yes"])
+        facts |= {"yes": kinds["yes"], "columns": COLUMNS}
+        text += ROW.format(id=f"run{number:02}", take=number + 1, **facts)
+        if version == "2" and missing:
+            text += f"UPDATE runs SET missing = {missing} WHERE run_id = 'run{number:02}';\n"
         for index, file in enumerate(files):
             text += PICTURE.format(id=f"run{number:02}", index=index, file=file, error="" if file else "gone")
     return [statement for statement in text.split(";\n") if statement.strip()]
 
 
+@pytest.fixture(params=["1", "2"])
+def version(request: pytest.FixtureRequest) -> str:
+    """The version of the ledger that is upgraded."""
+    return str(request.param)
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path: Path, version: str) -> Path:
     """Such a ledger, as a file."""
     made = tmp_path / "home" / "ledger.db"
     made.parent.mkdir()
     with contextlib.closing(sqlite3.connect(made)) as connection, connection:
-        for statement in version_1():
+        for statement in older(version):
             connection.execute(statement)
     return made
 
 
 @pytest.fixture
-def old_url(url: str) -> str:
+def old_url(url: str, version: str) -> str:
     """Such a ledger, in a database of a server."""
     engine = sa.create_engine(url)
     with engine.begin() as connection:
-        for statement in version_1(dialect="postgresql"):
+        for statement in older(version, dialect="postgresql"):
             connection.exec_driver_sql(statement)
     engine.dispose()
     return url
@@ -129,6 +165,7 @@ def check(runs: Sequence[Run]) -> None:
         assert (run.tags, run.note, run.rating, run.fail_msg) == (("red", "grün"), "a note", 4, "d'oh")
         assert run.created_at.isoformat() == "2026-11-23T12:00:00.123456+00:00"
         assert (run.notebook, run.sandbox, run.raw) == ("", True, '{"state": "x"}')
+        assert not any(image.is_chosen for image in run.images)
 
 
 def contents(place: Path) -> list[str]:
@@ -137,25 +174,38 @@ def contents(place: Path) -> list[str]:
         return [line for line in connection.iterdump() if 'INTO "migrations"' not in line]
 
 
-def version_of(place: Path) -> str:
-    """Which of the two schemas a file has; anything between them is an error."""
-    with contextlib.closing(sqlite3.connect(place)) as connection:
-        [(version,)] = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'")
-        tables = {
-            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        }
-        columns = {column[1] for column in connection.execute("PRAGMA table_info(runs)")}
-        indexes = {
-            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
-        }
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    new = version == "2"
-    assert {"owners", "budgets", "balances", "migrations"} & tables == (
-        {"owners", "budgets", "balances", "migrations"} if new else set()
-    )
-    assert {"notebook", "owner", "missing"} & columns == ({"notebook", "owner", "missing"} if new else set())
-    assert ("ix_runs_missing" in indexes) == new
-    return str(version)
+#: What each version has brought: tables, columns of runs, indexes, columns of images.
+BROUGHT: dict[str, tuple[set[str | None], ...]] = {
+    "2": (
+        {"owners", "budgets", "balances", "migrations"},
+        {"notebook", "owner", "missing"},
+        {"ix_runs_missing"},
+        set(),
+    ),
+    "3": (set(), set(), set(), {"rating", "starred", "note", "tags"}),
+}
+
+
+def version_of(place: Path | str) -> str:
+    """Which of the schemas a file or a database has; anything between them is an error."""
+    engine = sa.create_engine(f"sqlite:///{place}" if isinstance(place, Path) else place)
+    with engine.connect() as connection:
+        query = sa.text("SELECT value FROM meta WHERE key = 'schema_version'")
+        version = str(connection.execute(query).scalar_one())
+        schema = sa.inspect(connection)
+        found: tuple[set[str | None], ...] = (
+            set(schema.get_table_names()),
+            {column["name"] for column in schema.get_columns("runs")},
+            {index["name"] for index in schema.get_indexes("runs")},
+            {column["name"] for column in schema.get_columns("images")},
+        )
+        if isinstance(place, Path):
+            assert connection.exec_driver_sql("PRAGMA integrity_check").fetchall() == [("ok",)]
+    engine.dispose()
+    for since, brought in BROUGHT.items():
+        for new, here in zip(brought, found, strict=True):
+            assert new & here == (new if version >= since else set())
+    return version
 
 
 # --- what it keeps and what it adds -----------------------------------------------------------------
@@ -164,7 +214,7 @@ def version_of(place: Path) -> str:
 def test_every_row_of_an_older_ledger_is_there_unchanged(place: Path):
     with contextlib.closing(Ledger(place)) as ledger:
         check(ledger.runs())
-    assert version_of(place) == "2"
+    assert version_of(place) == NOW
 
 
 def test_missing_pictures_are_counted(place: Path):
@@ -174,19 +224,23 @@ def test_missing_pictures_are_counted(place: Path):
     assert [count for (count,) in found] == [missing for *_, missing in ROWS]
 
 
-def test_step_is_recorded_once(place: Path):
+def test_step_is_recorded_once(place: Path, version: str):
     for _ in range(3):
         Ledger(place).close()
     with contextlib.closing(sqlite3.connect(place)) as connection:
-        found = connection.execute("SELECT version, name, applied_at IS NOT NULL FROM migrations").fetchall()
-    assert found == [(2, "owners, budgets and missing pictures", 1)]
+        question = "SELECT version, name FROM migrations WHERE applied_at IS NOT NULL ORDER BY version"
+        assert connection.execute(question).fetchall() == steps_from(version)
+
+
+def steps_from(version: str) -> list[tuple[int, str]]:
+    return [step for step in STEPS if step[0] > int(version)]
 
 
 def test_new_ledger_needs_no_step(tmp_path: Path):
     Ledger(tmp_path / "new.db").close()
     with contextlib.closing(sqlite3.connect(tmp_path / "new.db")) as connection:
         assert connection.execute("SELECT * FROM migrations").fetchall() == []
-    assert version_of(tmp_path / "new.db") == "2"
+    assert version_of(tmp_path / "new.db") == NOW
 
 
 def test_upgraded_ledger_does_all_that_a_new_one_does(place: Path):
@@ -201,6 +255,8 @@ def test_upgraded_ledger_does_all_that_a_new_one_does(place: Path):
         open_or_missing = {"run02", "run03", "run05", "run08", "run09", "run10"}
         assert {found.run_id for found in ledger.unfinished()} == open_or_missing
         assert ledger.get(run.run_id) == run
+        assert ledger.choose("run07", 1, rating=5, tags=("grün",))
+        assert [found.run_id for found in ledger.find(Query(rating_min=5)).runs] == ["run07"]
         ledger.settle()
         assert [found.run_id for found in ledger.lost()] == ["run01", "run04"]
 
@@ -235,7 +291,7 @@ def described(place: str) -> dict[str, Any]:
     return {"columns": columns, "indexes": indexes}
 
 
-def test_older_ledger_of_a_team_is_upgraded_with_all_it_holds(old_url: str):
+def test_older_ledger_of_a_team_is_upgraded_with_all_it_holds(old_url: str, version: str):
     with contextlib.closing(Ledger(old_url)) as ledger:
         check(ledger.runs())
         assert {run.run_id for run in ledger.unfinished()} >= {"run08", "run09", "run10"}
@@ -243,10 +299,10 @@ def test_older_ledger_of_a_team_is_upgraded_with_all_it_holds(old_url: str):
     engine = sa.create_engine(old_url)
     with engine.connect() as connection:
         missing = connection.execute(sa.text("SELECT missing FROM runs ORDER BY run_id")).scalars().all()
-        steps = connection.execute(sa.text("SELECT version FROM migrations")).scalars().all()
+        steps = connection.execute(sa.text("SELECT version, name FROM migrations ORDER BY version")).all()
     engine.dispose()
     assert list(missing) == [expected for *_, expected in ROWS]
-    assert list(steps) == [2]
+    assert [tuple(step) for step in steps] == steps_from(version)
 
 
 def test_notebook_of_an_older_ledger_goes_on_where_it_was(place: Path, session: Session, sandbox: Sandbox):
@@ -267,11 +323,11 @@ def open_it(_number: int, place: str) -> Iterator[Any]:
         yield len(ledger.runs())
 
 
-def test_two_processes_that_open_it_at_once_upgrade_it_once(place: Path):
+def test_two_processes_that_open_it_at_once_upgrade_it_once(place: Path, version: str):
     assert crowd(open_it, 4, str(place)) == [len(ROWS)] * 4
     with contextlib.closing(sqlite3.connect(place)) as connection:
-        assert connection.execute("SELECT count(*) FROM migrations").fetchall() == [(1,)]
-    assert version_of(place) == "2"
+        assert connection.execute("SELECT version, name FROM migrations").fetchall() == steps_from(version)
+    assert version_of(place) == NOW
 
 
 def test_two_processes_that_open_it_at_once_upgrade_it_once_on_postgres(old_url: str):
@@ -280,7 +336,7 @@ def test_two_processes_that_open_it_at_once_upgrade_it_once_on_postgres(old_url:
         check(ledger.runs())
 
 
-def open_and_exit(place: Path) -> None:
+def open_and_exit(place: Path | str) -> None:
     """Open a ledger, which upgrades it, and end the process with 0 if that went well."""
     code = 1
     try:
@@ -295,8 +351,10 @@ def upgrade_and_die(_number: int, place: str) -> Iterator[Any]:
     yield None
     versions = []
     for count in range(1000):
-        copy = Path(place).with_name(f"copy{count}.db")
-        shutil.copy(place, copy)
+        copy: Path | str = place
+        if "://" not in place:  # a database of a server is as it was, or the test ends
+            copy = Path(place).with_name(f"copy{count}.db")
+            shutil.copy(place, copy)
         if not (child := os.fork()):
             statements = iter(range(count))
 
@@ -315,14 +373,27 @@ def upgrade_and_die(_number: int, place: str) -> Iterator[Any]:
     yield versions
 
 
-def test_process_killed_between_any_two_statements_leaves_the_old_schema_or_the_new(place: Path):
+def test_process_killed_between_any_two_statements_leaves_the_old_schema_or_the_new(
+    place: Path, version: str
+):
     [versions] = crowd(upgrade_and_die, 1, str(place))
-    assert len(versions) > 20
+    assert len(versions) > (20 if version == "1" else 10)
     assert versions == sorted(versions)
-    assert set(versions) == {"1", "2"}
+    assert set(versions) == {version, NOW}
     for count in range(len(versions)):
         with contextlib.closing(Ledger(place.with_name(f"copy{count}.db"))) as ledger:
             check(ledger.runs())
+
+
+def test_process_killed_between_any_two_statements_leaves_the_old_schema_or_the_new_on_postgres(
+    old_url: str, version: str
+):
+    [versions] = crowd(upgrade_and_die, 1, old_url)
+    assert len(versions) > (20 if version == "1" else 10)
+    assert versions == sorted(versions)
+    assert set(versions) == {version, NOW}
+    with contextlib.closing(Ledger(old_url)) as ledger:
+        check(ledger.runs())
 
 
 CALLS = ("pwrite64", "fdatasync", "ftruncate")
@@ -360,13 +431,13 @@ def upgrade_under_strace(number: int, place: str) -> Iterator[Any]:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace: see tests/install.sh")
-def test_process_killed_at_any_write_to_the_disk_leaves_the_old_schema_or_the_new(place: Path):
+def test_process_killed_at_any_write_to_the_disk_leaves_the_old_schema_or_the_new(place: Path, version: str):
     for versions in crowd(upgrade_under_strace, len(CALLS), str(place)):
         if versions is None:
             pytest.skip("strace may not trace processes here")
         assert versions == sorted(versions)
-        assert versions[0] == "1"
-        assert versions[-1] == "2"
+        assert versions[0] == version
+        assert versions[-1] == NOW
 
 
 # --- newer than us ----------------------------------------------------------------------------------
@@ -377,7 +448,7 @@ def newer(place: Path) -> Path:
     """A ledger that a later version has written."""
     Ledger(place).close()
     with contextlib.closing(sqlite3.connect(place)) as connection, connection:
-        connection.execute("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
+        connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
         connection.execute("ALTER TABLE runs ADD COLUMN colour TEXT")
     return place
 

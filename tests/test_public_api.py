@@ -21,6 +21,7 @@ NAMES = [
     "export_csv",
     "generate",
     "history",
+    "panel",
     "resume",
     "wait",
 ]
@@ -28,7 +29,7 @@ NAMES = [
 CALLS = ["submit", "status", "wait", "download", "balance"]
 
 #: Each takes a noticeable part of a second; `%load_ext` happens in every notebook, a table in few.
-HEAVY = ["pandas", "sqlalchemy", "PIL", "ipywidgets", "httpx2", "tornado", "pydantic", "jinja2", "keyring"]
+HEAVY = ["pandas", "sqlalchemy", "PIL", "ipywidgets", "anywidget", "httpx2", "tornado", "pydantic", "jinja2", "keyring"]
 
 
 def test_public_names_are_these():

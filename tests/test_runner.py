@@ -835,3 +835,73 @@ def test_process_that_ends_during_its_submit_still_keeps_the_task(
         gate.open.set()
         assert process.wait(PATIENCE_S) == 0
     assert on_disk(session) == [("cancelled", sandbox.account.accepted[0])]
+
+
+def test_child_of_a_fork_sends_nothing_that_its_parent_has_in_line(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("APIXO_BASE_URL", sandbox.base_url)
+    monkeypatch.setenv("APIXO_API_KEY", KEY)
+    monkeypatch.setenv("APIXO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("APIXO_FIRST_POLL", "0.05")
+    monkeypatch.setenv("APIXO_POLL_INTERVAL", "0.05")
+    program = (
+        "import os, time, warnings\n"
+        "warnings.simplefilter('ignore')\n"  # Python 3.12 and later warn of threads at a fork
+        "from apixo_nb import Session\n"
+        "session = Session()\n"
+        "fox = session.begin('[busy:1] a fox')\n"  # turned away once: it stands in line, its row is written
+        "while not session.runner._buyer._waiting or not fox.run.take:\n    time.sleep(0.01)\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    session.begin('a cat').wait()\n"
+        "    time.sleep(2)\n"  # longer than the pause that was asked for
+        "    os._exit(0)\n"
+        "print(fox.wait().state, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("success 0", "")
+    prompts = sorted(task.prompt for task in sandbox.account.tasks.values())
+    assert prompts == ["[busy:1] a fox", "a cat"]
+    assert sandbox.account.submits == 3
+
+
+def test_child_of_a_fork_neither_waits_for_its_parents_runs_nor_stops_them(service: Sandbox):
+    program = (
+        "import os, sys, threading, time, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "from apixo_nb import Session, errors\n"
+        "session = Session()\n"
+        "fox = session.begin('[busy:1] [never] a fox')\n"
+        "while not session.runner._buyer._waiting or not fox.run.take:\n    time.sleep(0.01)\n"
+        "held = threading.Event()\n"
+        "def hold():\n"
+        "    with session._lock:\n"
+        "        held.set()\n"
+        "        leave.wait()\n"
+        "leave = threading.Event()\n"
+        "threading.Thread(target=hold).start()\n"  # no such thread in the child, where the lock would stay
+        "held.wait()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    fox.cancel()\n"
+        "    try:\n        fox.wait()\n"
+        "    except errors.RunCancelledError as error:\n        print(error.message, flush=True)\n"
+        "    assert fox.done and not session.busy\n"
+        "    assert [run.run_id for run in session.elsewhere()] == [fox.run.run_id]\n"  # its lease stands
+        "    session.close()\n"
+        "    sys.exit(7)\n"  # the long way out
+        "code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
+        "leave.set()\n"
+        "while not fox.run.task_id:\n    time.sleep(0.01)\n"
+        "print(fox.run.task_id, code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    said, ended = done.stdout.splitlines()
+    assert "in the process that this one was forked from" in said
+    [task_id] = service.account.accepted
+    assert (ended, done.stderr) == (f"{task_id} 7", "")

@@ -1,0 +1,200 @@
+"""What the panel's page may ask of ledger and pictures: each ask takes a session and what came with it.
+
+Whatever comes from a page is read without trust, and each answer is JSON, with bytes beside it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import mimetypes
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from . import cards
+from .choices import choose
+from .errors import ApixoError, InvalidRequestError
+from .form import form_of
+from .run import Image, Run
+from .search import Query
+from .session import Session
+from .target import SUFFIXES
+
+#: Widths and heights, in pixels, of the small pictures: of a card, and of a row of the history.
+SMALL_PX = {"card": 384, "row": 96}
+
+_MOST_COMPARED = 4
+_MOST_EXPORTED = 100_000
+_PAGE = 25  # rows of the history
+
+Answer = dict[str, Any]
+
+
+def find(session: Session, asked: dict[str, Any]) -> Answer:
+    """Rows of the history, a page of them, and how many there are in all."""
+    found = session.find(_query(asked, limit=_PAGE))
+    return {"rows": [cards.row(run) for run in found.runs], "total": found.total, "page": _PAGE}
+
+
+def facets(session: Session, _asked: dict[str, Any]) -> Answer:
+    """The words of the filter menus: states, tags and names, most frequent first."""
+    known = session.facets()
+    return {"states": [word for word, _ in known.states], "tags": [word for word, _ in known.tags]}
+
+
+def compare(session: Session, asked: dict[str, Any]) -> Answer:
+    """Two to four runs side by side."""
+    run_ids = _texts(asked, "run_ids")
+    if not 2 <= len(run_ids) <= _MOST_COMPARED:
+        allowed = f"2 to {_MOST_COMPARED} runs"
+        raise InvalidRequestError(f"{len(run_ids)} runs cannot be compared", field="compare", allowed=allowed)
+    return cards.comparison([session.run(run_id) for run_id in run_ids])
+
+
+def form(session: Session, asked: dict[str, Any]) -> Answer:
+    """All parameters of a past run, as a form."""
+    return {"form": form_of(session.run(_text(asked, "run_id"))).as_dict()}
+
+
+def whole(session: Session, asked: dict[str, Any]) -> Answer:
+    """The whole prompt of a run, where a card shows its beginning."""
+    return {"prompt": session.run(_text(asked, "run_id")).prompt}
+
+
+def export(session: Session, asked: dict[str, Any]) -> Answer:
+    """Write some runs, or all that are found, to a file beside the notebook; its name tells the time."""
+    run_ids = _texts(asked, "run_ids")
+    if run_ids:
+        runs: Iterable[Run] = [session.run(run_id) for run_id in run_ids]
+    else:
+        runs = session.find(_query(asked, limit=_MOST_EXPORTED)).runs
+    kind = _text(asked, "kind")
+    if kind not in SUFFIXES:
+        raise InvalidRequestError(
+            f"No export is of the kind {kind!r:.40}", field="kind", value=kind, allowed=", ".join(SUFFIXES)
+        )
+    ending = {"excel": "-excel.csv"}.get(kind, SUFFIXES[kind][0])
+    path = _free(f"apixo-{dt.datetime.now():%Y%m%d-%H%M%S}", ending)  # noqa: DTZ005 - the time on the wall
+    written = session.export(path, kind=kind, runs=runs)
+    return {"file": written.name, "place": str(written.absolute())}
+
+
+def _free(stem: str, ending: str) -> Path:
+    """A name that no file has yet."""
+    numbers = ("", *(f"-{number}" for number in range(2, 1000)))
+    tries = (Path(f"{stem}{number}{ending}") for number in numbers)
+    return next(path for path in tries if not path.exists())
+
+
+# --- pictures ---------------------------------------------------------------------------------------
+
+
+def picture(session: Session, run: Run, index: int, size: str) -> tuple[Answer, bytes]:
+    """A picture as bytes: "card" and "row" are small WebP, "full" is the original, byte for byte.
+
+    The bytes are empty where it is not on disk, or cannot be read.
+    """
+    image = next((image for image in run.images if image.index == index), None)
+    if image is None:
+        return {"gone": "There is no such picture."}, b""
+    data = _bytes(session, run, image, size)
+    kind = mimetypes.guess_type(image.file)[0] or "image/png"
+    facts: Answer = {"mime": kind if size == "full" else "image/webp", "file": image.file}
+    if not data:
+        facts["gone"] = image.error or "Its file is not in the folder of the pictures."
+    return facts, data
+
+
+def _bytes(session: Session, run: Run, image: Image, size: str) -> bytes:
+    if size != "full":
+        return session.images.small(run.run_id, image, SMALL_PX[size])
+    try:
+        return session.images.path(image).read_bytes() if image.file else b""
+    except OSError:
+        return b""
+
+
+def say_of(session: Session, asked: dict[str, Any]) -> Run:
+    """What a person says of a picture: rating, star, note, tags. Returns the run with it."""
+    said = {name: asked[name] for name in ("rating", "starred", "note", "tags") if name in asked}
+    index = asked.get("index")
+    if not isinstance(index, int):
+        raise InvalidRequestError("Which picture?", field="index", value=index, allowed="a number from 0")
+    return choose(session, _text(asked, "run_id"), index, **said)
+
+
+# --- reading what was asked -------------------------------------------------------------------------
+
+
+def _text(asked: dict[str, Any], name: str) -> str:
+    value = asked.get(name)
+    if isinstance(value, str):
+        return value
+    raise InvalidRequestError(f"{name} is no text", field=name, value=value, allowed="text")
+
+
+def _texts(asked: dict[str, Any], name: str) -> list[str]:
+    values = asked.get(name, [])
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if known and abs(value) < math.inf else None  # type: ignore[arg-type, return-value]
+
+
+def _query(asked: dict[str, Any], *, limit: int) -> Query:
+    given = asked.get("query")
+    given = given if isinstance(given, dict) else {}
+    rating, offset = _number(given.get("rating_min")), _number(given.get("offset"))
+    return Query(
+        text=str(given.get("text") or ""),
+        states=tuple(_texts(given, "states")),
+        tags=tuple(_texts(given, "tags")),
+        rating_min=None if rating is None else int(rating),
+        starred=given.get("starred") is True,
+        since=_day(given.get("since")),
+        until=_day(given.get("until"), end=True),
+        cost_min_usd=_number(given.get("cost_min_usd")),
+        cost_max_usd=_number(given.get("cost_max_usd")),
+        sort=str(given.get("sort") or "created_at"),
+        descending=given.get("descending") is not False,
+        limit=limit,
+        offset=int(offset or 0),
+    )
+
+
+def _day(text: object, *, end: bool = False) -> dt.datetime | None:
+    """The beginning of a day of this machine's time zone, such as 2026-11-25; or of the day after it."""
+    if not isinstance(text, str) or not text:
+        return None
+    try:
+        day = dt.date.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequestError(
+            f"{text!r:.40} is no day", field="date", value=text, allowed="2026-11-25"
+        ) from None
+    if end and day < dt.date.max:
+        day += dt.timedelta(days=1)
+    return dt.datetime.combine(day, dt.time.min).astimezone()
+
+
+#: Asks that read, write or compute, each by its name.
+ASKS: dict[str, Callable[[Session, dict[str, Any]], Answer]] = {
+    "find": find,
+    "facets": facets,
+    "compare": compare,
+    "form": form,
+    "whole": whole,
+    "export": export,
+}
+
+
+def problem(error: Exception) -> Answer:
+    """An error as an answer: what happened, what to do, and which field it is about."""
+    if isinstance(error, ApixoError):
+        field = error.field if isinstance(error, InvalidRequestError) else ""
+        return {"problem": {"text": error.message, "advice": error.advice, "field": field}}
+    return {"problem": {"text": f"Something went wrong: {type(error).__name__}", "advice": "", "field": ""}}

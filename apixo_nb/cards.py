@@ -1,0 +1,209 @@
+"""Runs as the panel's page shows them: facts as JSON, ready to be drawn, texts made by `display`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from .difference import difference
+from .display import cost, dollars, expectation, facts, phase, remark_of, seconds
+from .errors import ApixoError
+from .job import Job
+from .run import CANCELLED, FAILED, PROCESSING, SUBMITTING, SUCCESS, TIMEOUT, UNKNOWN, Image, Run
+from .spec import MODELS, Cadence, ModelSpec
+from .text import printable
+
+_PROMPT_SHOWN = 600  # characters of a card and of a row of the history; the whole is one click away
+
+_KINDS = {
+    SUCCESS: "done",
+    FAILED: "failed",
+    UNKNOWN: "unknown",
+    SUBMITTING: "unknown",  # its POST may have left
+    CANCELLED: "stopped",
+    TIMEOUT: "stopped",
+}
+
+
+def model_facts(spec: ModelSpec, unit_price_micros: int) -> dict[str, Any]:
+    """What a form must know of a model: its parameters, limits and price (micro-dollars a picture)."""
+    return {
+        "id": spec.id,
+        "prompt_max": spec.prompt_max,
+        "references_max": spec.references.maximum,
+        "count": spec.count,
+        "price_micros": unit_price_micros,
+        "parameters": [
+            {
+                "wire": parameter.wire,
+                "label": parameter.help.capitalize(),
+                "values": list(parameter.values),
+                "default": parameter.default,
+            }
+            for parameter in spec.parameters
+        ],
+    }
+
+
+def live_card(job: Job, began_at: datetime, cadence: Cadence) -> dict[str, Any]:
+    """A run on its way. The page counts the seconds itself, from `began_at`."""
+    run = job.run
+    return {
+        **_head(run),
+        "kind": "live",
+        "phase": _live_phase(job),
+        "began_ms": _ms(began_at),
+        "expected_s": cadence.expected_s,
+        "expected": expectation(cadence),
+        "polls": job.polls,
+        "downloads": f"{len(run.files)} of {len(run.result_urls)}" if run.state == SUCCESS else "",
+        "stoppable": not job.stopped,
+    }
+
+
+def _live_phase(job: Job) -> str:
+    if job.stopped:
+        return "Stopping"
+    # A run that was left and is taken up again keeps its state until there is news of it.
+    return phase(job.run.but(state=PROCESSING) if job.run.state in (CANCELLED, TIMEOUT) else job.run)
+
+
+def ended_card(run: Run, error: BaseException | None, said: str = "") -> dict[str, Any]:
+    """A run that has ended, or that nobody waits for any more; `error` is what its job says of it."""
+    return {
+        **_head(run),
+        "kind": _kind(run),
+        "phase": _ended_phase(run),
+        "said": said,
+        "remark": remark_of(run) if run.state == SUCCESS else "",
+        "problem": _problem(run, error),
+        "took": seconds(run.cost_time_ms / 1000) if run.cost_time_ms is not None else "",
+        "again": again(run),
+        "again_micros": run.price_micros,
+        "resumable": bool(run.task_id) and (not run.is_final or bool(run.missing)),
+        "pictures": pictures(run),
+    }
+
+
+def _head(run: Run) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "state": run.state,
+        "prompt": run.prompt[:_PROMPT_SHOWN],
+        "cut": len(run.prompt) > _PROMPT_SHOWN,
+        "cost": cost(run),
+        "facts": facts(run),
+        "sandbox": run.sandbox,
+    }
+
+
+def _kind(run: Run) -> str:
+    return _KINDS.get(run.state, "stopped" if run.task_id else "unsent")
+
+
+def _ended_phase(run: Run) -> str:
+    if run.state == SUCCESS:
+        return "Done" if not run.missing else "Done, but not all is on disk"
+    return "Not sent" if _kind(run) == "unsent" else phase(run)
+
+
+def _problem(run: Run, error: BaseException | None) -> dict[str, str]:
+    """Why there are no pictures, and what to do, as the error says it or as the row does."""
+    if isinstance(error, ApixoError):
+        return {"text": error.message, "advice": error.advice}
+    text = "" if run.state == SUCCESS else remark_of(run)
+    return {"text": text, "advice": ""} if text else {}
+
+
+def again(run: Run) -> str:
+    """What another try costs; "" where it could pay twice, or where there is nothing to try again."""
+    if _kind(run) not in ("failed", "unsent"):
+        return ""
+    return dollars(run.price_micros)
+
+
+def pictures(run: Run) -> list[dict[str, Any]]:
+    """The pictures of a run; `url` only while its address lives."""
+    alive = run.expires_at is None or run.expires_at > datetime.now(UTC)
+    return [picture(run, image, alive=alive) for image in run.images]
+
+
+def picture(run: Run, image: Image, *, alive: bool) -> dict[str, Any]:
+    """One picture, with what a person said of it."""
+    return {
+        "run_id": run.run_id,
+        "index": image.index,
+        "alt": f"Picture {image.index + 1} of {max(len(run.images), 1)}: {printable(run.prompt, 200)}",
+        "file": image.file,
+        "missing": printable(image.error) if not image.file else "",
+        "width": image.width or 1,
+        "height": image.height or 1,
+        "size": f"{image.width} \u00d7 {image.height}" if image.width else "",
+        "url": image.url if alive else "",
+        "rating": image.rating,
+        "starred": image.starred,
+        "note": image.note,
+        "tags": list(image.tags),
+    }
+
+
+def row(run: Run) -> dict[str, Any]:
+    """A run as a row of the history."""
+    return {
+        **_head(run),
+        "kind": _kind(run),
+        "created_ms": _ms(run.created_at),
+        "aspect_ratio": run.aspect_ratio,
+        "num_images": run.num_images,
+        "took": seconds(run.cost_time_ms / 1000) if run.cost_time_ms is not None else "",
+        "rating": run.rating,
+        "name": run.name,
+        "tags": list(run.tags),
+        "why": "" if run.state == SUCCESS else printable(remark_of(run), 160),
+        "pictures": pictures(run),
+    }
+
+
+# --- side by side -----------------------------------------------------------------------------------
+
+
+def comparison(runs: Sequence[Run]) -> dict[str, Any]:
+    """Several runs side by side: their parameters, those that differ marked, and their prompts.
+
+    The first prompt is as it is; each other one is told by its difference to the first.
+    """
+    columns = [_parameters(run) for run in runs]
+    labels = list(dict.fromkeys(label for column in columns for label in column))
+    table = [[column.get(label, "") for column in columns] for label in labels]
+    return {
+        "runs": [{**row(run), "prompt": run.prompt, "cut": False} for run in runs],
+        "parameters": [
+            {"label": label, "values": values, "differs": len(set(values)) > 1}
+            for label, values in zip(labels, table, strict=True)
+            if any(values)
+        ],
+        "prompts": [difference(runs[0].prompt, run.prompt) for run in runs],
+    }
+
+
+def _parameters(run: Run) -> dict[str, str]:
+    spec = MODELS.get(run.model)
+    known = {parameter.wire: parameter.help.capitalize() for parameter in spec.parameters} if spec else {}
+    return {
+        "Model": run.model,
+        **{known.get(name, name): str(value) for name, value in run.parameters.items()},
+        "References": "\n".join(run.image_urls) or "none",
+        "State": run.state,
+        "Time": seconds(run.cost_time_ms / 1000) if run.cost_time_ms is not None else "",
+        "Cost": cost(run),
+        "Rating": str(run.rating or ""),
+        "Name": run.name,
+        "Tags": ", ".join(run.tags),
+        "Made": f"{run.created_at.astimezone():%Y-%m-%d %H:%M}",
+        "Run": run.run_id,
+    }
+
+
+def _ms(when: datetime) -> int:
+    return round(when.timestamp() * 1000)

@@ -1,0 +1,217 @@
+"""What a person fills in to make pictures, and the same as a cell or as Python, to copy.
+
+A form holds the prompt as it is to be sent: nothing in it is filled from variables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import options
+from .errors import InvalidRequestError
+from .labels import Labels, make_labels
+from .options import MOST_DRAWS
+from .request import Request, make_request
+from .run import Run
+from .spec import DEFAULT_MODEL, MODELS, Value
+from .template import split_prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form. `repeat` is how many draws of the request are asked for; the rest is as in `Request`."""
+
+    prompt: str = ""
+    model: str = DEFAULT_MODEL
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    image_urls: tuple[str, ...] = ()
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    repeat: int = 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the page: JSON."""
+        return {**dataclasses.asdict(self), "image_urls": list(self.image_urls), "tags": list(self.tags)}
+
+    def request(self, *, nearby: bool) -> Request:
+        """What it asks of APIXO; raises InvalidRequestError. `nearby`: see `make_request`."""
+        asked: dict[str, Any] = dict(self.parameters)
+        return make_request(self.prompt, model=self.model, image_urls=self.image_urls, nearby=nearby, **asked)
+
+    def labels(self) -> Labels:
+        """What goes on the row beside the request."""
+        return make_labels(self.name, self.tags, self.note)
+
+
+def read_form(given: object) -> Form:
+    """A form as the page sent it. What is of the wrong kind is left out; what it says is not checked here."""
+    values = given if isinstance(given, dict) else {}
+    text = {name: values[name] for name in ("prompt", "name", "note") if isinstance(values.get(name), str)}
+    asked = values.get("model")
+    model = asked if isinstance(asked, str) and asked in MODELS else DEFAULT_MODEL
+    parameters = values.get("parameters")
+    known = {parameter.wire for parameter in MODELS[model].parameters}
+    chosen = parameters if isinstance(parameters, dict) else {}
+    repeat = values.get("repeat")
+    return Form(
+        **text,
+        model=model,
+        parameters={name: value for name, value in chosen.items() if name in known and _is_value(value)},
+        image_urls=_texts(values.get("image_urls")),
+        tags=_texts(values.get("tags")),
+        repeat=repeat if isinstance(repeat, int) and not isinstance(repeat, bool) else 1,
+    )
+
+
+def _is_value(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _texts(given: object) -> tuple[str, ...]:
+    return tuple(text for text in given if isinstance(text, str)) if isinstance(given, list) else ()
+
+
+def form_of(run: Run) -> Form:
+    """The form that would ask for a run's pictures once more."""
+    return Form(
+        prompt=run.prompt,
+        model=run.model,
+        parameters=dict(run.parameters),
+        image_urls=run.image_urls,
+        name=run.name,
+        tags=run.tags,
+        note=run.note,
+    )
+
+
+def check_draws(repeat: int) -> None:
+    """Raise InvalidRequestError unless so many draws may be asked for at once."""
+    if not 1 <= repeat <= MOST_DRAWS:
+        allowed = f"1 to {MOST_DRAWS}"
+        raise InvalidRequestError(
+            f"{repeat} draws cannot be asked for at once", field="repeat", value=repeat, allowed=allowed
+        )
+
+
+# --- what is wrong with it --------------------------------------------------------------------------
+
+
+def problems(form: Form, *, nearby: bool) -> dict[str, str]:
+    """What is wrong, by field; a reference picture is the field ``image_urls.0`` and so on.
+
+    A prompt that is still empty is no problem: nothing has been asked for yet.
+    """
+    asked: dict[str, Callable[[], object]] = {
+        "repeat": lambda: check_draws(form.repeat),
+        **{f"image_urls.{index}": _reference(form, url, nearby) for index, url in enumerate(form.image_urls)},
+    }
+    if form.prompt:
+        asked["prompt"] = lambda: make_request(form.prompt, model=form.model)
+    found = {name: _problem(ask) for name, ask in asked.items()}
+    return {name: text for name, text in found.items() if text}
+
+
+def _reference(form: Form, url: str, nearby: bool) -> Callable[[], Request]:  # noqa: FBT001 - as in make_request
+    return lambda: make_request("x", model=form.model, image_urls=[url], nearby=nearby)
+
+
+def _problem(ask: Callable[[], object]) -> str:
+    try:
+        ask()
+    except InvalidRequestError as error:
+        allowed = f"Allowed: {error.allowed}." if error.allowed and not error.next_step else ""
+        return " ".join(part for part in (f"{error.message}.", error.next_step, allowed) if part)
+    return ""
+
+
+# --- to copy ----------------------------------------------------------------------------------------
+
+
+def cell_text(form: Form) -> str:
+    """The form as a ``%%apixo`` cell; "" where no cell says exactly this.
+
+    The line of a cell magic holds no line breaks, and IPython fills ``{x}`` and ``$x`` in it; the body loses
+    blank lines around the prompt, and what looks like the prompt of a terminal (``>>>``); ``---`` parts it.
+    """
+    words = _parameter_words(form)
+    words += [_word("--ref", url) for url in form.image_urls]
+    words += [_word("--name", form.name)] if form.name else []
+    words += [_word("--tag", tag) for tag in form.tags]
+    words += [_word("--note", form.note)] if form.note else []
+    words += ["--repeat", str(form.repeat)] if form.repeat != 1 else []
+    words += ["--raw"] if _has_braces(form) else []
+    line = " ".join(words)
+    cell = f"%%apixo {line}".rstrip(" ") + f"\n{form.prompt}"
+    return cell if _reads_as(form, line) and _is_run_as(cell, line, form.prompt) else ""
+
+
+def _has_braces(form: Form) -> bool:
+    return "{" in form.prompt or "}" in form.prompt
+
+
+def _word(flag: str, text: str) -> str:
+    # A text that begins with a dash would be taken for an option.
+    return f"{flag}{'=' if text.startswith('-') else ' '}{shlex.quote(text)}"
+
+
+def _parameter_words(form: Form) -> list[str]:
+    words = [] if form.model == DEFAULT_MODEL else ["--model", form.model]
+    flags = {parameter.wire: parameter.flag for parameter in MODELS[form.model].parameters}
+    return [*words, *(f"{flags[wire]} {shlex.quote(str(value))}" for wire, value in _chosen(form).items())]
+
+
+def _chosen(form: Form) -> dict[str, Value]:
+    """The parameters that are not at their default."""
+    defaults = {parameter.wire: parameter.default for parameter in MODELS[form.model].parameters}
+    given = {wire: form.parameters.get(wire, default) for wire, default in defaults.items()}
+    return {wire: value for wire, value in given.items() if value != defaults[wire]}
+
+
+def _reads_as(form: Form, line: str) -> bool:
+    """Whether the magic reads the line and the prompt as what the form says."""
+    said = options.Options(
+        model=form.model,
+        parameters=_chosen(form),
+        image_urls=form.image_urls,
+        name=form.name,
+        tags=form.tags,
+        note=form.note,
+        repeat=form.repeat,
+        raw=_has_braces(form),
+    )
+    try:
+        return options.parse(line) == said and split_prompts(form.prompt) == [form.prompt]
+    except InvalidRequestError:
+        return False
+
+
+def _is_run_as(cell: str, line: str, prompt: str) -> bool:
+    """Whether IPython hands the line and the prompt to the magic as they are."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    if any(char in line for char in "{}$"):
+        return False
+    run = f"get_ipython().run_cell_magic('apixo', {line!r}, {prompt + chr(10)!r})\n"
+    return TransformerManager().transform_cell(cell) == run
+
+
+def python_text(form: Form) -> str:
+    """The form as a call of `apixo_nb.generate`."""
+    given: dict[str, Any] = {} if form.model == DEFAULT_MODEL else {"model": form.model}
+    labels = {
+        "image_urls": list(form.image_urls),
+        "name": form.name,
+        "tags": list(form.tags),
+        "note": form.note,
+    }
+    given |= _chosen(form) | {name: value for name, value in labels.items() if value}
+    lines = [f"    {form.prompt!r},", *(f"    {name}={value!r}," for name, value in given.items())]
+    call = "\n".join(["apixo_nb.generate(", *lines, ")"])
+    if form.repeat != 1:
+        return f"import apixo_nb\n\nruns = [{call} for draw in range({form.repeat})]"
+    return f"import apixo_nb\n\nrun = {call}"

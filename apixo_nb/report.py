@@ -1,0 +1,213 @@
+"""Runs as one HTML page to keep, send or print: it opens from the disk, without kernel, server or network."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from .display import cost, dollars, remark_of, render, seconds
+from .images import THUMBNAIL_PX, Images
+from .run import BEST, FAILED, Image, Run, utc_now
+from .spend import FAILED_NOTE, spent_text
+from .target import checked_target, new_file
+from .text import printable
+
+_QUERY = re.compile(r"(https?://[^\s?#]+)[?#]\S*", re.IGNORECASE)
+_USER = re.compile(r"(https?://)[^\s/?#@]+@", re.IGNORECASE)
+_LONG = 1500  # characters of a prompt; a longer one scrolls on the screen, and is whole on paper
+_READERS = 4  # threads that make thumbnails; Pillow lets go of the interpreter while it decodes
+
+
+def write_report(runs: Sequence[Run], path: str | os.PathLike[str], images: Images) -> Path:
+    """Write a page of these runs: small pictures that link to the originals, and all that the ledger knows.
+
+    Nothing is fetched when it is opened. The address of a callback and the queries of signed addresses are
+    left out; prompts and notes are shown as text.
+
+    Raises
+    ------
+    ApixoError
+        The file cannot be written.
+    """
+    target = checked_target(path, "html")
+    page = report_html(runs, images, target.parent, utc_now())
+    with new_file(target, "html") as file:
+        file.write(page.encode("utf-8", "replace"))
+    return target
+
+
+def report_html(runs: Sequence[Run], images: Images, folder: Path, made: datetime) -> str:
+    """The page, for a file in `folder`, where relative links to the originals start."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        # Asked for at once and read in order, so that the pictures of many runs are made side by side.
+        small = readers.map(lambda asked: _small(images, *asked), [(r, i) for r in runs for i in r.images])
+        cards = [_card(number, run, images, folder, small) for number, run in enumerate(runs, 1)]
+    names = {run.name for run in runs}
+    return render(
+        "report.html",
+        title=names.pop() if len(names) == 1 and "" not in names else "Pictures and their prompts",
+        made=_time(made),
+        sandbox=bool(runs) and all(run.sandbox for run in runs),
+        states=sorted(Counter(printable(run.state, 40) for run in runs).items()),
+        summary=_summary(runs),
+        note=FAILED_NOTE if any(run.state == FAILED and run.task_id for run in runs) else "",
+        cards=cards,
+    )
+
+
+# --- head -------------------------------------------------------------------------------------------
+
+
+def _summary(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Names and values of what is said of all runs together."""
+    real, sandbox = [run for run in runs if not run.sandbox], [run for run in runs if run.sandbox]
+    on_disk, came = sum(len(run.files) for run in runs), sum(len(run.result_urls) for run in runs)
+    days = sorted(f"{run.created_at:%Y-%m-%d}" for run in runs)
+    lines = [
+        ("Runs", str(len(runs))),
+        ("Pictures", f"{on_disk} on disk" + (f", of {came}" if came != on_disk else "")),
+        ("Made", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""),
+        ("Spent", spent_text(real) if real or not sandbox else ""),
+        ("Sandbox" if real else "Spent", spent_text(sandbox) if sandbox else ""),
+    ]
+    return [(name, value) for name, value in lines if value]
+
+
+# --- one run ----------------------------------------------------------------------------------------
+
+
+def _card(number: int, run: Run, images: Images, folder: Path, small: Iterator[str]) -> dict[str, Any]:
+    run = run.but(fail_code=_scrubbed(run.fail_code, run), fail_msg=_scrubbed(run.fail_msg, run))
+    pictures = [_picture(run, image, images, folder, next(small)) for image in run.images]
+    known = {image.index for image in run.images}
+    missing = [index + 1 for index in range(len(run.result_urls)) if index not in known]
+    return {
+        "number": number,
+        "run": run,
+        "made": _time(run.created_at),
+        "pictures": pictures,
+        "missing": missing,
+        "remark": remark_of(run),
+        "long": len(run.prompt) > _LONG,
+        "template": run.prompt_template if run.prompt_template not in ("", run.prompt) else "",
+        "references": [_address(url) for url in run.image_urls],
+        "cost": cost(run),
+        "facts": _facts(run),
+    }
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Names and values of the figures of a run: all parameters, times, price, ids."""
+    labels = {parameter.wire: parameter.help for parameter in run.spec.parameters} if run.spec else {}
+    given = [(labels.get(wire, wire).capitalize(), str(value)) for wire, value in run.parameters.items()]
+    lines = [
+        ("Rating", _rating(run.rating)),
+        ("Model", run.model),
+        *given,
+        ("Request type", run.request_type),
+        ("Task time", _milliseconds(run.cost_time_ms, "costTime ")),
+        ("Waited", _milliseconds(run.wait_ms)),
+        ("Price a picture", dollars(run.unit_price_micros)),
+        ("Take", str(run.take) if run.take else ""),
+        ("Run", run.run_id),
+        ("Task", run.task_id or ""),
+        ("Addresses end", _time(run.expires_at)["shown"] if run.expires_at else ""),
+    ]
+    return [(name, value) for name, value in lines if value]
+
+
+def _milliseconds(value: int | None, name: str = "") -> str:
+    return "" if value is None else f"{seconds(value / 1000)} ({name}{value} ms)"
+
+
+def _rating(rating: int | None) -> str:
+    return "" if rating is None else f"{rating} of {BEST}"
+
+
+def _time(when: datetime) -> dict[str, str]:
+    return {"iso": when.isoformat(timespec="seconds"), "shown": f"{when:%Y-%m-%d %H:%M} UTC"}
+
+
+# --- its pictures -----------------------------------------------------------------------------------
+
+
+def _small(images: Images, run: Run, image: Image) -> str:
+    return images.thumbnail(image) if image.file else images.held(run.run_id, image.index)
+
+
+def _picture(run: Run, image: Image, images: Images, folder: Path, data_uri: str) -> dict[str, Any]:
+    width, height = image.width or THUMBNAIL_PX, image.height or THUMBNAIL_PX
+    scale = min(1.0, THUMBNAIL_PX / max(width, height))
+    facts = [
+        f"{image.width} \u00d7 {image.height}" if image.width and image.height else "",
+        printable(image.format, 20),
+        _size(image.bytes),
+    ]
+    here = f"Picture {image.index + 1} of {max(len(run.images), len(run.result_urls))}"
+    return {
+        "link": _link(images.path(image), folder) if image.file else "",
+        "thumbnail": data_uri,
+        "alt": f"{here}: {printable(run.prompt, 200)}",
+        "name": here,
+        "width": round(width * scale),
+        "height": round(height * scale),
+        "facts": " · ".join(fact for fact in facts if fact),
+        "problem": _problem(run, image, data_uri),
+        "choice": " · ".join(
+            text for text in ("★ starred" if image.starred else "", _rating(image.rating)) if text
+        ),
+        "tags": image.tags,
+        "note": image.note,
+    }
+
+
+def _size(count: int | None) -> str:
+    """A number of bytes for people: 812 kB, 2.1 MB."""
+    if not count:
+        return ""
+    return f"{max(count / 1e3, 1):.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def _problem(run: Run, image: Image, data_uri: str) -> str:
+    if not image.file:
+        why = printable(_scrubbed(image.error, run))
+        return f"Not on disk: {why}" if why else "Not on disk"
+    return "" if data_uri else "Its file is gone, or cannot be read"
+
+
+def _link(original: Path, folder: Path) -> str:
+    """A link to an original: relative to the page, so that both can move together."""
+    try:
+        relative = os.path.relpath(original, folder)
+    except ValueError:  # another drive on Windows
+        return original.absolute().as_uri()
+    return quote(os.fsencode(Path(relative).as_posix()))
+
+
+# --- addresses --------------------------------------------------------------------------------------
+
+
+def _address(url: str) -> dict[str, str]:
+    """An address to show, without user, query and fragment, which may be keys; a link where it is whole."""
+    try:
+        parts = urlsplit(url)
+        bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    except ValueError:
+        return {"shown": "an address that cannot be read", "link": ""}
+    whole = bare == url and parts.scheme in ("http", "https")
+    return {"shown": bare if bare == url else f"{bare} (the rest is left out)", "link": bare if whole else ""}
+
+
+def _scrubbed(text: str, run: Run) -> str:
+    """A server's text without what is nobody else's: the callback's address, queries of addresses."""
+    if run.callback_url:
+        text = text.replace(run.callback_url, "(callback address)")
+        text = text.replace(run.callback_url.partition("?")[0], "(callback address)")
+    return _USER.sub(r"\1", _QUERY.sub(r"\1", text))

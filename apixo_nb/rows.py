@@ -1,0 +1,107 @@
+"""Runs and pictures as rows: written, read and counted within a transaction of the ledger's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from .run import CHOICE, SUCCESS, Image, Run
+from .tables import images, missing_pictures, runs
+
+_MOST_AT_ONCE = 500  # values in one statement; databases have a limit
+
+
+def row_of(run: Run) -> dict[str, Any]:
+    """The columns of a run."""
+    # JSON columns take lists, the rest is as it is; what a Run derives is stored too, for people who query.
+    values = run.model_dump(exclude={"images"})
+    derived = {"mode": run.mode, "aspect_ratio": run.aspect_ratio, "num_images": run.num_images}
+    return {**values, **derived}
+
+
+def run_of(row: Any, pictures: Sequence[Image] = ()) -> Run:
+    """The run of a row."""
+    known = {name: value for name, value in row.items() if name in Run.model_fields}
+    return Run.model_validate({**known, "images": tuple(pictures)})
+
+
+def read_runs(connection: sa.Connection, wanted: sa.Select[Any]) -> list[Run]:
+    """The runs that a selection of `runs` gives, in its order, with their pictures."""
+    rows = connection.execute(wanted).mappings().all()
+    found: dict[str, list[Image]] = {}
+    for part in parts([row["run_id"] for row in rows]):
+        pictures = sa.select(images).where(images.c.run_id.in_(part)).order_by(images.c.index)
+        for row in connection.execute(pictures).mappings():
+            found.setdefault(row["run_id"], []).append(Image.model_validate(dict(row)))
+    return [run_of(row, found.get(row["run_id"], ())) for row in rows]
+
+
+def parts(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """So many ids as one statement takes."""
+    for at in range(0, len(run_ids), _MOST_AT_ONCE):
+        yield run_ids[at : at + _MOST_AT_ONCE]
+
+
+def count_missing(connection: sa.Connection, run_id: str) -> None:
+    """Bring the column `missing` of a run up to date."""
+    row = connection.execute(
+        sa.select(runs.c.state, runs.c.result_urls).where(runs.c.run_id == run_id)
+    ).first()
+    if row is not None:
+        stored = (images.c.run_id == run_id) & (images.c.file != "")
+        on_disk = connection.scalar(sa.select(sa.func.count()).where(stored)) or 0
+        missing = missing_pictures(row.result_urls, on_disk) if row.state == SUCCESS else 0
+        connection.execute(runs.update().where(runs.c.run_id == run_id).values(missing=missing))
+
+
+# --- pictures ---------------------------------------------------------------------------------------
+
+
+def put_picture(connection: sa.Connection, run_id: str, image: Image) -> None:
+    """Write what is known of a picture; what a person said of it stands."""
+    facts = image.model_dump(exclude={"index", *CHOICE})
+    if not connection.execute(images.update().where(_picture(run_id, image)).values(**facts)).rowcount:
+        connection.execute(images.insert().values(run_id=run_id, **image.model_dump()))
+        if image.rating is not None:
+            keep_best(connection, run_id)
+
+
+def merge_picture(connection: sa.Connection, run_id: str, image: Image) -> bool:
+    """Bring in a picture that is known from elsewhere; True if that said anything new.
+
+    What is known here already stands, the choice as well, unless there is none.
+    """
+    row = connection.execute(sa.select(images).where(_picture(run_id, image))).mappings().first()
+    if row is None:
+        put_picture(connection, run_id, image)
+        return True
+    here = Image.model_validate(dict(row))
+    facts = {} if here.file else image.model_dump(exclude={"index", *CHOICE})
+    facts |= image.choice if image.is_chosen and not here.is_chosen else {}
+    if facts:
+        connection.execute(images.update().where(_picture(run_id, image)).values(**facts))
+        if facts.get("rating") is not None:
+            keep_best(connection, run_id)
+    return bool(facts)
+
+
+def choose(connection: sa.Connection, run_id: str, index: int, choice: dict[str, Any]) -> bool:
+    """Write some of what a person says of a picture; False if there is no such picture."""
+    key = (images.c.run_id == run_id) & (images.c.index == index)
+    if not connection.execute(images.update().where(key).values(**choice)).rowcount:
+        return False
+    if "rating" in choice:
+        keep_best(connection, run_id)
+    return True
+
+
+def keep_best(connection: sa.Connection, run_id: str) -> None:
+    """Bring the rating of a run up to date: that of its best picture."""
+    best = sa.select(sa.func.max(images.c.rating)).where(images.c.run_id == run_id).scalar_subquery()
+    connection.execute(runs.update().where(runs.c.run_id == run_id).values(rating=best))
+
+
+def _picture(run_id: str, image: Image) -> sa.ColumnElement[bool]:
+    return (images.c.run_id == run_id) & (images.c.index == image.index)

@@ -1,0 +1,348 @@
+// The form. What is filled in lives in the model, so that every view of the panel shows the same.
+
+const CHECK_MS = 250;
+
+function makeForm(desk) {
+  const { model, link } = desk;
+  let pending = false; // a purchase that the kernel has not answered yet: no second one meanwhile
+
+  const form = () => model.get("form");
+  const spec = () => desk.facts().models.find((one) => one.id === form().model) ?? desk.facts().models[0];
+  const save = whenQuiet(CHECK_MS, () => model.save_changes());
+
+  function change(values) {
+    model.set("form", { ...form(), ...values, rev: (form().rev ?? 0) + 1 });
+    save();
+  }
+
+  // --- what can be filled in ---
+
+  const count = h("span", { class: "apx-count" });
+  const promptProblem = h("p", { class: "apx-problem", id: newId(), hidden: true });
+  const prompt = h("textarea", {
+    rows: "4", class: "apx-input apx-prompt-box", spellcheck: "true", "aria-describedby": promptProblem.id,
+    placeholder: "a cozy cyberpunk cafe with neon lights",
+    oninput: () => change({ prompt: prompt.value }),
+  });
+  const promptField = labelled("Prompt", prompt, h("div", { class: "apx-under" },
+    h("span", {}, "Ctrl+Enter generates. It is sent as you type it."), count), promptProblem);
+
+  const model_ = h("select", { class: "apx-input", onchange: () => chooseModel(model_.value) });
+  const modelField = labelled("Model", model_);
+  const parameters = h("div", { class: "apx-row apx-parameters" });
+  let groups = [];
+
+  const repeat = h("input", {
+    type: "number", class: "apx-input apx-number", min: "1", step: "1", inputmode: "numeric",
+    oninput: () => change({ repeat: Math.trunc(Number(repeat.value)) || 1 }),
+  });
+  const repeatProblem = h("p", { class: "apx-problem", hidden: true });
+  const repeatField = labelled("Draws", repeat, repeatProblem);
+  repeatField.title = "There is no seed: each draw of the same request is another picture, and is paid for";
+
+  const references = makeReferences(desk, () => form().image_urls, (image_urls) => change({ image_urls }), () => spec().references_max);
+
+  const name = h("input", { type: "text", class: "apx-input", oninput: () => change({ name: name.value }) });
+  const tags = h("input", { type: "text", class: "apx-input", oninput: () => change({ tags: words(tags.value) }) });
+  const note = h("input", { type: "text", class: "apx-input", oninput: () => change({ note: note.value }) });
+  const labels = h("details", { class: "apx-more" }, h("summary", {}, "Name, tags and note"),
+    h("div", { class: "apx-row apx-labels" }, labelled("Name of the experiment", name),
+      labelled("Tags, parted by commas", tags), labelled("Note", note)));
+
+  // --- what can be done ---
+
+  const price = h("p", { class: "apx-price" });
+  const money = h("p", { class: "apx-money" });
+  const status = h("p", { class: "apx-note", role: "status" });
+  const problem = h("p", { class: "apx-problem", role: "alert", hidden: true });
+  const generate = h("button", { type: "button", class: "apx-button apx-primary", onclick: buy });
+  const copied = h("textarea", { class: "apx-input apx-copied", rows: "4", readonly: true, hidden: true, "aria-label": "The text to copy" });
+  const element = h("section", { class: "apx-form", "aria-label": "Make pictures" },
+    promptField, modelField, parameters, repeatField, references.element, labels,
+    h("div", { class: "apx-buy" }, h("div", { class: "apx-grow" }, price, money), generate),
+    problem,
+    h("div", { class: "apx-row apx-copies" },
+      action("Copy as %%apixo cell", () => copy("cell")), action("Copy as Python", () => copy("python")), action("Clear", clear)),
+    copied, status);
+
+  element.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    buy();
+  });
+
+  function action(text, onclick) {
+    return h("button", { type: "button", class: "apx-button", onclick }, text);
+  }
+
+  function words(text) {
+    return text.split(",").map((word) => word.trim()).filter(Boolean);
+  }
+
+  function chooseModel(id) {
+    const chosen = desk.facts().models.find((one) => one.id === id);
+    const known = Object.fromEntries(chosen.parameters.map((one) => {
+      const value = form().parameters[one.wire];
+      return [one.wire, one.values.includes(value) ? value : one.default];
+    }));
+    change({ model: id, parameters: known });
+  }
+
+  // --- showing it ---
+
+  function drawModels() {
+    const { models, most_draws } = desk.facts();
+    model_.replaceChildren(...models.map((one) => h("option", { value: one.id }, one.id)));
+    modelField.hidden = models.length < 2;
+    repeat.max = most_draws;
+  }
+
+  function drawParameters() {
+    groups = spec().parameters.map((one) => ({
+      wire: one.wire, default: one.default,
+      ...choices({
+        legend: one.label, values: one.values, draw: shapeOf,
+        onpick: (value) => change({ parameters: { ...form().parameters, [one.wire]: value } }),
+      }),
+    }));
+    parameters.dataset.model = spec().id;
+    parameters.replaceChildren(...groups.map((group) => group.element), repeatField);
+  }
+
+  /** A ratio's shape, drawn to scale; nothing for other values. */
+  function shapeOf(value) {
+    const [width, height] = String(value).split(":").map(Number);
+    if (!width || !height) return null;
+    const scale = 18 / Math.max(width, height);
+    const shape = h("span", { class: "apx-shape", "aria-hidden": "true" });
+    shape.style.width = `${width * scale}px`;
+    shape.style.height = `${height * scale}px`;
+    return shape;
+  }
+
+  function fill() {
+    const filled = form();
+    if (parameters.dataset.model !== spec().id) drawParameters();
+    const put = (control, value) => {
+      if (control.value !== value && !(document.activeElement === control && control !== prompt)) control.value = value;
+    };
+    put(prompt, filled.prompt);
+    put(model_, spec().id);
+    put(repeat, String(filled.repeat));
+    put(name, filled.name);
+    put(note, filled.note);
+    put(tags, filled.tags.join(", "));
+    for (const group of groups) group.set(filled.parameters[group.wire] ?? group.default);
+    references.fill();
+    if (filled.name || filled.note || filled.tags.length) labels.open = true;
+    setText(count, `${[...filled.prompt].length.toLocaleString("en-US")} / ${spec().prompt_max.toLocaleString("en-US")}`);
+    count.classList.toggle("apx-over", [...filled.prompt].length > spec().prompt_max);
+    showPrice();
+  }
+
+  function pictureCount() {
+    const counted = spec().parameters.find((one) => one.wire === spec().count);
+    return Number(form().parameters[spec().count] ?? counted?.default ?? 1);
+  }
+
+  const total = () => pictureCount() * form().repeat * spec().price_micros;
+
+  function showPrice() {
+    const { sandbox } = desk.facts();
+    const draws = form().repeat;
+    const pictures = pictureCount() * draws;
+    const made = draws > 1 ? `${many(draws, "draw")} × ${many(pictureCount(), "picture")}` : many(pictures, "picture");
+    setText(price, `${made}: ${dollars(total())}${sandbox ? " by list price, not paid" : ""}`);
+    const caps = model.get("money").budgets ?? [];
+    setText(money, caps.map((cap) => leftOf(cap)).join(" · "));
+    money.hidden = caps.length === 0;
+    money.classList.toggle("apx-over", caps.some((cap) => cap.left_micros < total()));
+    dim(generate, pending);
+    setText(generate, pending ? (link.late ? "Waiting for the kernel …" : "Sending …") : `Generate · ${dollars(total())}`);
+  }
+
+  function leftOf(cap) {
+    const left = cap.left_micros - total();
+    const after = left >= 0 ? `${dollars(left)} left after this` : `${dollars(-left)} too much`;
+    return `Budget ${cap.name}, ${dollars(cap.limit_micros)}: ${after}`;
+  }
+
+  function showChecked() {
+    const found = model.get("checked").problems ?? {};
+    show(promptProblem, found.prompt);
+    prompt.setAttribute("aria-invalid", String(Boolean(found.prompt)));
+    show(repeatProblem, found.repeat);
+    if (model.get("checked").rev === form().rev) references.showProblems(found);
+  }
+
+  function show(element, text) {
+    setText(element, text ?? "");
+    element.hidden = !text;
+  }
+
+  // --- doing it ---
+
+  async function buy() {
+    if (pending) return;
+    show(problem, "");
+    if (!form().prompt.trim()) {
+      show(promptProblem, "Write a prompt first.");
+      prompt.focus();
+      return;
+    }
+    pending = true;
+    save.now();
+    showPrice();
+    try {
+      const { run_ids } = await link.ask("generate", { form: form(), token: token(), price_micros: total() });
+      setText(status, `${many(run_ids.length, "run")} started.`);
+    } catch (refused) {
+      show(problem, [refused.text, refused.advice].filter(Boolean).join(" "));
+      if (refused.field === "prompt") prompt.focus();
+    }
+    pending = false;
+    showPrice();
+  }
+
+  async function copy(kind) {
+    save.now();
+    copied.hidden = true;
+    const checked = model.get("checked");
+    const texts = checked.rev === form().rev ? checked : await link.ask("texts", { form: form() });
+    const text = texts[kind];
+    if (!text) {
+      setText(status, "No cell says exactly this (a line break, { } or $ on its first line, or blank lines around the prompt). Copy it as Python.");
+      return;
+    }
+    if (await copyText(text)) {
+      setText(status, "Copied: paste it into a cell.");
+      return;
+    }
+    copied.hidden = false; // the browser does not let us
+    copied.value = text;
+    copied.select();
+    setText(status, "Press Ctrl+C to copy it.");
+  }
+
+  function clear() {
+    change({ prompt: "", image_urls: [], name: "", tags: [], note: "", repeat: 1 });
+    prompt.focus();
+  }
+
+  desk.on("change:form", fill);
+  desk.on("change:money", showPrice);
+  desk.on("change:checked", showChecked);
+  desk.on("change:facts", () => {
+    drawModels();
+    drawParameters();
+    fill();
+  });
+  desk.onLate(showPrice);
+  drawModels();
+  fill();
+  showChecked();
+
+  return {
+    element,
+    /** Put all parameters of a past run into the form. */
+    put(values) {
+      change({ ...values, repeat: 1 });
+      prompt.focus();
+      prompt.setSelectionRange(prompt.value.length, prompt.value.length);
+      setText(status, "The form holds that run's request.");
+    },
+    addReference: (url) => references.add(url),
+    stop: () => save.now(),
+  };
+}
+
+/** Reference pictures: a list with previews, and a line to add one. */
+function makeReferences(desk, urls, change, most) {
+  const list = h("ul", { class: "apx-references" });
+  const problem = h("p", { class: "apx-problem", id: newId(), hidden: true });
+  const line = h("input", {
+    type: "url", class: "apx-input", placeholder: "https://…", "aria-describedby": problem.id,
+    onkeydown: (event) => {
+      if (event.key !== "Enter" || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      addTyped();
+    },
+  });
+  const add = h("button", { type: "button", class: "apx-button", onclick: addTyped }, "Add");
+  const field = labelled("Reference pictures: public addresses (URLs)", line);
+  field.append(h("div", { class: "apx-row apx-nowrap" }, line, add));
+  const element = h("div", { class: "apx-reference-box" }, field, problem, list);
+  let shown = "";
+
+  function tell(text) {
+    setText(problem, text);
+    problem.hidden = !text;
+    return text;
+  }
+
+  function addOne(url) {
+    if (urls().length >= most()) return tell(`At most ${most()} reference pictures.`);
+    if (urls().includes(url)) return tell("That picture is in the list already.");
+    change([...urls(), url]);
+    return tell("");
+  }
+
+  function addTyped() {
+    const typed = line.value.split(/\s+/).filter(Boolean);
+    if (typed.length && !typed.map(addOne).some(Boolean)) line.value = "";
+    line.focus();
+  }
+
+  function row(url, index) {
+    const why = h("span", { class: "apx-problem", hidden: true });
+    const size = h("span", { class: "apx-facts" });
+    const place = h("span", { class: "apx-preview apx-gone", "aria-hidden": "true" }, "?");
+    const remove = h("button", {
+      type: "button", class: "apx-button apx-small", "aria-label": `Remove reference ${index + 1}`,
+      onclick: () => {
+        change(urls().filter((_, other) => other !== index));
+        line.focus();
+      },
+    }, "Remove");
+    return h("li", { "data-url": url }, place, h("div", { class: "apx-grow" }, h("div", { class: "apx-url", title: url }, url), size, why), remove);
+  }
+
+  /** Have the browser show a picture whose address is good. */
+  function preview(item, index) {
+    const place = item.querySelector("span.apx-preview");
+    if (!place) return;
+    const size = item.querySelector(".apx-facts");
+    const image = h("img", {
+      alt: `Reference ${index + 1}`, class: "apx-preview", referrerpolicy: "no-referrer",
+      onload: () => setText(size, `${image.naturalWidth} × ${image.naturalHeight}`),
+      onerror: () => {
+        image.replaceWith(place);
+        setText(size, "The browser cannot show it: it is no picture, not public, or not for other pages. APIXO may fail to fetch it too.");
+      },
+    });
+    image.src = item.dataset.url;
+    place.replaceWith(image);
+  }
+
+  return {
+    element,
+    add: addOne,
+    fill() {
+      const wanted = JSON.stringify(urls());
+      if (wanted === shown) return;
+      shown = wanted;
+      list.replaceChildren(...urls().map(row));
+    },
+    /** What the kernel has to say of each; only what it finds good is loaded by the browser. */
+    showProblems(found) {
+      [...list.children].forEach((item, index) => {
+        const why = item.querySelector(".apx-problem");
+        setText(why, found[`image_urls.${index}`] ?? "");
+        why.hidden = !why.textContent;
+        if (why.hidden && !item.dataset.tried) preview(item, index);
+        item.dataset.tried = "true";
+      });
+    },
+  };
+}

@@ -1,0 +1,248 @@
+// The history: all runs of the ledger, to be searched, sorted, filtered, compared and exported.
+
+const COLUMNS = [
+  { key: "prompt", text: "Prompt", cell: (row) => promptCell(row) },
+  { key: "state", text: "State", cell: (row) => row.state },
+  { key: "created_at", text: "Made", cell: (row) => moment(row.created_ms) },
+  { key: "aspect_ratio", text: "Ratio", cell: (row) => row.aspect_ratio },
+  { key: "costTime", text: "Time", cell: (row) => row.took },
+  { key: "cost_usd", text: "Cost", cell: (row) => row.cost },
+  { key: "rating", text: "Rating", cell: (row) => (row.rating ? `${row.rating}/5` : "") },
+];
+const KINDS = [
+  ["csv", "CSV, exact"], ["excel", "CSV for Excel"], ["jsonl", "JSON Lines"], ["parquet", "Parquet"], ["html", "HTML report"],
+];
+const MOST_COMPARED = 4;
+
+function promptCell(row) {
+  const labels = [row.name, ...row.tags.map((tag) => `#${tag}`)].filter(Boolean).join(" ");
+  return [h("div", { class: "apx-clamp", title: row.prompt }, row.prompt),
+    row.why ? h("div", { class: "apx-facts" }, row.why) : null, labels ? h("div", { class: "apx-facts" }, labels) : null];
+}
+
+function makeHistory(desk) {
+  const query = { text: "", states: [], tags: [], rating_min: null, starred: false, since: "", until: "", cost_min_usd: null, cost_max_usd: null, sort: "created_at", descending: true, offset: 0 };
+  const selected = new Set();
+  let rows = [];
+  let total = 0;
+  let page = 25;
+  let shown = false; // the tab is open
+  let asked = 0;
+
+  // --- filters ---
+
+  const search = h("input", { type: "search", class: "apx-input", placeholder: "words of the prompt, a tag, an id …", oninput: () => later() });
+  const state = h("select", { class: "apx-input", onchange: () => refind() });
+  const tag = h("select", { class: "apx-input", onchange: () => refind() });
+  const rating = h("select", { class: "apx-input", onchange: () => refind() },
+    h("option", { value: "" }, "any"), [1, 2, 3, 4, 5].map((value) => h("option", { value: String(value) }, `${value} or more`)));
+  const starred = h("input", { type: "checkbox", id: newId(), onchange: () => refind() });
+  const since = h("input", { type: "date", class: "apx-input", onchange: () => refind() });
+  const until = h("input", { type: "date", class: "apx-input", onchange: () => refind() });
+  const money = () => h("input", { type: "number", class: "apx-input apx-number", min: "0", step: "0.01", onchange: () => refind() });
+  const [costMin, costMax] = [money(), money()];
+  const later = whenQuiet(250, refind);
+  const filters = h("div", { class: "apx-filters", role: "search", "aria-label": "Search the history" },
+    labelled("Search", search), labelled("State", state), labelled("Tag", tag), labelled("Rating", rating),
+    labelled("From", since), labelled("To", until), labelled("Cost from, $", costMin), labelled("Cost to, $", costMax),
+    h("div", { class: "apx-field apx-check" }, starred, h("label", { for: starred.id }, "Starred only")));
+
+  // --- table ---
+
+  const all = h("input", { type: "checkbox", "aria-label": "Select all rows of this page", onchange: () => selectPage(all.checked) });
+  const heads = COLUMNS.map((column) => {
+    const button = h("button", { type: "button", class: "apx-sort", onclick: () => sortBy(column.key) }, column.text, h("span", { class: "apx-arrow", "aria-hidden": "true" }));
+    return { column, button, cell: h("th", { scope: "col", class: `apx-col-${column.key}` }, button) };
+  });
+  const body = h("tbody");
+  const table = h("table", { class: "apx-table apx-history-table" },
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, all), h("th", { scope: "col" }, "Picture"), heads.map((head) => head.cell), h("th", { scope: "col" }, h("span", { class: "apx-unseen" }, "What to do")))),
+    body);
+  const scroller = h("div", { class: "apx-scroll", tabindex: "0", role: "region", "aria-label": "Runs of the ledger" }, table);
+
+  // --- below it ---
+
+  const status = h("p", { class: "apx-note", role: "status" });
+  const problem = h("p", { class: "apx-problem", role: "alert", hidden: true });
+  const button = (text, onclick) => h("button", { type: "button", class: "apx-button", onclick }, text);
+  const back = button("‹ Newer", () => turn(-1));
+  const on = button("Older ›", () => turn(1));
+  const compare = button("Compare", () => guarded(() => desk.compare.open([...selected])));
+  const none = button("Select none", () => selectNone());
+  const kind = h("select", { class: "apx-input", "aria-label": "Kind of file" }, KINDS.map(([value, text]) => h("option", { value }, text)));
+  const save = button("Export", exportRuns);
+  const result = h("p", { class: "apx-note", role: "status" });
+  const element = h("section", { class: "apx-history", "aria-label": "History" },
+    filters,
+    h("div", { class: "apx-row apx-actions" }, status, h("span", { class: "apx-grow" }), compare, none, h("div", { class: "apx-row apx-nowrap" }, kind, save)),
+    problem, result, scroller,
+    h("div", { class: "apx-row apx-pager" }, back, on));
+
+  function read() {
+    const number = (control) => (control.value === "" ? null : Number(control.value));
+    Object.assign(query, {
+      text: search.value, states: state.value ? [state.value] : [], tags: tag.value ? [tag.value] : [],
+      rating_min: number(rating), starred: starred.checked, since: since.value, until: until.value,
+      cost_min_usd: number(costMin), cost_max_usd: number(costMax),
+    });
+  }
+
+  function refind() {
+    query.offset = 0;
+    return find();
+  }
+
+  const guarded = async (action) => {
+    problem.hidden = true;
+    try {
+      return await action();
+    } catch (refused) {
+      setText(problem, [refused.text, refused.advice].filter(Boolean).join(" "));
+      problem.hidden = false;
+      return null;
+    }
+  };
+
+  async function find() {
+    read();
+    const turn_ = (asked += 1);
+    const answer = await guarded(() => desk.link.ask("find", { query }));
+    if (!answer || turn_ !== asked) return; // a later question has been asked since
+    ({ rows, total, page } = answer);
+    draw();
+  }
+
+  async function findWords() {
+    const { states, tags } = await desk.link.ask("facets");
+    for (const [menu, words] of [[state, states], [tag, tags]]) {
+      const chosen = menu.value;
+      menu.replaceChildren(h("option", { value: "" }, "any"), ...words.map((word) => h("option", { value: word }, word)));
+      menu.value = words.includes(chosen) ? chosen : "";
+    }
+  }
+
+  function sortBy(key) {
+    // Words are read from A, everything else from the largest and latest.
+    const fromTop = !["prompt", "state", "aspect_ratio"].includes(key);
+    query.descending = query.sort === key ? !query.descending : fromTop;
+    query.sort = key;
+    refind();
+  }
+
+  function turn(by) {
+    query.offset = Math.max(0, query.offset + by * page);
+    find();
+  }
+
+  function draw() {
+    for (const { column, button: head, cell } of heads) {
+      const sorted = query.sort === column.key;
+      cell.setAttribute("aria-sort", sorted ? (query.descending ? "descending" : "ascending") : "none");
+      setText(head.lastChild, sorted ? (query.descending ? " ↓" : " ↑") : "");
+    }
+    body.replaceChildren(...rows.map(drawRow));
+    if (!rows.length) body.append(h("tr", {}, h("td", { colspan: String(COLUMNS.length + 3), class: "apx-empty" }, "No run is like that.")));
+    dim(back, query.offset === 0);
+    dim(on, query.offset + rows.length >= total);
+    back.parentElement.hidden = isDimmed(back) && isDimmed(on);
+    drawSelection();
+  }
+
+  function drawRow(row) {
+    const pick = h("input", {
+      type: "checkbox", "aria-label": `Select run ${row.run_id}`,
+      onchange: () => {
+        if (pick.checked) selected.add(row.run_id);
+        else selected.delete(row.run_id);
+        drawSelection();
+      },
+    });
+    pick.checked = selected.has(row.run_id);
+    const send = h("button", { type: "button", class: "apx-button apx-small", "aria-label": `Send run ${row.run_id} to the form`, onclick: () => guarded(() => desk.sendToForm(row.run_id)) }, "To form");
+    return h("tr", { "data-run": row.run_id },
+      h("td", {}, pick), h("td", {}, h("div", { class: "apx-thumbs" }, thumbnails(desk, row.pictures, "row"))),
+      COLUMNS.map((column) => h("td", { class: `apx-col-${column.key}` }, column.cell(row))),
+      h("td", {}, send));
+  }
+
+  function drawSelection() {
+    const first = total ? query.offset + 1 : 0;
+    const place = total > rows.length ? `, ${first} to ${query.offset + rows.length} shown` : "";
+    setText(status, `${many(total, "run")}${place}${selected.size ? `; ${selected.size} selected` : ""}`);
+    dim(compare, selected.size < 2 || selected.size > MOST_COMPARED);
+    compare.title = isDimmed(compare) ? `Select 2 to ${MOST_COMPARED} runs to compare them` : "";
+    none.hidden = selected.size === 0;
+    dim(save, total === 0 && selected.size === 0);
+    setText(save, selected.size ? `Export ${selected.size} selected` : `Export all ${total.toLocaleString("en-US")}`);
+    all.checked = rows.length > 0 && rows.every((row) => selected.has(row.run_id));
+  }
+
+  function selectPage(chosen) {
+    for (const row of rows) {
+      if (chosen) selected.add(row.run_id);
+      else selected.delete(row.run_id);
+    }
+    draw();
+  }
+
+  function selectNone() {
+    selected.clear();
+    draw();
+  }
+
+  async function exportRuns() {
+    dim(save, true);
+    setText(result, "Writing …");
+    const answer = await guarded(() => desk.link.ask("export", { kind: kind.value, run_ids: [...selected], query }));
+    dim(save, false);
+    setText(result, "");
+    if (answer) {
+      result.append(`Written: ${answer.file} `, h("button", { type: "button", class: "apx-link", onclick: () => guarded(() => fetchFile(answer.file)) }, "Download"));
+      result.title = answer.place;
+    }
+  }
+
+  async function fetchFile(file) {
+    const { buffers } = await desk.link.ask("fetch", { file });
+    const url = URL.createObjectURL(new Blob(buffers));
+    saveFile(url, file);
+    setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser may take a moment to begin
+  }
+
+  async function refresh() {
+    if (!shown) return;
+    await guarded(findWords);
+    await find();
+  }
+
+  // A run that begins or ends is news for the table.
+  const soon = whenQuiet(500, refresh);
+  let states = "";
+  desk.on("change:cards", () => {
+    const now = desk.model.get("cards").map((card) => card.run_id + card.state).join();
+    if (now !== states) soon();
+    states = now;
+  });
+
+  return {
+    element,
+    show() {
+      shown = true;
+      refresh();
+    },
+    hide() {
+      shown = false;
+    },
+    /** Something was said of a picture: its row is drawn anew, in its place. */
+    renew(row) {
+      const index = rows.findIndex((known) => known.run_id === row.run_id);
+      if (index < 0) return;
+      rows[index] = row;
+      body.children[index].replaceWith(drawRow(row));
+    },
+    stop: () => {
+      later.drop();
+      soon.drop();
+    },
+  };
+}
