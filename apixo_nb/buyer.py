@@ -10,7 +10,7 @@ from .api import AsyncClient
 from .errors import ApixoError, RateLimitError, SubmitUnknownError
 from .flows import TurnedAway
 from .gate import Gate
-from .images import Images
+from .originals import Images
 from .job import Job, stopped_error
 from .keeper import Keeper
 from .lane import Lane

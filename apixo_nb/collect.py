@@ -11,7 +11,7 @@ from pathlib import Path
 from .api import AsyncClient
 from .download import Downloaded
 from .errors import ApixoError, ImageError
-from .images import Images
+from .originals import Images
 from .job import Job
 from .keeper import Keeper
 from .run import Image

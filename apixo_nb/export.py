@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .errors import ApixoError, InvalidRequestError
-from .images import Images
+from .originals import Images
 from .run import Run
 from .target import SUFFIXES, checked_target
 from .text import printable

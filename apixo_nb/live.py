@@ -30,7 +30,7 @@ from .display import (
     run_text,
 )
 from .errors import remember
-from .images import THUMBNAIL_PX
+from .originals import THUMBNAIL_PX
 from .job import Job, stop_all
 from .run import Run
 from .session import Session

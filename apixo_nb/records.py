@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InvalidRequestError
-from .images import Images
+from .originals import Images
 from .ledger import Ledger
 from .run import Run
 from .search import Facets, Found, Query

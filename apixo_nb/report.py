@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from .display import cost, dollars, remark_of, render, seconds
-from .images import THUMBNAIL_PX, Images
+from .originals import THUMBNAIL_PX, Images
 from .run import BEST, FAILED, Image, Run, utc_now
 from .spend import FAILED_NOTE, spent_text
 from .target import checked_target, new_file

@@ -23,7 +23,7 @@ from .buyer import Buyer, Purchase
 from .collect import Collector
 from .errors import WaitTimeoutError
 from .flows import wait
-from .images import Images
+from .originals import Images
 from .job import Job, came_to_nothing, stopped_error
 from .keeper import Keeper, Listener
 from .lane import Lane

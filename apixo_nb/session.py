@@ -20,7 +20,7 @@ from . import config, keys
 from .api import AsyncClient
 from .database import MEND
 from .errors import ConfigurationError, CostLimitError, LedgerError
-from .images import Images
+from .originals import Images
 from .job import Job, cannot_resume
 from .keeper import Listener
 from .labels import Labels, check_number, check_switch, check_timeout, make_labels

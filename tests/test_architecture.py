@@ -179,7 +179,7 @@ def test_sandbox_is_imported_by_the_service_and_the_command_line_only_and_late()
         ),
         ("pyarrow", {"formats.py"}),
         ("psutil", {"owner.py"}),
-        ("PIL", {"download.py", "images.py", "sandbox/pictures.py", "sandbox/lettering.py"}),
+        ("PIL", {"download.py", "originals.py", "sandbox/pictures.py", "sandbox/lettering.py"}),
         ("ipywidgets", {"live.py"}),
         ("anywidget", {"widget.py"}),
         ("jinja2", {"display.py"}),

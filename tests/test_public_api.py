@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pathlib
 import subprocess
 import sys
 
@@ -34,6 +35,12 @@ HEAVY = ["pandas", "sqlalchemy", "PIL", "ipywidgets", "anywidget", "httpx2", "to
 
 def test_public_names_are_these():
     assert sorted(apixo_nb.__all__) == NAMES
+
+
+def test_no_name_is_that_of_a_module():
+    """The import system would put the module in its place as soon as anything imports it."""
+    modules = {path.stem for path in pathlib.Path(apixo_nb.__file__).parent.iterdir()}
+    assert modules.isdisjoint(NAMES)
 
 
 def test_dir_lists_them():

@@ -14,7 +14,7 @@ import pytest
 
 from apixo_nb import report
 from apixo_nb.errors import ApixoError
-from apixo_nb.images import Images
+from apixo_nb.originals import Images
 from apixo_nb.request import make_request
 from apixo_nb.run import Image, Run, new_run
 from apixo_nb.sandbox import Sandbox

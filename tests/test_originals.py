@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from apixo_nb.download import Downloaded
 from apixo_nb.errors import ImageError
-from apixo_nb.images import THUMBNAIL_PX, Images
+from apixo_nb.originals import THUMBNAIL_PX, Images
 from apixo_nb.request import make_request
 from apixo_nb.run import Image, Run, new_run
 
