@@ -10,11 +10,11 @@ from .api import AsyncClient
 from .errors import ApixoError, RateLimitError, SubmitUnknownError
 from .flows import TurnedAway
 from .gate import Gate
-from .originals import Images
 from .job import Job, stopped_error
 from .keeper import Keeper
 from .lane import Lane
 from .ledger import Ledger
+from .originals import Images
 from .outcome import refusal
 from .parts import Parts
 from .run import PLANNED, SUBMITTING, UNKNOWN, utc_now

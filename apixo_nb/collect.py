@@ -11,9 +11,9 @@ from pathlib import Path
 from .api import AsyncClient
 from .download import Downloaded
 from .errors import ApixoError, ImageError
-from .originals import Images
 from .job import Job
 from .keeper import Keeper
+from .originals import Images
 from .run import Image
 
 _AT_ONCE = 12  # pictures on their way together, of all runs

@@ -30,8 +30,8 @@ from .display import (
     run_text,
 )
 from .errors import remember
-from .originals import THUMBNAIL_PX
 from .job import Job, stop_all
+from .originals import THUMBNAIL_PX
 from .run import Run
 from .session import Session
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InvalidRequestError
-from .originals import Images
 from .ledger import Ledger
+from .originals import Images
 from .run import Run
 from .search import Facets, Found, Query
 

@@ -23,11 +23,11 @@ from .buyer import Buyer, Purchase
 from .collect import Collector
 from .errors import WaitTimeoutError
 from .flows import wait
-from .originals import Images
 from .job import Job, came_to_nothing, stopped_error
 from .keeper import Keeper, Listener
 from .lane import Lane
 from .ledger import Ledger
+from .originals import Images
 from .outcome import outcome
 from .parts import Body, Parts
 from .run import CANCELLED, FAILED, SUCCESS, TIMEOUT, Run, utc_now

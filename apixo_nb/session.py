@@ -20,12 +20,12 @@ from . import config, keys
 from .api import AsyncClient
 from .database import MEND
 from .errors import ConfigurationError, CostLimitError, LedgerError
-from .originals import Images
 from .job import Job, cannot_resume
 from .keeper import Listener
 from .labels import Labels, check_number, check_switch, check_timeout, make_labels
 from .ledger import Ledger
 from .loop import run as run_on_loop
+from .originals import Images
 from .records import Records
 from .replay import Decision, decide_all
 from .request import Request, make_request

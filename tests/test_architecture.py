@@ -13,63 +13,30 @@ import apixo_nb
 
 PACKAGE = Path(apixo_nb.__file__).parent
 
-#: Module -> floor. A module may import from lower floors only, at the top and inside functions alike, so
-#: there are no circles, not even lazy ones. A new module needs a line here.
-FLOORS = {
-    **dict.fromkeys(
-        ["difference", "outlet", "widget", "text", "loop", "writer", "spec", "owner", "aside", "retry"], 0
-    ),
-    "errors": 1,
-    **dict.fromkeys(
-        ["config", "keys", "template", "request", "wire", "options", "budget", "address", "target"], 2
-    ),
-    **dict.fromkeys(["run", "download", "labels", "completion", "pending"], 3),
-    **dict.fromkeys(
-        [
-            "flows",
-            "form",
-            "images",
-            "tables",
-            "sqltext",
-            "display",
-            "frame",
-            "job",
-            "spend",
-            "replay",
-            "outcome",
-        ],
-        4,
-    ),
-    **dict.fromkeys(
-        [
-            "transport",
-            "database",
-            "caps",
-            "rows",
-            "search",
-            "gate",
-            "lane",
-            "scheduler",
-            "formats",
-            "report",
-            "cards",
-        ],
-        5,
-    ),
-    **dict.fromkeys(["api", "ledger", "export"], 6),
-    **dict.fromkeys(["keeper", "records"], 7),
-    **dict.fromkeys(["parts", "collect"], 8),
-    "buyer": 9,
-    **dict.fromkeys(["runner", "service"], 10),
-    "session": 11,
-    **dict.fromkeys(["live", "status", "shared", "purse", "lost", "rescue", "choices", "board"], 12),
-    **dict.fromkeys(["doctor", "asks"], 13),
-    "panels": 14,
-    "commands": 15,
-    "magic": 16,
-    **dict.fromkeys(["extension", "cli"], 17),
-    **dict.fromkeys(["__init__", "__main__"], 18),
-}
+#: The house, from the ground up. A module may import from lower floors only, at the top and inside functions
+#: alike, so there are no circles, not even lazy ones. A new module needs a place here.
+HOUSE = (
+    "aside difference loop outlet owner retry spec text widget writer",
+    "errors",
+    "address budget config keys options request target template wire",
+    "completion download labels pending run",
+    "axes display flows form frame job originals outcome replay spend sqltext tables",
+    "caps cards database formats gate lane report rows scheduler search transport",
+    "api export ledger",
+    "keeper records",
+    "collect parts",
+    "buyer",
+    "runner service",
+    "session",
+    "board choices live lost purse rescue shared status",
+    "asks doctor",
+    "panels",
+    "commands",
+    "magic",
+    "cli extension",
+    "__init__ __main__",
+)
+FLOORS = {module: floor for floor, modules in enumerate(HOUSE) for module in modules.split()}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
