@@ -10,7 +10,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test kills stories peers picture lint programs clean
+.PHONY: help demo lab test kills stories peers pictures lint programs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,9 +33,10 @@ stories: $(TEST) ## 500 made-up stories of faults, kills and restarts in place o
 peers: $(PEERS) ## count how often other clients send one paid request (a few minutes; writes build/peers)
 	.venv-peers/bin/python -m tests.peers $(ARGS)
 
-picture: $(TEST) programs ## make the README's picture anew, from the sandbox
-	$(BIN)/python -m pytest -q tests/test_lab.py -k the_picture_of_the_readme
+pictures: $(TEST) programs ## make the README's pictures anew, from the sandbox
+	$(BIN)/python -m pytest -q tests/test_lab.py tests/test_panel.py -k the_picture_of_the_readme
 	cp tests/screenshots/readme.png notebooks/quickstart.png
+	cp tests/screenshots/readme-panel.png notebooks/panel.png
 
 lint: $(TEST) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -132,7 +132,7 @@ def test_originals_stay_beside_the_notebook(clean: OpenNotebook) -> None:
 
 
 def test_the_picture_of_the_readme(clean: OpenNotebook) -> None:
-    """`make picture` puts this screenshot into the README."""
+    """`make pictures` puts this screenshot into the README."""
     columns = '["prompt", "state", "aspect_ratio", "num_images", "costTime", "cost_usd"]'
     table = f"import apixo_nb\n\ntable = apixo_nb.history()\ntable[{columns}]"
     notebook = clean([START, "%%apixo --ar 3:2 -n 2\na cozy cyberpunk cafe with neon lights", table])

@@ -76,3 +76,13 @@ def test_links_in_the_executed_notebook_lead_to_files(quickstart: Path) -> None:
     links = re.findall(r'href="([^"]+\.png)"', "".join(pages))
     assert len(links) == 5
     assert all((quickstart.parent / link).is_file() for link in links)
+
+
+def test_panel_notebook_says_what_it_needs_where_nobody_can_click(tmp_path: Path) -> None:
+    copy = tmp_path / "panel.ipynb"
+    copy.write_bytes((NOTEBOOKS / "panel.ipynb").read_bytes())
+    nbconvert(copy, "notebook", "--execute", "--inplace")
+    page = nbconvert(copy, "html")
+    assert "open the notebook in JupyterLab, Notebook 7 or Voila" in page
+    assert "widget" not in nbformat.read(copy, as_version=4).metadata
+    assert "application/vnd.jupyter.widget" not in copy.read_text("utf-8")

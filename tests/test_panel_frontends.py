@@ -15,7 +15,7 @@ NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "panel.ipynb"
 PATIENCE_MS = 30_000
 
 
-def use(page: Page, screenshot: Path | None = None) -> None:
+def use(page: Page) -> None:
     """Make two pictures, look at one at full size, and find the run in the history."""
     panel = page.locator(".apx-panel")
     prompt = panel.get_by_label("Prompt", exact=True)
