@@ -7,6 +7,7 @@ another machine (see `owner`). Only a run that has lost its owner is taken up by
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 
 from . import caps, rows, search
 from .aside import Aside, Kept, read
+from .ballot import Vote
 from .budget import Budget
 from .database import Database
 from .errors import LedgerError
@@ -23,7 +25,7 @@ from .owner import Owner, this_process
 from .run import FAILED, PLANNED, SUBMITTED, SUBMITTING, SUCCESS, UNKNOWN, Image, Run
 from .search import Facets, Found, Query
 from .spec import FINAL_STATES
-from .tables import balances, budgets, owners, runs
+from .tables import balances, budgets, owners, runs, votes
 
 _RESTING = (PLANNED, FAILED, UNKNOWN, SUCCESS)  # nobody waits for these
 _DURATIONS = 200  # the last ones, from which a task's time is foretold
@@ -310,12 +312,30 @@ class Ledger:
         """The runs that a query asks for, and how many there are in all."""
         with self._database.reading() as connection:
             total, page = search.ask(connection, query)
-            return Found(rows.read_runs(connection, page), total)
+            found = rows.read_runs(connection, page)
+            return Found(found, len(found) if total is None else total)
 
     def facets(self, sandbox: bool | None = None) -> Facets:  # noqa: FBT001 - there is nothing else to say
         """What can be asked for: states, tags and names, with how many runs have each; most first."""
         with self._database.reading() as connection:
             return search.facets(connection, sandbox=sandbox)
+
+    def cast(self, vote: Vote) -> None:
+        """Keep a vote."""
+        with self._database.writing() as connection:
+            connection.execute(votes.insert().values(**dataclasses.asdict(vote)))
+
+    def take_back(self, vote_id: str) -> None:
+        """Forget a vote."""
+        with self._database.writing() as connection:
+            connection.execute(votes.delete().where(votes.c.vote_id == vote_id))
+
+    def votes(self, ballot: str | None = None) -> list[Vote]:
+        """All votes, or those of a ballot, oldest first."""
+        chosen = sa.true() if ballot is None else votes.c.ballot == ballot
+        with self._database.reading() as connection:
+            cast = sa.select(votes).where(chosen).order_by(votes.c.voted_at, votes.c.vote_id)
+            return [Vote(**row) for row in connection.execute(cast).mappings()]
 
     def draws(self, planned: Run) -> list[Run]:
         """All runs of the same request, oldest first; those of the sandbox and real ones never mix."""

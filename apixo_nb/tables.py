@@ -98,6 +98,20 @@ images = sa.Table(
     sa.Column("tags", sa.JSON, nullable=False, server_default="[]"),
 )
 
+# Since version 3: which of two pictures a person found better, not knowing what they were.
+votes = sa.Table(
+    "votes",
+    metadata,
+    sa.Column("vote_id", sa.String(32), primary_key=True),
+    sa.Column("voted_at", UtcDateTime, nullable=False, index=True),
+    sa.Column("ballot", sa.Text, nullable=False),
+    sa.Column("left_run", sa.String(64), nullable=False),
+    sa.Column("left_index", sa.Integer, nullable=False),
+    sa.Column("right_run", sa.String(64), nullable=False),
+    sa.Column("right_index", sa.Integer, nullable=False),
+    sa.Column("outcome", sa.String(8), nullable=False),
+)
+
 owners = sa.Table(
     "owners",
     metadata,

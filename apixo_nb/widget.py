@@ -1,56 +1,65 @@
-"""The widget under the panel: what the page and the kernel share, and the files that draw it.
+"""The widgets: what a page and the kernel share, and the files that draw it.
 
-One ES module, joined from the files below, and one style sheet; nothing is fetched from anywhere. What must
-outlive a reload of the page is a trait; pictures are sent on request, so that they never weigh in a saved
-notebook.
+Each is one ES module, joined from the files it names, and one style sheet; nothing is fetched from anywhere.
+What must outlive a reload of the page is a trait; pictures are sent on request, so that they never weigh in a
+saved notebook.
 """
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anywidget
 from traitlets import Dict, List, Unicode
 
 _STATIC = Path(__file__).with_name("static") / "panel"
 
-#: In this order they are one module; each may use what stands before it.
-_PARTS = (
-    "dom",
-    "link",
-    "pictures",
-    "lightbox",
-    "form",
-    "cards",
-    "compare",
-    "history",
-    "panel",
-)
+# What all of them stand on.
+_BASE = ("dom", "link", "pictures", "desk", "lightbox")
 
 
 @functools.cache
-def module_text() -> str:
-    """The ES module that draws the panel."""
-    return "\n".join((_STATIC / f"{part}.js").read_text("utf-8") for part in _PARTS)
+def module_text(parts: tuple[str, ...]) -> str:
+    """An ES module: the files in this order; each may use what stands before it."""
+    return "\n".join((_STATIC / f"{part}.js").read_text("utf-8") for part in parts)
 
 
 @functools.cache
 def style_text() -> str:
-    """Its style sheet."""
+    """The style sheet of all of them."""
     return (_STATIC / "panel.css").read_text("utf-8")
 
 
-class PanelWidget(anywidget.AnyWidget):
-    """What page and kernel share.
+class DeskWidget(anywidget.AnyWidget):
+    """A widget with a desk behind it (see `desk`).
 
     Attributes
     ----------
     facts : dict
-        The models and what may be asked of them; whether this is the sandbox; what keeps it from working.
+        What the page must know from the start, such as the `id` of its lasting outputs.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ()
+
+    _esm = Unicode().tag(sync=True)
+    _css = Unicode().tag(sync=True)
+    facts = Dict().tag(sync=True)
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(_esm=module_text((*_BASE, *self.parts)), _css=style_text(), **values)
+
+
+class PanelWidget(DeskWidget):
+    """The panel's.
+
+    Attributes
+    ----------
+    facts : dict
+        Also the models and what may be asked of them, whether this is the sandbox, what keeps it from work.
     form : dict
-        What is filled in; written by the page, and by the kernel when a run is sent to the form.
+        What is filled in; written by the page.
     checked : dict
         What is wrong with the form, and the form as a cell and as Python.
     cards : list of dict
@@ -59,13 +68,26 @@ class PanelWidget(anywidget.AnyWidget):
         Budgets, and what is left of them.
     """
 
-    _esm = Unicode().tag(sync=True)
-    _css = Unicode().tag(sync=True)
-    facts = Dict().tag(sync=True)
+    parts = ("form", "cards", "compare", "history", "panel")
+
     form = Dict().tag(sync=True)
     checked = Dict().tag(sync=True)
     cards: List[Any] = List().tag(sync=True)
     money = Dict().tag(sync=True)
 
-    def __init__(self, **values: Any) -> None:
-        super().__init__(_esm=module_text(), _css=style_text(), **values)
+
+class GridWidget(DeskWidget):
+    """A grid's: its axes, the values on them, and a stack of pictures for each cell."""
+
+    parts = ("grid",)
+
+    grid = Dict().tag(sync=True)
+
+
+class VoteWidget(DeskWidget):
+    """A ballot's: the pair that is asked for, without names, and the results once they are asked for."""
+
+    parts = ("vote",)
+
+    pair = Dict().tag(sync=True)
+    results = Dict().tag(sync=True)

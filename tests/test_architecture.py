@@ -16,12 +16,12 @@ PACKAGE = Path(apixo_nb.__file__).parent
 #: The house, from the ground up. A module may import from lower floors only, at the top and inside functions
 #: alike, so there are no circles, not even lazy ones. A new module needs a place here.
 HOUSE = (
-    "aside difference loop outlet owner retry spec text widget writer",
+    "aside chunks difference loop outlet owner retry scrub spec text widget writer",
     "errors",
     "address budget config keys options request target template wire",
     "completion download labels pending run",
     "axes display flows form frame job originals outcome replay spend sqltext tables",
-    "caps cards database formats gate lane report rows scheduler search transport",
+    "ballot caps cards database formats gate lane report rows scheduler search transport",
     "api export ledger",
     "keeper records",
     "collect parts",

@@ -39,7 +39,7 @@ function makeLightbox(desk) {
         rating.element,
         labelled("Note on this picture", note),
         labelled("Tags of this picture, parted by commas", tags),
-        h("div", { class: "apx-row" }, download, reference, form),
+        h("div", { class: "apx-row" }, download, desk.form ? [reference, form] : null),
         status)),
   );
   dialog.element.addEventListener("keydown", (event) => {

@@ -1,20 +1,5 @@
 // The panel itself: two tabs, what the kernel has to say, and the parts above joined.
 
-/** Prompts that are too long for a card, asked for once. */
-function makePrompts(link) {
-  const known = new Map();
-  return {
-    get(run_id) {
-      if (!known.has(run_id)) {
-        const asked = link.ask("whole", { run_id }).then(({ prompt }) => prompt);
-        asked.catch(() => known.delete(run_id));
-        known.set(run_id, asked);
-      }
-      return known.get(run_id);
-    },
-  };
-}
-
 function makeTabs(tabs) {
   const buttons = tabs.map((tab, index) => {
     tab.panel.id = newId();
@@ -61,8 +46,6 @@ function makeHead(desk) {
     },
   }, "Resume · free");
   const left = h("div", { class: "apx-row apx-unfinished" }, unfinished, resume);
-  const late = h("p", { class: "apx-late", role: "status" });
-
   function draw() {
     const facts = desk.facts();
     sandbox.hidden = !facts.sandbox;
@@ -74,42 +57,26 @@ function makeHead(desk) {
   }
 
   desk.on("change:facts", draw);
-  desk.onLate(() => setText(late, desk.link.late
-    ? "The kernel has not answered yet: it is busy with a cell, or was restarted. A click is kept, and carried out once; after a restart, run this cell again." : ""));
   draw();
-  return { mark: sandbox, element: h("div", { class: "apx-above" }, problem, left, late) };
+  return { mark: sandbox, element: h("div", { class: "apx-above" }, problem, left, desk.late) };
 }
 
 /** Draw one view of the panel; returns what ends it. */
 function drawPanel(model, el) {
-  const link = linkOf(model);
-  const root = h("div", { class: "apx-panel" });
-  const endings = [];
-  const listen = (target, event, action) => {
-    target.addEventListener(event, action);
-    endings.push(() => target.removeEventListener(event, action));
+  const desk = makeDesk(model, el);
+  const { root } = desk;
+  desk.facts = () => model.get("facts");
+  // The head of the panel says it for all; a card says it where it is an exception.
+  desk.mark = (card) => (card.sandbox && !desk.facts().sandbox ? h("span", { class: "apx-mark" }, "SANDBOX") : null);
+  desk.sendToForm = async (run_id) => {
+    const { form } = await desk.link.ask("form", { run_id });
+    tabs.open(0);
+    desk.form.put(form);
   };
-  const desk = {
-    model, link, root,
-    facts: () => model.get("facts"),
-    prompts: makePrompts(link),
-    on(event, action) {
-      model.on(event, action);
-      endings.push(() => model.off(event, action));
-    },
-    onLate: (action) => listen(link, "late", action),
-    // The head of the panel says it for all; a card says it where it is an exception.
-    mark: (card) => (card.sandbox && !model.get("facts").sandbox ? h("span", { class: "apx-mark" }, "SANDBOX") : null),
-    async sendToForm(run_id) {
-      const { form } = await link.ask("form", { run_id });
-      tabs.open(0);
-      desk.form.put(form);
-    },
-    said: (row) => desk.history.renew(row),
-  };
-  desk.lightbox = makeLightbox(desk);
+  desk.said = (row) => desk.history.renew(row);
   desk.compare = makeCompare(desk);
   desk.form = makeForm(desk);
+  desk.lightbox = makeLightbox(desk);
   const cards = makeCards(desk);
   desk.history = makeHistory(desk);
   const head = makeHead(desk);
@@ -119,21 +86,9 @@ function drawPanel(model, el) {
     { text: "Make", panel: make },
     { text: "History", panel: past, show: desk.history.show, hide: desk.history.hide },
   ]);
-  endings.push(cards.stop, desk.history.stop, desk.form.stop);
-
-  // The lasting outputs of this panel are for when it is gone; while it is here it shows the same runs itself.
-  const hide = h("style", {}, `.apixo-nb-lasting-${desk.facts().id} { display: none }`);
-  root.prepend(hide, h("div", { class: "apx-row apx-top" }, tabs.element, h("span", { class: "apx-grow" }), head.mark), head.element, make, past);
-
-  // The notebook's own keys (d d, Shift+Enter, arrows) are not for what is typed here; saving is.
-  root.addEventListener("keydown", (event) => {
-    const saves = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "s";
-    if (!saves) event.stopPropagation();
-  });
-  guardDimmed(root);
-  el.append(root);
-  link.ask("hello").catch(() => {});
-  return () => endings.forEach((end) => end());
+  desk.endings.push(cards.stop, desk.history.stop, desk.form.stop);
+  root.append(h("div", { class: "apx-row apx-top" }, tabs.element, h("span", { class: "apx-grow" }), head.mark), head.element, make, past);
+  return desk.begin();
 }
 
 export default {

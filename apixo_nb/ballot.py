@@ -1,0 +1,176 @@
+"""Blind votes between two pictures: which pairs to ask for, and what the votes say of the values of an axis."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from . import axes
+from .run import Image, Run
+
+Outcome = Literal["left", "right", "tie"]
+
+OUTCOMES: tuple[Outcome, ...] = ("left", "right", "tie")
+
+_Z = 1.96  # of a 95 % interval
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that stands for election."""
+
+    run: Run
+    image: Image
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Which one it is."""
+        return self.run.run_id, self.image.index
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """Which of two pictures was found better; `outcome` is left, right or tie. `voted_at` is UTC."""
+
+    vote_id: str
+    voted_at: datetime
+    ballot: str
+    left_run: str
+    left_index: int
+    right_run: str
+    right_index: int
+    outcome: str
+
+    @property
+    def left(self) -> tuple[str, int]:
+        """The key of the left picture."""
+        return self.left_run, self.left_index
+
+    @property
+    def right(self) -> tuple[str, int]:
+        """The key of the right picture."""
+        return self.right_run, self.right_index
+
+
+def candidates(runs: Iterable[Run]) -> list[Picture]:
+    """The pictures that are on disk."""
+    return [Picture(run, image) for run in runs for image in run.images if image.file]
+
+
+def pairs(
+    pictures: Sequence[Picture], by: str, votes: Iterable[Vote], dice: random.Random
+) -> list[tuple[Picture, Picture]]:
+    """The pairs that are still to be asked for, in a fair order, each side drawn by lot.
+
+    Only pictures that differ on the axis `by` meet, and where there are such pairs, only those that are alike
+    in every other variable and parameter: else the vote would be about something else. Pairs whose pictures
+    have met in `votes` are done.
+    """
+    met = {frozenset((vote.left, vote.right)) for vote in votes}
+    differing = [
+        pair
+        for pair in itertools.combinations(pictures, 2)
+        if axes.value(pair[0].run, by) != axes.value(pair[1].run, by)
+    ]
+    alike = [pair for pair in differing if _rest(pair[0].run, by) == _rest(pair[1].run, by)]
+    open_pairs = [pair for pair in alike or differing if frozenset((pair[0].key, pair[1].key)) not in met]
+    dice.shuffle(open_pairs)
+    return [pair if dice.random() < 0.5 else (pair[1], pair[0]) for pair in _balanced(open_pairs)]
+
+
+def _rest(run: Run, by: str) -> tuple[tuple[str, str], ...]:
+    """All that decides the picture but this axis."""
+    known = {**run.parameters, **run.variables}
+    return tuple(sorted((name, str(known[name])) for name in known if name != by))
+
+
+def _balanced(open_pairs: list[tuple[Picture, Picture]]) -> list[tuple[Picture, Picture]]:
+    """So that each picture is seen about as often as the others, wherever one stops."""
+    seen: Counter[tuple[str, int]] = Counter()
+    left, ordered = list(open_pairs), []
+    # Looking at a window of the shuffled pairs is as fair, and does not take the square of their number.
+    while left:
+        at = min(range(min(64, len(left))), key=lambda index: sum(seen[side.key] for side in left[index]))
+        pair = left.pop(at)
+        seen.update(side.key for side in pair)
+        ordered.append(pair)
+    return ordered
+
+
+# --- what came of it --------------------------------------------------------------------------------
+
+
+def results(pictures: Sequence[Picture], by: str, votes: Iterable[Vote]) -> list[dict[str, Any]]:
+    """One row a value of the axis, best first.
+
+    ``votes``, ``wins``, ``losses``, ``ties``; ``win_rate`` counts a tie as half a win; ``low`` and ``high``
+    bound it with 95 % confidence (Wilson's interval). All are missing (None) where nobody has voted.
+    """
+    values = {picture.key: axes.value(picture.run, by) for picture in pictures}
+    counts = {value: Counter[str]() for value in values.values()}
+    for vote in votes:
+        left, right = values.get(vote.left), values.get(vote.right)
+        if left is None or right is None or left == right:
+            continue
+        for value, won, lost in ((left, "left", "right"), (right, "right", "left")):
+            counts[value][{won: "wins", lost: "losses"}.get(vote.outcome, "ties")] += 1
+    rows = [{by: value, **_row(count)} for value, count in counts.items()]
+    return sorted(rows, key=lambda row: -1.0 if row["win_rate"] is None else row["win_rate"], reverse=True)
+
+
+def _row(count: Counter[str]) -> dict[str, Any]:
+    total = count.total()
+    rate = (count["wins"] + count["ties"] / 2) / total if total else None
+    low, high = _interval(rate, total) if rate is not None else (None, None)
+    kinds = {kind: count[kind] for kind in ("wins", "losses", "ties")}
+    return {"votes": total, **kinds, "win_rate": rate, "low": low, "high": high}
+
+
+def _interval(rate: float, total: int) -> tuple[float, float]:
+    middle = (rate + _Z**2 / (2 * total)) / (1 + _Z**2 / total)
+    half = _Z * math.sqrt(rate * (1 - rate) / total + _Z**2 / (4 * total**2)) / (1 + _Z**2 / total)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def preferences(pictures: Sequence[Picture], votes: Iterable[Vote]) -> list[dict[str, Any]]:
+    """Each vote that was no tie as a preference: what was chosen, and what was rejected.
+
+    ``prompt`` is there where both have the same, as trainers of preference models want it.
+    """
+    known = {picture.key: picture for picture in pictures}
+    found = []
+    for vote in votes:
+        left, right = known.get(vote.left), known.get(vote.right)
+        if left is None or right is None or vote.outcome not in ("left", "right"):
+            continue
+        chosen, rejected = (left, right) if vote.outcome == "left" else (right, left)
+        found.append(
+            {
+                "prompt": chosen.run.prompt if chosen.run.prompt == rejected.run.prompt else None,
+                "chosen": _facts(chosen),
+                "rejected": _facts(rejected),
+                "ballot": vote.ballot,
+                "voted_at": vote.voted_at.isoformat(),
+            }
+        )
+    return found
+
+
+def _facts(picture: Picture) -> dict[str, Any]:
+    run = picture.run
+    return {
+        "run_id": run.run_id,
+        "index": picture.image.index,
+        "file": picture.image.file,
+        "prompt": run.prompt,
+        "prompt_template": run.prompt_template,
+        "variables": run.variables,
+        "parameters": run.parameters,
+        "model": run.model,
+    }

@@ -1,0 +1,91 @@
+// A grid of pictures: rows and columns are the values of two axes, a cell is a stack of takes to flip through.
+
+/** One cell: its pictures one at a time, the winner first, and what can be said of them. */
+function gridCell(desk, cell, label) {
+  if (!cell) return h("td", { class: "apx-cell apx-empty" }, "Nothing here");
+  const frame = h("div", { class: "apx-stack" });
+  const place = h("span", { class: "apx-place" });
+  const flip = (by, text, name) => h("button", { type: "button", class: "apx-button apx-small", "aria-label": `${name} in ${label}`, onclick: () => show(at + by) }, text);
+  const previous = flip(-1, "‹", "Previous picture");
+  const next = flip(1, "›", "Next picture");
+  const pick = h("button", { type: "button", class: "apx-button apx-small", onclick: toggle }, "");
+  const status = h("span", { class: "apx-unseen", role: "status" });
+  const { pictures } = cell;
+  let at = 0;
+
+  function show(index) {
+    at = Math.min(Math.max(index, 0), pictures.length - 1);
+    const picture = pictures[at];
+    dim(previous, at === 0);
+    dim(next, at === pictures.length - 1);
+    setText(place, `${at + 1} of ${pictures.length}`);
+    setText(pick, picture.starred ? "★ Winner" : "☆ Pick");
+    pick.setAttribute("aria-pressed", String(picture.starred));
+    pick.setAttribute("aria-label", `${picture.starred ? "Winner" : "Pick as winner"}: picture ${at + 1} of ${pictures.length} in ${label}`);
+    frame.replaceChildren(...thumbnails(desk, [picture], "card").map((thumb) => {
+      thumb.onclick = (event) => {
+        event.stopImmediatePropagation();
+        desk.lightbox.open(pictures, at);
+      };
+      return thumb;
+    }));
+  }
+
+  /** One winner a cell: the star goes from the one that had it. */
+  async function toggle() {
+    const chosen = pictures[at];
+    const before = pictures.filter((picture) => picture.starred && picture !== chosen);
+    try {
+      for (const picture of before) await say(picture, false);
+      await say(chosen, !chosen.starred);
+      setText(status, chosen.starred ? "Picked." : "Not the winner any more.");
+    } catch (problem) {
+      setText(status, problem.text);
+      status.classList.remove("apx-unseen");
+    }
+    show(at);
+  }
+
+  async function say(picture, starred) {
+    await desk.link.ask("say", { run_id: picture.run_id, index: picture.index, starred });
+    picture.starred = starred;
+  }
+
+  if (pictures.length) show(0);
+  const flipping = pictures.length > 1 ? [previous, place, next] : [];
+  return h("td", { class: "apx-cell" },
+    pictures.length ? frame : null,
+    pictures.length ? h("div", { class: "apx-row" }, flipping, pick, status) : null,
+    cell.caption ? h("div", { class: "apx-facts" }, cell.caption) : null,
+    cell.why.map((why) => h("div", { class: "apx-facts" }, `⚠ ${why}`)));
+}
+
+function drawGrid(model, el) {
+  const desk = makeDesk(model, el);
+  desk.lightbox = makeLightbox(desk);
+  const place = h("div", { class: "apx-scroll apx-grid-scroll", tabindex: "0", role: "region", "aria-label": "Grid of pictures" });
+
+  function draw() {
+    const { x, y, columns, rows, cells } = model.get("grid");
+    const corner = [y, x].filter(Boolean).join(" \\ ");
+    place.replaceChildren(h("table", { class: "apx-table apx-grid" },
+      h("thead", {}, h("tr", {}, h("td", {}, corner), columns.map((text) => h("th", { scope: "col" }, text || "(none)")))),
+      h("tbody", {}, rows.map((row, down) => h("tr", {}, h("th", { scope: "row" }, row || "(none)"),
+        columns.map((column, across) => gridCell(desk, cells[down][across], [row, column].filter(Boolean).join(", "))))))));
+  }
+
+  desk.said = () => desk.link.ask("redraw").catch(() => {});
+  desk.on("change:grid", draw);
+  draw();
+  desk.root.append(desk.late, place);
+  return desk.begin();
+}
+
+export default {
+  initialize({ model }) {
+    linkOf(model);
+  },
+  render({ model, el }) {
+    return drawGrid(model, el);
+  },
+};

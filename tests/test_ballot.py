@@ -1,0 +1,139 @@
+"""Votes between pictures: fair pairs, and results that follow from the votes."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from datetime import UTC, datetime
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apixo_nb import axes, ballot
+from apixo_nb.ballot import Picture, Vote
+from apixo_nb.ledger import Ledger
+from apixo_nb.request import make_request
+from apixo_nb.run import SUCCESS, Image, Run, new_run
+
+_number = count()
+
+
+def a_run(style: str, ratio: str = "1:1", pictures: int = 1) -> Run:
+    request = make_request(f"a fox, {style}", aspect_ratio=ratio)
+    run = new_run(
+        request,
+        unit_price_micros=350_000,
+        sandbox=True,
+        prompt_template="a fox, {style}",
+        variables={"style": style},
+    )
+    images = [
+        Image(index=at, url="https://x.test/a.png", file=f"{next(_number)}.png") for at in range(pictures)
+    ]
+    return run.but(state=SUCCESS, images=tuple(images))
+
+
+def a_vote(left: Picture, right: Picture, outcome: str) -> Vote:
+    return Vote(f"v{next(_number)}", datetime.now(UTC), "style", *left.key, *right.key, outcome)
+
+
+def pictures_of(*runs: Run) -> list[Picture]:
+    return ballot.candidates(runs)
+
+
+def test_pictures_that_are_not_on_disk_do_not_stand():
+    run = a_run("ink").but(images=(Image(index=0, url="https://x.test/a.png"),))
+    assert ballot.candidates([run]) == []
+
+
+def test_pairs_differ_on_the_axis_and_nowhere_else():
+    runs = [a_run(style, ratio) for style in ("ink", "oil", "wax") for ratio in ("1:1", "3:2")]
+    found = ballot.pairs(pictures_of(*runs), "style", [], random.Random(1))
+    assert len(found) == 6
+    for left, right in found:
+        assert axes.value(left.run, "style") != axes.value(right.run, "style")
+        assert left.run.aspect_ratio == right.run.aspect_ratio
+
+
+def test_pictures_that_are_alike_in_nothing_still_meet():
+    found = ballot.pairs(pictures_of(a_run("ink", "1:1"), a_run("oil", "3:2")), "style", [], random.Random(1))
+    assert len(found) == 1
+
+
+def test_pairs_that_have_met_are_done_whichever_side_they_were_on():
+    ink, oil, wax = pictures_of(a_run("ink"), a_run("oil"), a_run("wax"))
+    found = ballot.pairs([ink, oil, wax], "style", [a_vote(oil, ink, "tie")], random.Random(1))
+    assert {frozenset((left.key, right.key)) for left, right in found} == {
+        frozenset((ink.key, wax.key)),
+        frozenset((oil.key, wax.key)),
+    }
+
+
+def test_sides_are_drawn_by_lot():
+    pictures = pictures_of(*(a_run("ink") for _ in range(12)), *(a_run("oil") for _ in range(12)))
+    found = ballot.pairs(pictures, "style", [], random.Random(7))
+    left = Counter(axes.value(pair[0].run, "style") for pair in found)
+    assert len(found) == 144
+    assert min(left.values()) > 45
+
+
+def test_whoever_stops_early_has_seen_each_picture_about_as_often():
+    pictures = pictures_of(*(a_run(style) for style in "abcdefgh"))
+    found = ballot.pairs(pictures, "style", [], random.Random(3))[:8]
+    seen = Counter(picture.key for pair in found for picture in pair)
+    assert max(seen.values()) - min(seen[picture.key] for picture in pictures) <= 2
+
+
+def test_results_count_wins_losses_and_ties_of_each_value():
+    ink, oil, wax = pictures_of(a_run("ink"), a_run("oil"), a_run("wax"))
+    votes = [
+        a_vote(ink, oil, "left"),
+        a_vote(oil, ink, "right"),
+        a_vote(ink, oil, "tie"),
+    ]
+    first, second, last = ballot.results([ink, oil, wax], "style", votes)
+    assert (first["style"], first["wins"], first["losses"], first["ties"]) == ("ink", 2, 0, 1)
+    assert first["win_rate"] == pytest.approx(2.5 / 3)
+    assert first["low"] < first["win_rate"] < first["high"] <= 1
+    assert (second["style"], second["win_rate"]) == ("oil", pytest.approx(0.5 / 3))
+    assert (last["style"], last["votes"], last["win_rate"]) == ("wax", 0, None)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.sampled_from(ballot.OUTCOMES)), max_size=40)
+)
+def test_every_vote_is_counted_once_on_each_side(cast: list[tuple[int, int, str]]):
+    pictures = pictures_of(*(a_run(style) for style in ("a", "a", "b", "b", "c", "c")))
+    votes = [a_vote(pictures[left], pictures[right], outcome) for left, right, outcome in cast]
+    counted = [vote for vote, (left, right, _) in zip(votes, cast, strict=True) if left // 2 != right // 2]
+    rows = ballot.results(pictures, "style", votes)
+    assert sum(row["votes"] for row in rows) == 2 * len(counted)
+    assert sum(row["wins"] for row in rows) == sum(row["losses"] for row in rows)
+    for row in rows:
+        assert row["votes"] == row["wins"] + row["losses"] + row["ties"]
+        if row["votes"]:
+            assert 0 <= row["low"] <= row["win_rate"] <= row["high"] <= 1
+
+
+def test_preferences_name_what_was_chosen_and_leave_ties_out():
+    ink, oil = pictures_of(a_run("ink"), a_run("oil"))
+    [one] = ballot.preferences([ink, oil], [a_vote(ink, oil, "right"), a_vote(ink, oil, "tie")])
+    assert one["chosen"]["variables"] == {"style": "oil"}
+    assert one["rejected"]["file"] == ink.image.file
+    assert one["prompt"] is None
+
+
+def test_votes_outlive_the_kernel(tmp_path):
+    ink, oil = pictures_of(a_run("ink"), a_run("oil"))
+    first, second = a_vote(ink, oil, "left"), a_vote(oil, ink, "tie")
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.cast(first)
+    ledger.cast(second)
+    ledger.take_back(first.vote_id)
+    ledger.close()
+    again = Ledger(tmp_path / "ledger.db")
+    assert again.votes("style") == again.votes() == [second]
+    assert again.votes("another") == []
+    again.close()
