@@ -5,21 +5,25 @@ Whatever comes from a page is read without trust, and each answer is JSON, with 
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import math
 import mimetypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from . import cards
 from .choices import choose
-from .errors import ApixoError, InvalidRequestError
+from .errors import ApixoError, BudgetError, InvalidRequestError
 from .form import form_of
+from .purse import budgets
 from .run import Image, Run
 from .search import Query
 from .session import Session
 from .target import SUFFIXES
+from .text import dollars
+from .wire import storable
 
 #: Widths and heights, in pixels, of the small pictures: of a card, and of a row of the history.
 SMALL_PX = {"card": 384, "row": 96}
@@ -87,6 +91,40 @@ def _free(stem: str, ending: str) -> Path:
     return next(path for path in tries if not path.exists())
 
 
+# --- what stands beside the form ---------------------------------------------------------------------
+
+
+def money(session: Session) -> Answer:
+    """The caps that are set, in micro-dollars."""
+    try:
+        caps = budgets(session)
+    except ApixoError:  # the page says elsewhere what is wrong with the ledger
+        caps = []
+    facts = [(cap.name, cap.limit_micros, cap.left_micros) for cap in caps]
+    names = ("name", "limit_micros", "left_micros")
+    return {"budgets": [dict(zip(names, fact, strict=True)) for fact in facts]}
+
+
+def unfinished(session: Session) -> str:
+    """What an earlier kernel has left, in a sentence; "" if nothing."""
+    try:
+        here = {job.run.run_id for job in session.jobs()} | session.ledger.elsewhere()
+        left = [run for run in session.ledger.unfinished() if run.run_id not in here]
+        open_runs = [run for run in left if run.sandbox == session.is_sandbox and run.task_id]
+        lost = session.lost()
+    except ApixoError:
+        return ""
+    said = []
+    if open_runs:
+        runs = "1 earlier run is" if len(open_runs) == 1 else f"{len(open_runs)} earlier runs are"
+        said.append(f"{runs} not finished; to resume costs nothing.")
+    if lost:
+        stake = dollars(sum(run.price_micros for run in lost) / 1e6)
+        submits = "1 submit was" if len(lost) == 1 else f"{len(lost)} submits were"
+        said.append(f"{submits} never answered, up to {stake} at stake: see %apixo resume.")
+    return " ".join(said)
+
+
 # --- pictures ---------------------------------------------------------------------------------------
 
 
@@ -106,7 +144,20 @@ def picture(session: Session, run: Run, index: int, size: str) -> tuple[Answer, 
     return facts, data
 
 
+def pictures(session: Session, asked: dict[str, Any]) -> Iterator[tuple[Run, int, str]]:
+    """Which pictures a page wants, and how large; what cannot be is left out."""
+    wanted = asked.get("wanted")
+    for each in wanted if isinstance(wanted, list) else []:
+        known = each if isinstance(each, dict) else {}
+        run_id, index, size = (known.get(name) for name in ("run_id", "index", "size"))
+        if isinstance(run_id, str) and isinstance(index, int) and size in ("full", *SMALL_PX):
+            with contextlib.suppress(InvalidRequestError):  # no such run: the others are wanted still
+                yield session.run(storable(run_id)), index, size
+
+
 def _bytes(session: Session, run: Run, image: Image, size: str) -> bytes:
+    if Path(image.file).name != image.file:  # a shared ledger is others' words: no name leads elsewhere
+        return b""
     if size != "full":
         return session.images.small(run.run_id, image, SMALL_PX[size])
     try:
@@ -130,13 +181,14 @@ def say_of(session: Session, asked: dict[str, Any]) -> Run:
 def _text(asked: dict[str, Any], name: str) -> str:
     value = asked.get(name)
     if isinstance(value, str):
-        return value
+        return storable(value)
     raise InvalidRequestError(f"{name} is no text", field=name, value=value, allowed="text")
 
 
 def _texts(asked: dict[str, Any], name: str) -> list[str]:
     values = asked.get(name, [])
-    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
+    known = values if isinstance(values, list) else []
+    return [storable(value) for value in known if isinstance(value, str)]
 
 
 def _number(value: object) -> float | None:
@@ -172,17 +224,17 @@ def _day(text: object, *, end: bool = False) -> dt.datetime | None:
         return None
     try:
         day = dt.date.fromisoformat(text)
-    except ValueError:
+        if end and day < dt.date.max:
+            day += dt.timedelta(days=1)
+        return dt.datetime.combine(day, dt.time.min).astimezone()
+    except (ValueError, OverflowError, OSError):  # the last two: at the ends of the calendar
         raise InvalidRequestError(
             f"{text!r:.40} is no day", field="date", value=text, allowed="2026-11-25"
         ) from None
-    if end and day < dt.date.max:
-        day += dt.timedelta(days=1)
-    return dt.datetime.combine(day, dt.time.min).astimezone()
 
 
-#: Asks that read, write or compute, each by its name.
-ASKS: dict[str, Callable[[Session, dict[str, Any]], Answer]] = {
+# Asks that read, write or compute, each by its name.
+_ASKS: dict[str, Callable[[Session, dict[str, Any]], Answer]] = {
     "find": find,
     "facets": facets,
     "compare": compare,
@@ -192,9 +244,16 @@ ASKS: dict[str, Callable[[Session, dict[str, Any]], Answer]] = {
 }
 
 
+def answer(name: str, session: Session, asked: dict[str, Any]) -> Answer:
+    """The answer to an ask; raises ApixoError."""
+    if name not in _ASKS:
+        raise InvalidRequestError("The page asks for what this kernel does not know", field="ask", value=name)
+    return _ASKS[name](session, asked)
+
+
 def problem(error: Exception) -> Answer:
     """An error as an answer: what happened, what to do, and which field it is about."""
     if isinstance(error, ApixoError):
-        field = error.field if isinstance(error, InvalidRequestError) else ""
+        field = "budget" if isinstance(error, BudgetError) else getattr(error, "field", "")
         return {"problem": {"text": error.message, "advice": error.advice, "field": field}}
     return {"problem": {"text": f"Something went wrong: {type(error).__name__}", "advice": "", "field": ""}}

@@ -109,7 +109,7 @@ def _balanced(open_pairs: list[tuple[Picture, Picture]]) -> list[tuple[Picture, 
 def results(pictures: Sequence[Picture], by: str, votes: Iterable[Vote]) -> list[dict[str, Any]]:
     """One row a value of the axis, best first.
 
-    ``votes``, ``wins``, ``losses``, ``ties``; ``win_rate`` counts a tie as half a win; ``low`` and ``high``
+    ``value``, ``votes``, ``wins``, ``losses``, ``ties``; ``win_rate`` counts a tie as half a win; ``low`` and ``high``
     bound it with 95 % confidence (Wilson's interval). All are missing (None) where nobody has voted.
     """
     values = {picture.key: axes.value(picture.run, by) for picture in pictures}
@@ -120,7 +120,7 @@ def results(pictures: Sequence[Picture], by: str, votes: Iterable[Vote]) -> list
             continue
         for value, won, lost in ((left, "left", "right"), (right, "right", "left")):
             counts[value][{won: "wins", lost: "losses"}.get(vote.outcome, "ties")] += 1
-    rows = [{by: value, **_row(count)} for value, count in counts.items()]
+    rows = [{"value": value, **_row(count)} for value, count in counts.items()]
     return sorted(rows, key=lambda row: -1.0 if row["win_rate"] is None else row["win_rate"], reverse=True)
 
 

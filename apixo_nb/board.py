@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from .cards import ended_card, live_card
 from .job import Job
@@ -17,37 +17,33 @@ _SHOWN = 60  # cards on the page, newest first; the rest is in the history
 
 @dataclass(eq=False, slots=True)
 class Track:
-    """One run that is shown. `ours`: begun on the panel, so that it leaves its lasting output there."""
+    """One run that is shown, and the session it runs in, which may be of earlier settings.
+
+    `ours`: begun on the panel, so that it leaves its lasting output there.
+    """
 
     job: Job
+    session: Session
     began_at: datetime
     ours: bool = False
     told: bool = False
     final: dict[str, Any] = field(default_factory=dict)
 
 
-class HasEnded(Protocol):
-    """Called once for each run that has ended; `ours` if it was begun on the panel."""
-
-    def __call__(self, job: Job, *, ours: bool) -> None:
-        """On the thread that draws, under the panel's lock."""
-
-
 class Board:
     """The runs on the page. Its methods are called under the panel's lock."""
 
-    def __init__(self, session: Session, has_ended: HasEnded) -> None:
-        self._session = session
-        self._has_ended = has_ended
+    def __init__(self, has_ended: Callable[[Track], None]) -> None:
+        self._has_ended = has_ended  # called once for each run, on the thread that draws
         self._tracks: dict[Job, Track] = {}
 
-    def add(self, jobs: Iterable[Job], *, ours: bool = False) -> None:
-        """Show runs, the last one on top."""
+    def add(self, session: Session, jobs: Iterable[Job], *, ours: bool = False) -> None:
+        """Show runs, the last one on top; those of earlier settings stay."""
         for job in jobs:
             if job not in self._tracks:
                 for other in [known for known in self._tracks if known.run.run_id == job.run.run_id]:
                     del self._tracks[other]  # taken up again: a run has one card
-                self._tracks[job] = Track(job, _began(job.run))
+                self._tracks[job] = Track(job, session, _began(job.run))
             self._tracks[job].ours |= ours
 
     @property
@@ -59,9 +55,9 @@ class Board:
         """The job of a run that is shown, or None."""
         return next((job for job in reversed(self._tracks) if job.run.run_id == run_id), None)
 
-    def ended(self) -> list[Job]:
+    def ended(self) -> list[Track]:
         """Runs that were begun on the panel and have ended, oldest first."""
-        return [track.job for track in self._tracks.values() if track.ours and track.final]
+        return [track for track in self._tracks.values() if track.ours and track.final]
 
     def renew(self, run: Run) -> None:
         """A person has said something of one of its pictures."""
@@ -72,20 +68,19 @@ class Board:
 
     def cards(self) -> list[dict[str, Any]]:
         """The page's cards, newest first."""
-        self.add(self._session.jobs())
         tracks = list(self._tracks.values())
         return [self._card(track) for track in reversed(tracks)][:_SHOWN]
 
     def _card(self, track: Track) -> dict[str, Any]:
         job = track.job
         if not job.ended.done():
-            return live_card(job, track.began_at, self._session.cadence_of(job.run))
+            return live_card(job, track.began_at, track.session.cadence_of(job.run))
         if not track.final:
             error = job.answer.exception() if job.answer.done() else None
             track.final = ended_card(job.run, error, job.said)
             if not track.told:
                 track.told = True
-                self._has_ended(job, ours=track.ours)
+                self._has_ended(track)
         return track.final
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -236,6 +236,11 @@ def lasting_html(card_html: str, panel_id: str) -> str:
     import markupsafe
 
     return render("lasting.html", card=markupsafe.Markup(card_html), panel_id=panel_id)  # noqa: S704
+
+
+def ballot_html(name: str, by: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What came of a ballot; the rows are those of `ballot.results`."""
+    return render("ballot.html", name=name, by=by, rows=rows)
 
 
 def sentence_html(sentence: str) -> str:

@@ -66,6 +66,13 @@ def _card_of(run: Run, **_options: Any) -> tuple[dict[str, str], dict[str, Any]]
     return card(current(), run), {}
 
 
+def _show_grid(grid: Any) -> None:
+    """A grid as the value of a cell can be worked with, where somebody can click."""
+    from .live_grid import show_grid
+
+    show_grid(grid)
+
+
 def load(shell: InteractiveShell) -> None:
     """Register everything that `unload` takes back."""
     unload(shell)
@@ -78,6 +85,9 @@ def load(shell: InteractiveShell) -> None:
         shell.events.register(event, callback)
     if shell.display_formatter is not None:
         shell.display_formatter.mimebundle_formatter.for_type_by_name("apixo_nb.run", "Run", _card_of)
+        shell.display_formatter.ipython_display_formatter.for_type_by_name(
+            "apixo_nb.grids", "Grid", _show_grid
+        )
     with contextlib.suppress(ConfigurationError):  # a bad variable is the business of the first command
         _look_around(shell)
 
@@ -118,6 +128,8 @@ def unload(shell: InteractiveShell) -> None:
     if shell.display_formatter is not None:
         with contextlib.suppress(KeyError):
             shell.display_formatter.mimebundle_formatter.pop("apixo_nb.run.Run")
+        with contextlib.suppress(KeyError):
+            shell.display_formatter.ipython_display_formatter.pop("apixo_nb.grids.Grid")
 
 
 _EVENTS: dict[str, Callable[[Any], None]] = {

@@ -19,6 +19,7 @@ from .request import Request, make_request
 from .run import Run
 from .spec import DEFAULT_MODEL, MODELS, Value
 from .template import split_prompts
+from .wire import storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ def _is_run_as(cell: str, line: str, prompt: str) -> bool:
     """Whether IPython hands the line and the prompt to the magic as they are."""
     from IPython.core.inputtransformer2 import TransformerManager
 
-    if any(char in line for char in "{}$"):
+    if any(char in line for char in "{}$") or storable(cell) != cell:
         return False
     run = f"get_ipython().run_cell_magic('apixo', {line!r}, {prompt + chr(10)!r})\n"
     return TransformerManager().transform_cell(cell) == run

@@ -20,8 +20,9 @@ class Outlet:
         self._publisher.topic = known.topic
         self._lock = threading.Lock()
 
-    def show(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
-        """Add an output."""
+    def show(self, bundle: dict[str, str], *, display_id: str = "", update: bool = False) -> None:
+        """Add an output, or with `update` write over the one of that `display_id`, wherever it stands."""
+        transient = {"display_id": display_id} if display_id else {}
         with self._lock:
             self._publisher.set_parent(self._cell)  # of this thread, where threads have their own
-            self._publisher.publish(data=bundle, metadata=metadata or {})
+            self._publisher.publish(data=bundle, metadata={}, transient=transient, update=update)

@@ -3,47 +3,35 @@
 It stands on the same session as the magic: a run that is begun here is the same row, and shows here if it was
 begun elsewhere in this kernel. One panel a kernel: shown again, it is the same one, with all that is in it.
 
-What the page asks is heard on whatever thread the kernel uses and carried out on threads of the panel's own,
-so that nothing waits for a cell that sleeps. Money is asked for with a token: a click that arrives twice, or
-that was pressed again while nobody answered, buys once.
+Money is asked for with a token: a click that arrives twice, or that was pressed again while nobody answered,
+buys once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
-import os
 import threading
-import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from IPython.core.getipython import get_ipython
-from IPython.display import display
 
 from . import asks, loop
-from .board import Board
-from .cards import model_facts, row
-from .display import lasting_html, sentence_html
+from .board import Board, Track
+from .cards import again, model_facts
+from .desk import Desk, Sentence, has_widgets
 from .errors import ApixoError, ConfigurationError, CostLimitError
 from .form import Form, cell_text, check_draws, form_of, problems, python_text, read_form
 from .job import Job
 from .live import card
 from .options import MOST_DRAWS
-from .outlet import Outlet
-from .purse import budgets
 from .run import Run
 from .session import Session
 from .shared import current
 from .spec import MODELS
 from .text import dollars
-from .writer import Writer
-
-if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
-
-    from .widget import PanelWidget
 
 _REDRAW_S = 0.25
 _LEFT_AGAIN = 12  # lasting outputs, when the panel is shown again in this kernel
@@ -56,46 +44,29 @@ _NO_WIDGETS = (
 _log = logging.getLogger(__name__)
 
 
-class Panel:
+class Panel(Desk):
     """The panel of this kernel; get it with `panel`. As the value of a cell it is shown."""
 
     def __init__(self) -> None:
         from .widget import PanelWidget
 
-        self._id = uuid.uuid4().hex
-        self._lock = threading.RLock()
-        self._worker = Writer("apixo-panel")
-        self._painter = Writer("apixo-panel-pictures")
-        # ipykernel hears the page's next message in the thread whose context ours was sent from. The page's
-        # last message is that context, so that it is a subshell of the front end where there are any.
-        self._context = contextvars.copy_context()
-        self._outlet: Outlet | None = None
+        super().__init__(PanelWidget(form=Form().as_dict()), _NO_WIDGETS)
         self._ticking = False
         self._bought: dict[str, list[str]] = {}  # token -> runs
         self._exported: dict[str, str] = {}
         self._unbind: Callable[[], None] = lambda: None
-        self._widget: PanelWidget = PanelWidget(form=Form().as_dict())
-        self._bind(current())
-        self._widget.observe(lambda _change: self._worker.submit(self._check), "form")
-        self._widget.on_msg(self._heard)
+        self._board = Board(self._has_ended)
+        self._bind(self._session)
+        self._widget.observe(lambda _change: self._soon(self._check), "form")
         self._check()
 
     def __repr__(self) -> str:
         return f"<Panel of {self._session!r}>"
 
-    def _ipython_display_(self) -> None:
-        shell = get_ipython()
-        if shell is None or not _has_widgets(shell):
-            display({"text/html": sentence_html(_NO_WIDGETS), "text/plain": _NO_WIDGETS}, raw=True)
-            return
-        found: Any = self._widget._repr_mimebundle_()
-        bundle, metadata = found if isinstance(found, tuple) else (found, {})
-        display({**bundle, "text/plain": _NO_WIDGETS}, metadata=metadata, raw=True)
-        with self._lock:
-            self._outlet = Outlet(shell)
-            for job in self._board.ended()[-_LEFT_AGAIN:]:
-                self._leave(job)
-        self._worker.submit(self._look)
+    def _leave_again(self) -> None:
+        for track in self._board.ended()[-_LEFT_AGAIN:]:
+            self._leave_run(track)
+        self._soon(self._look)
 
     # --- the session ---
 
@@ -103,7 +74,6 @@ class Panel:
         self._unbind()
         with self._lock:
             self._session = session
-            self._board = Board(session, self._has_ended)
         self._listen()
         self._tell_facts()
 
@@ -123,42 +93,9 @@ class Panel:
             "models": [model_facts(spec, session.unit_price_micros(spec.id)) for spec in MODELS.values()],
             "most_draws": MOST_DRAWS,
             "problem": self._problem,
-            "unfinished": self._unfinished(),
+            "unfinished": asks.unfinished(session),
         }
-        self._set(facts=facts, money=self._money())
-
-    def _money(self) -> dict[str, Any]:
-        """The caps that are set, in micro-dollars."""
-        try:
-            caps = budgets(self._session)
-        except ApixoError:
-            return {"budgets": []}
-        return {
-            "budgets": [
-                {"name": cap.name, "limit_micros": cap.limit_micros, "left_micros": cap.left_micros}
-                for cap in caps
-            ]
-        }
-
-    def _unfinished(self) -> str:
-        """What an earlier kernel has left, in a sentence; "" if nothing."""
-        session = self._session
-        try:
-            here = {job.run.run_id for job in session.jobs()} | session.ledger.elsewhere()
-            left = [run for run in session.ledger.unfinished() if run.run_id not in here]
-            open_runs = [run for run in left if run.sandbox == session.is_sandbox and run.task_id]
-            lost = session.lost()
-        except ApixoError:
-            return ""
-        said = []
-        if open_runs:
-            runs = "1 earlier run is" if len(open_runs) == 1 else f"{len(open_runs)} earlier runs are"
-            said.append(f"{runs} not finished; to resume costs nothing.")
-        if lost:
-            stake = dollars(sum(run.price_micros for run in lost) / 1e6)
-            submits = "1 submit was" if len(lost) == 1 else f"{len(lost)} submits were"
-            said.append(f"{submits} never answered, up to {stake} at stake: see %apixo resume.")
-        return " ".join(said)
+        self._set(facts=facts, money=asks.money(self._session))
 
     def _same_session(self) -> Session:
         """The session of the notebook; the panel follows it when a setting has changed."""
@@ -182,18 +119,6 @@ class Panel:
 
     # --- to the page ---
 
-    def _set(self, **traits: Any) -> None:
-        def put() -> None:
-            for name, value in traits.items():
-                setattr(self._widget, name, value)
-
-        with self._lock:
-            self._context.copy().run(put)
-
-    def _send(self, content: dict[str, Any], *buffers: bytes) -> None:
-        with self._lock:
-            self._context.copy().run(self._widget.send, content, list(buffers))
-
     def _news(self, _run: Run | None = None) -> None:
         """A run has changed; called on the loop thread."""
         if not self._ticking:
@@ -206,56 +131,45 @@ class Panel:
             await asyncio.sleep(_REDRAW_S)
 
     def _look(self) -> bool:
-        """Bring the page up to date; whether something is still on its way."""
-        with self._lock:
-            busy = self._board.busy
-            shown = self._board.cards()
-            if shown != self._widget.cards:
-                self._set(cards=shown, money=self._money())
-            busy = busy or self._board.busy
+        """Bring the page up to date; whether something is still on its way.
+
+        Never raises: what was bought goes on, and whoever asked must hear of it, whatever can be shown.
+        """
+        try:
+            busy = self._redraw()
+        except Exception:  # noqa: BLE001 - whatever it is
+            _log.exception("the panel could not be drawn")
+            return False
         if busy:
             self._wake()
         return busy
 
+    def _redraw(self) -> bool:
+        with self._lock:
+            self._board.add(self._session, self._session.jobs())
+            busy = self._board.busy
+            shown = self._board.cards()
+            if shown != self._widget.cards:
+                self._set(cards=shown, money=asks.money(self._session))
+            return busy or self._board.busy
+
     def _wake(self) -> None:
         loop.loop_thread().loop.call_soon_threadsafe(self._news)
 
-    def _has_ended(self, job: Job, *, ours: bool) -> None:
-        if ours:
-            self._leave(job)
-        for image in job.run.images:
-            self._painter.submit(self._paint, job.run, image.index, "card")
+    def _has_ended(self, track: Track) -> None:
+        for image in track.job.run.images:
+            self._later(self._paint, track.session, track.job.run, image.index, "card")
+        if track.ours:
+            try:
+                self._leave_run(track)
+            except Exception:  # noqa: BLE001 - whatever it is, the card is to be shown
+                _log.exception("the panel could not leave run %s in the notebook", track.job.run.run_id)
 
-    def _leave(self, job: Job) -> None:
-        """The lasting output of a run, in the panel's cell; the page hides it while the panel is there."""
-        if self._outlet is not None:
-            bundle = card(self._session, job.run, job.said)
-            self._outlet.show({**bundle, "text/html": lasting_html(bundle["text/html"], self._id)})
-
-    def _paint(self, run: Run, index: int, size: str) -> None:
-        facts, data = asks.picture(self._session, run, index, size)
-        push = {"push": "picture", "run_id": run.run_id, "index": index, "size": size, **facts}
-        self._send(push, data)
+    def _leave_run(self, track: Track) -> None:
+        """The lasting output of a run."""
+        self._leave(card(track.session, track.job.run, track.job.said))
 
     # --- from the page ---
-
-    def _heard(self, _widget: object, content: dict[str, Any], _buffers: object) -> None:
-        """A message of the page, on whatever thread the kernel uses."""
-        self._context = contextvars.copy_context()
-        slow = content.get("ask") in ("pictures", "export", "fetch", "compare")
-        (self._painter if slow else self._worker).submit(self._answer, content)
-
-    def _answer(self, content: dict[str, Any]) -> None:
-        name = str(content.get("ask"))
-        try:
-            own: Callable[[dict[str, Any]], dict[str, Any]] | None = getattr(self, f"_ask_{name}", None)
-            answer = own(content) if own else asks.ASKS[name](self._same_session(), content)
-        except Exception as error:  # noqa: BLE001 - the page must hear of it, whatever it is
-            answer = asks.problem(error)
-            if not isinstance(error, ApixoError):
-                _log.exception("the panel failed at %s", name)
-        buffers = answer.pop("buffers", ())
-        self._send({"answer": content.get("call"), **answer}, *buffers)
 
     def _check(self) -> None:
         """Tell what is wrong with the form, and how it reads as a cell and as Python."""
@@ -272,9 +186,7 @@ class Panel:
         self._same_session()
         self._tell_facts()
         self._look()
-        with self._lock:  # a message can be lost, or the page may have been opened anew
-            for name in ("facts", "money", "cards", "checked"):
-                self._context.copy().run(self._widget.send_state, name)
+        self._set_again("facts", "money", "cards", "checked")
         return {}
 
     def _ask_generate(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -289,6 +201,9 @@ class Panel:
         """Buy the request of a run that came to nothing once more."""
         session = self._agreed_session()
         old = self._shown(asked).run
+        if not again(old) or old.sandbox != session.is_sandbox:
+            step = "Nothing was sent. Send it to the form to ask for another draw."
+            raise ConfigurationError("That run is not to be tried again here", next_step=step)
         labels = form_of(old).labels()
         run = session.plan(old.request, labels, prompt_template=old.prompt_template, variables=old.variables)
         return self._buy(session, [run], asked)
@@ -308,7 +223,7 @@ class Panel:
         batch = object()
         with self._lock:
             for run in runs:
-                self._board.add([session.start(run, batch=batch)], ours=True)
+                self._board.add(session, [session.start(run, batch=batch)], ours=True)
         self._look()
         return {"run_ids": self._bought[token]}
 
@@ -329,29 +244,15 @@ class Panel:
         run_id = asked.get("run_id")
         jobs = session.resume(run_id if isinstance(run_id, str) else None)
         with self._lock:
-            self._board.add(jobs, ours=True)
+            self._board.add(session, jobs, ours=True)
         self._look()
         self._tell_facts()
         return {"run_ids": [job.run.run_id for job in jobs]}
 
-    def _ask_say(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Rating, star, note and tags of a picture."""
-        run = asks.say_of(self._same_session(), asked)
+    def _said(self, run: Run) -> None:
         with self._lock:
             self._board.renew(run)
         self._look()
-        return {"row": row(run)}
-
-    def _ask_pictures(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Pictures that the page does not have yet; they come one by one."""
-        session = self._same_session()
-        wanted = [each for each in asked.get("wanted", []) if isinstance(each, dict)]
-        for each in wanted:
-            run = session.run(str(each.get("run_id")))
-            size = str(each.get("size"))
-            if isinstance(each.get("index"), int) and (size == "full" or size in asks.SMALL_PX):
-                self._paint(run, each["index"], size)
-        return {}
 
     def _ask_export(self, asked: dict[str, Any]) -> dict[str, Any]:
         answer = asks.export(self._same_session(), asked)
@@ -363,28 +264,21 @@ class Panel:
         place = self._exported.get(str(asked.get("file")))
         if place is None:
             raise ConfigurationError("No such file was exported here")
-        with open(place, "rb") as file:  # noqa: PTH123 - a text, as it was told to the page
-            return {"buffers": [file.read()]}
+        try:
+            return {"buffers": [Path(place).read_bytes()]}
+        except OSError as error:
+            raise ConfigurationError(f"The file cannot be read any more: {error.strerror}") from None
 
 
 def _texts(form: Form) -> dict[str, str]:
     return {"cell": cell_text(form), "python": python_text(form)}
 
 
-def _has_widgets(shell: InteractiveShell | None) -> bool:
-    """Whether somebody can click here. Voila runs notebooks without input, and shows their widgets."""
-    kernel = getattr(shell, "kernel", None)
-    if kernel is None:
-        return False
-    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
-    return voila or bool(kernel.get_parent().get("content", {}).get("allow_stdin", True))
-
-
 _panel: Panel | None = None
 _panel_lock = threading.Lock()
 
 
-def panel() -> Panel:
+def panel() -> Panel | Sentence:
     """The panel: a form to make pictures, live cards of all runs of this kernel, and the history.
 
     As the value of a cell it is shown; shown again, it is the same one. It needs a front end with widgets
@@ -392,6 +286,8 @@ def panel() -> Panel:
     """
     global _panel  # noqa: PLW0603 - one a kernel is the point
     with _panel_lock:
+        if _panel is None and not has_widgets(get_ipython()):
+            return Sentence(_NO_WIDGETS)
         if _panel is None:
             _panel = Panel()
         return _panel

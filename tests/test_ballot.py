@@ -94,11 +94,11 @@ def test_results_count_wins_losses_and_ties_of_each_value():
         a_vote(ink, oil, "tie"),
     ]
     first, second, last = ballot.results([ink, oil, wax], "style", votes)
-    assert (first["style"], first["wins"], first["losses"], first["ties"]) == ("ink", 2, 0, 1)
+    assert (first["value"], first["wins"], first["losses"], first["ties"]) == ("ink", 2, 0, 1)
     assert first["win_rate"] == pytest.approx(2.5 / 3)
     assert first["low"] < first["win_rate"] < first["high"] <= 1
-    assert (second["style"], second["win_rate"]) == ("oil", pytest.approx(0.5 / 3))
-    assert (last["style"], last["votes"], last["win_rate"]) == ("wax", 0, None)
+    assert (second["value"], second["win_rate"]) == ("oil", pytest.approx(0.5 / 3))
+    assert (last["value"], last["votes"], last["win_rate"]) == ("wax", 0, None)
 
 
 @given(

@@ -1,8 +1,9 @@
 // A grid of pictures: rows and columns are the values of two axes, a cell is a stack of takes to flip through.
 
 /** One cell: its pictures one at a time, the winner first, and what can be said of them. */
-function gridCell(desk, cell, label) {
+function gridCell(desk, cell) {
   if (!cell) return h("td", { class: "apx-cell apx-empty" }, "Nothing here");
+  const { pictures, label } = cell;
   const frame = h("div", { class: "apx-stack" });
   const place = h("span", { class: "apx-place" });
   const flip = (by, text, name) => h("button", { type: "button", class: "apx-button apx-small", "aria-label": `${name} in ${label}`, onclick: () => show(at + by) }, text);
@@ -10,7 +11,6 @@ function gridCell(desk, cell, label) {
   const next = flip(1, "›", "Next picture");
   const pick = h("button", { type: "button", class: "apx-button apx-small", onclick: toggle }, "");
   const status = h("span", { class: "apx-unseen", role: "status" });
-  const { pictures } = cell;
   let at = 0;
 
   function show(index) {
@@ -66,15 +66,16 @@ function drawGrid(model, el) {
   const place = h("div", { class: "apx-scroll apx-grid-scroll", tabindex: "0", role: "region", "aria-label": "Grid of pictures" });
 
   function draw() {
-    const { x, y, columns, rows, cells } = model.get("grid");
-    const corner = [y, x].filter(Boolean).join(" \\ ");
-    place.replaceChildren(h("table", { class: "apx-table apx-grid" },
-      h("thead", {}, h("tr", {}, h("td", {}, corner), columns.map((text) => h("th", { scope: "col" }, text || "(none)")))),
-      h("tbody", {}, rows.map((row, down) => h("tr", {}, h("th", { scope: "row" }, row || "(none)"),
-        columns.map((column, across) => gridCell(desk, cells[down][across], [row, column].filter(Boolean).join(", "))))))));
+    const { x, y, sections } = model.get("grid");
+    const corner = [y && `${y} ↓`, x && `${x} →`].filter(Boolean).join("  ");
+    place.replaceChildren(...(sections ?? []).map((section) => h("section", {},
+      section.label ? h("h3", { class: "apx-title" }, section.label) : null,
+      h("table", { class: "apx-table apx-grid" },
+        h("thead", {}, h("tr", {}, h("td", {}, corner), section.columns.map((text) => h("th", { scope: "col" }, text || "(none)")))),
+        h("tbody", {}, section.rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.label || (y ? "(none)" : "")),
+          row.cells.map((cell) => gridCell(desk, cell)))))))));
   }
 
-  desk.said = () => desk.link.ask("redraw").catch(() => {});
   desk.on("change:grid", draw);
   draw();
   desk.root.append(desk.late, place);

@@ -63,7 +63,7 @@ function drawVote(model, el) {
     const percent = (value) => (value === null ? "" : `${Math.round(100 * value)} %`);
     counted.replaceChildren(h("table", { class: "apx-table" },
       h("thead", {}, h("tr", {}, [by, "Win rate", "95 % between", "Wins", "Losses", "Ties"].map((text) => h("th", { scope: "col" }, text)))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row[by] || "(none)"), h("td", {}, percent(row.win_rate)),
+      h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.value || "(none)"), h("td", {}, percent(row.win_rate)),
         h("td", {}, row.low === null ? "" : `${percent(row.low)} and ${percent(row.high)}`),
         [row.wins, row.losses, row.ties].map((number) => h("td", {}, String(number))))))));
   }

@@ -1,0 +1,190 @@
+"""The kernel's side of a widget: hears what its page asks, answers, and sends pictures.
+
+What the page asks is heard on whatever thread the kernel uses and carried out on threads of the desk's own,
+so that nothing waits for a cell that sleeps.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.getipython import get_ipython
+from IPython.display import display
+
+from . import asks
+from .cards import row
+from .display import lasting_html, sentence_html
+from .errors import ApixoError
+from .outlet import Outlet
+from .run import Run
+from .session import Session
+from .shared import current
+from .writer import Writer
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .widget import DeskWidget
+
+_SLOW = ("pictures", "export", "fetch", "compare")  # asks that read or write files
+
+_log = logging.getLogger(__name__)
+
+
+@functools.cache
+def _thread(name: str) -> Writer:
+    """A thread that all desks share; notebooks may hold many of them."""
+    return Writer(name)
+
+
+class Desk:
+    """One widget, and all that its page may ask. As the value of a cell it is shown.
+
+    Parameters
+    ----------
+    widget : DeskWidget
+        What the page draws.
+    instead : str
+        A sentence for front ends without widgets.
+    """
+
+    def __init__(self, widget: DeskWidget, instead: str) -> None:
+        self._id = uuid.uuid4().hex
+        self._instead = instead
+        self._lock = threading.RLock()
+        # ipykernel hears the page's next message in the thread whose context ours was sent from. The page's
+        # last message is that context, so that it is a subshell of the front end where there are any.
+        self._context = contextvars.copy_context()
+        self._outlet: Outlet | None = None
+        self._session = current()
+        self._widget: Any = widget
+        self._widget.on_msg(self._heard)
+
+    def _ipython_display_(self) -> None:
+        found: Any = self._widget._repr_mimebundle_()
+        bundle, metadata = found if isinstance(found, tuple) else (found, {})
+        display({**bundle, "text/plain": self._instead}, metadata=metadata, raw=True)
+        with self._lock:
+            self._outlet = Outlet(get_ipython())
+            self._leave_again()
+
+    def _leave_again(self) -> None:
+        """Put the lasting outputs into the cell that shows the widget now."""
+
+    def _leave(self, bundle: dict[str, str], *, display_id: str = "", update: bool = False) -> None:
+        """A lasting output, in the cell of the widget; the page hides it while the widget is there.
+
+        `update` writes over the one of that `display_id`.
+        """
+        if self._outlet is not None:
+            html = lasting_html(bundle["text/html"], self._id)
+            self._outlet.show({**bundle, "text/html": html}, display_id=display_id, update=update)
+
+    def _same_session(self) -> Session:
+        """The session of the notebook; the desk follows it when a setting has changed."""
+        self._session = current()
+        return self._session
+
+    # --- to the page ---
+
+    def _set(self, **traits: Any) -> None:
+        def put() -> None:
+            for name, value in traits.items():
+                setattr(self._widget, name, value)
+
+        with self._lock:
+            self._context.copy().run(put)
+
+    def _set_again(self, *traits: str) -> None:
+        """Send what the page should have already: a message can be lost, or the page opened anew."""
+        with self._lock:
+            for name in traits:
+                self._context.copy().run(self._widget.send_state, name)
+
+    def _send(self, content: dict[str, Any], *buffers: bytes) -> None:
+        with self._lock:
+            self._context.copy().run(self._widget.send, content, list(buffers))
+
+    def _paint(self, session: Session, run: Run, index: int, size: str) -> None:
+        facts, data = asks.picture(session, run, index, size)
+        push = {"push": "picture", "run_id": run.run_id, "index": index, "size": size, **facts}
+        self._send(push, data)
+
+    # --- from the page ---
+
+    def _heard(self, _widget: object, content: object, _buffers: object) -> None:
+        """A message of the page, on whatever thread the kernel uses."""
+        self._context = contextvars.copy_context()
+        if not isinstance(content, dict):
+            return
+        slow = content.get("ask") in _SLOW
+        _thread("apixo-desk-files" if slow else "apixo-desk").submit(self._answer, content)
+
+    def _soon(self, call: Callable[..., Any], *args: Any) -> None:
+        """A call on the desk's thread."""
+        _thread("apixo-desk").submit(call, *args)
+
+    def _later(self, call: Callable[..., Any], *args: Any) -> None:
+        """A call that takes its time, behind others such."""
+        _thread("apixo-desk-files").submit(call, *args)
+
+    def _answer(self, content: dict[str, Any]) -> None:
+        name = str(content.get("ask"))
+        try:
+            own: Callable[[dict[str, Any]], dict[str, Any]] | None = getattr(self, f"_ask_{name}", None)
+            answer = own(content) if own else asks.answer(name, self._same_session(), content)
+        except Exception as error:  # noqa: BLE001 - the page must hear of it, whatever it is
+            answer = asks.problem(error)
+            if not isinstance(error, ApixoError):
+                _log.exception("%s failed at %s", type(self).__name__, name)
+        buffers = answer.pop("buffers", ())
+        self._send({"answer": content.get("call"), **answer}, *buffers)
+
+    def _ask_hello(self, _asked: dict[str, Any]) -> dict[str, Any]:
+        """A page is there."""
+        return {}
+
+    def _ask_pictures(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Pictures that the page does not have yet; they come one by one."""
+        session = self._same_session()
+        for run, index, size in asks.pictures(session, asked):
+            self._paint(session, run, index, size)
+        return {}
+
+    def _ask_say(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Rating, star, note and tags of a picture."""
+        run = asks.say_of(self._same_session(), asked)
+        self._said(run)
+        return {"row": row(run)}
+
+    def _said(self, run: Run) -> None:
+        """A person has said something of one of its pictures."""
+
+
+def has_widgets(shell: InteractiveShell | None) -> bool:
+    """Whether somebody can click here. Voila runs notebooks without input, and shows their widgets."""
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        return False
+    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return voila or bool(kernel.get_parent().get("content", {}).get("allow_stdin", True))
+
+
+class Sentence:
+    """What stands for a widget where nobody can click; no widget is made, which the notebook would keep."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def _ipython_display_(self) -> None:
+        display({"text/html": sentence_html(self._text), "text/plain": self._text}, raw=True)

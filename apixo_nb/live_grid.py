@@ -1,0 +1,91 @@
+"""A grid that can be worked with: flip through a cell, see a picture at full size, pick the winner.
+
+It stands in for the lasting grid where somebody can click; that one is left beside it, with the winners that
+were picked, for when the kernel is gone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from IPython.core.getipython import get_ipython
+
+from .cards import picture
+from .cells import Cell, Layout, Section, lay_out, why_none
+from .desk import Desk, has_widgets
+from .grids import Grid, bounded
+from .originals import Images
+from .run import Run
+from .text import printable
+
+_INSTEAD = "A grid of pictures"
+_PICTURES = 48  # of one cell
+
+
+class LiveGrid(Desk):
+    """A grid with a page that can be clicked."""
+
+    def __init__(self, grid: Grid, images: Images) -> None:
+        from .widget import GridWidget
+
+        self._layout = grid.layout
+        self._images = images
+        super().__init__(GridWidget(), _INSTEAD)
+        self._draw()
+
+    def _draw(self) -> None:
+        sections = [_section(section) for section in bounded(self._layout)]
+        axes = {"x": self._layout.x, "y": self._layout.y}
+        self._set(facts={"id": self._id}, grid={**axes, "title": self._layout.title, "sections": sections})
+
+    def _leave_again(self) -> None:
+        self._leave(self._lasting(), display_id=self._id)
+
+    def _lasting(self) -> dict[str, str]:
+        return Grid(self._layout, self._images)._repr_mimebundle_()
+
+    def _ask_hello(self, _asked: dict[str, Any]) -> dict[str, Any]:
+        self._set_again("facts", "grid")
+        return {}
+
+    def _said(self, run: Run) -> None:
+        """The page shows it already; what is left in the notebook is to show it too."""
+        runs = [run if known.run_id == run.run_id else known for known in self._layout.runs]
+        self._layout = lay_out(runs, self._layout.x or None, self._layout.y or None)
+        self._later(self._leave_newer, self._layout)
+
+    def _leave_newer(self, layout: Layout) -> None:
+        if layout is self._layout:  # else another star came meanwhile, and its turn comes
+            self._leave(self._lasting(), display_id=self._id, update=True)
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "label": section.label,
+        "columns": [printable(column) for column in section.columns],
+        "rows": [
+            {"label": printable(row.label), "cells": [_cell(cell) if cell else None for cell in row.cells]}
+            for row in section.rows
+        ],
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    slides = cell.slides()
+    here = [slide for slide in slides if slide.image and slide.image.file]
+    why = dict.fromkeys(why_none(slide) for slide in slides if not (slide.image and slide.image.file))
+    return {
+        "label": cell.label,
+        "caption": cell.caption,
+        "pictures": [
+            picture(slide.run, slide.image, alive=False) for slide in here[:_PICTURES] if slide.image
+        ],
+        "why": list(why),
+    }
+
+
+def show_grid(grid: Grid) -> None:
+    """Show a grid as the value of a cell; NotImplementedError where nobody can click, and it shows itself."""
+    if not has_widgets(get_ipython()):
+        raise NotImplementedError
+    LiveGrid(grid, grid.images)._ipython_display_()

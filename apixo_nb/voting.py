@@ -1,0 +1,210 @@
+"""Blind votes in the notebook: two pictures side by side, no names, one key for the better one.
+
+Each vote is kept in the ledger at once, so a ballot goes on where it was left, in any kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.getipython import get_ipython
+
+from . import axes, ballot
+from .ballot import OUTCOMES, Picture, Vote
+from .desk import Desk, Sentence, has_widgets
+from .display import ballot_html
+from .errors import ConfigurationError, InvalidRequestError
+from .run import Run, utc_now
+from .session import Session
+from .shared import current
+from .target import checked_target, new_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NO_WIDGETS = (
+    "Votes are cast by clicking: open the notebook in JupyterLab, Notebook 7 or Voila, and run this cell."
+)
+_PROMPT_SHOWN = 120
+_COLUMNS = {
+    "value": "str",
+    **dict.fromkeys(("votes", "wins", "losses", "ties"), "int64"),
+    **dict.fromkeys(("win_rate", "low", "high"), "Float64"),
+}
+
+
+class Ballot(Desk):
+    """A ballot over the pictures of some runs. As the value of a cell it asks for votes.
+
+    Attributes
+    ----------
+    by : str
+        The axis whose values stand for election.
+    name : str
+        Which ballot it is; the votes of one name belong together.
+    """
+
+    def __init__(self, session: Session, runs: Iterable[Run], by: str, name: str) -> None:
+        from .widget import VoteWidget
+
+        self.by, self.name = by, name
+        self._pictures = ballot.candidates(runs)
+        self._ledger = session.ledger
+        self._dice = random.Random(secrets.randbits(64))  # noqa: S311 - a lot, no secret
+        self._open: list[tuple[Picture, Picture]] = []
+        self._turn = 0
+        super().__init__(VoteWidget(), _NO_WIDGETS)
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"<Ballot {self.name!r} by {self.by}: {len(self.votes())} votes, {len(self._open)} pairs left>"
+
+    def __len__(self) -> int:
+        """How many pairs are still to be voted on."""
+        return len(self._open)
+
+    def votes(self) -> list[Vote]:
+        """The votes of this ballot, oldest first; those of pictures that are not in it are left out."""
+        known = {picture.key for picture in self._pictures}
+        cast = self._ledger.votes(self.name)
+        return [vote for vote in cast if vote.left in known and vote.right in known]
+
+    def results(self) -> pd.DataFrame:
+        """One row a value of the axis (the index), best first.
+
+        ``votes``, ``wins``, ``losses``, ``ties`` are numbers of votes; ``win_rate`` counts a tie as half a win,
+        and ``low`` and ``high`` bound it with 95 % confidence; all three are missing without a vote.
+        """
+        from .frame import typed
+
+        rows = ballot.results(self._pictures, self.by, self.votes())
+        values = {column: [row[column] for row in rows] for column in _COLUMNS}
+        return typed(values, _COLUMNS).set_index("value").rename_axis(self.by)
+
+    def preferences(self, path: str | os.PathLike[str]) -> Path:
+        """Write the votes that were no ties as JSON Lines, a preference a line; see `ballot.preferences`.
+
+        Raises
+        ------
+        ApixoError
+            The file cannot be written.
+        """
+        target = checked_target(path, "jsonl")
+        lines = [
+            json.dumps(each, ensure_ascii=False) for each in ballot.preferences(self._pictures, self.votes())
+        ]
+        with new_file(target, "preferences") as file:
+            file.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
+        return target
+
+    # --- voting ---
+
+    def _begin(self) -> None:
+        self._open = ballot.pairs(self._pictures, self.by, self.votes(), self._dice)
+        self._show_pair()
+
+    def _show_pair(self) -> None:
+        self._turn += 1
+        done = len(self.votes())
+        pair: dict[str, Any] = {"done": done, "left": len(self._open), "turn": self._turn, "pictures": None}
+        if self._open:
+            sides = self._open[0]
+            # Neither names nor alternative texts: the page is not to know what it shows.
+            pair["pictures"] = [self._blind(side) for side in sides]
+            same = sides[0].run.prompt == sides[1].run.prompt
+            pair["prompt"] = sides[0].run.prompt[:_PROMPT_SHOWN] if same else ""
+        self._set(pair=pair, facts={"id": self._id})
+
+    def _blind(self, side: Picture) -> dict[str, Any]:
+        image = side.image
+        size = {"width": image.width or 1, "height": image.height or 1}
+        return {"run_id": side.run.run_id, "index": image.index, "file": image.file, "alt": "", **size}
+
+    def _ask_hello(self, _asked: dict[str, Any]) -> dict[str, Any]:
+        self._set_again("facts", "pair", "results")
+        return {}
+
+    def _ask_vote(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Which side is better. `turn` names the pair: a key that is pressed twice votes once."""
+        outcome = asked.get("outcome")
+        if outcome not in OUTCOMES:
+            allowed = ", ".join(OUTCOMES)
+            raise InvalidRequestError("That is no vote", field="outcome", value=outcome, allowed=allowed)
+        with self._lock:
+            if asked.get("turn") != self._turn or not self._open:
+                return {}
+            left, right = self._open[0]
+            vote = Vote(
+                secrets.token_hex(16), utc_now(), self.name, *left.key, *right.key, outcome=str(outcome)
+            )
+            self._ledger.cast(vote)
+            del self._open[0]
+            self._show_pair()
+        return {}
+
+    def _ask_undo(self, _asked: dict[str, Any]) -> dict[str, Any]:
+        """Take the last vote back; its pair is the next one."""
+        with self._lock:
+            votes = self.votes()
+            if not votes:
+                return {}
+            self._ledger.take_back(votes[-1].vote_id)
+            known = {picture.key: picture for picture in self._pictures}
+            self._open.insert(0, (known[votes[-1].left], known[votes[-1].right]))
+            self._show_pair()
+        return {}
+
+    def _ask_count(self, _asked: dict[str, Any]) -> dict[str, Any]:
+        """Show what came of it, and leave it in the notebook."""
+        rows = ballot.results(self._pictures, self.by, self.votes())
+        self._set(results={"by": self.by, "rows": rows})
+        text = "\n".join(f"{row['value']}: {row['wins']} of {row['votes']}" for row in rows)
+        self._leave({"text/html": ballot_html(self.name, self.by, rows), "text/plain": text})
+        return {}
+
+
+def vote(runs: Any, by: str | None = None, *, name: str | None = None) -> Ballot | Sentence:
+    """Ask for blind votes between the pictures of runs: arrow keys choose, names are hidden.
+
+    Parameters
+    ----------
+    runs : list of Run, a sweep, or anything with ``.runs``
+    by : str, optional
+        What stands for election: a variable of the template, or a parameter such as ``aspect_ratio``;
+        default: the first in which the runs differ.
+    name : str, optional
+        Which ballot the votes belong to; default: one for this axis. The same name goes on where it was left.
+
+    Raises
+    ------
+    InvalidRequestError
+        The runs differ in nothing, or there are not two pictures to compare.
+    """
+    chosen = _runs_of(runs)
+    differing = axes.names(chosen)
+    if by is not None:
+        axes.check(chosen, by)
+    elif not differing:
+        raise InvalidRequestError("These runs differ in nothing that could be voted on", field="by")
+    axis = by or differing[0]
+    if len({axes.value(picture.run, axis) for picture in ballot.candidates(chosen)}) < 2:
+        raise InvalidRequestError(
+            f"There are no two pictures that differ in {axis!r:.60}", field="by", value=axis
+        )
+    if not has_widgets(get_ipython()):
+        return Sentence(_NO_WIDGETS)
+    return Ballot(current(), chosen, axis, name or f"by {axis}")
+
+
+def _runs_of(runs: Any) -> list[Run]:
+    found = runs.runs if hasattr(runs, "runs") else runs
+    found = list(found() if callable(found) else found)
+    if not all(isinstance(run, Run) for run in found):
+        raise ConfigurationError("Votes are about runs", next_step="Give a list of runs, or a sweep.")
+    return found
