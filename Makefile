@@ -6,11 +6,12 @@ BIN := .venv/bin
 LAB := .venv/.lab-installed
 TEST := .venv/.test-installed
 PEERS := .venv-peers/.installed
+TRACKERS := .venv-trackers/.installed
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test kills stories peers pictures lint programs clean
+.PHONY: help demo lab test kills stories peers bench trackers office pictures lint programs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,16 @@ stories: $(TEST) ## 500 made-up stories of faults, kills and restarts in place o
 peers: $(PEERS) ## count how often other clients send one paid request (a few minutes; writes build/peers)
 	.venv-peers/bin/python -m tests.peers $(ARGS)
 
+trackers: $(TEST) $(TRACKERS) ## test the exports to MLflow and Weights & Biases, with their own libraries
+	$(BIN)/python -m pytest tests/test_trackers.py $(ARGS)
+
+bench: $(TEST) ## measure tables, search and exports of ledgers of up to 100,000 rows (writes build/bench)
+	$(BIN)/python -m tests.benchmarks.ledger $(ARGS)
+
+office: $(TEST) ## open the CSV for spreadsheets in LibreOffice (installs it)
+	@sh tests/install.sh office
+	$(BIN)/python -m pytest tests/office/spreadsheet.py $(ARGS)
+
 pictures: $(TEST) programs ## make the README's pictures anew, from the sandbox
 	$(BIN)/python -m pytest -q tests/test_lab.py tests/test_panel.py -k the_picture_of_the_readme
 	cp tests/screenshots/readme.png notebooks/quickstart.png
@@ -47,7 +58,7 @@ programs: # browser tests drive Chromium and axe-core, the ledger's a PostgreSQL
 	@sh tests/install.sh chromium axe postgres strace
 
 clean: ## remove .venv, caches, build and demo output (never apixo-runs: those are your pictures)
-	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots tests/node_modules
+	rm -rf .venv .venv-peers .venv-trackers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots tests/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.created:
@@ -64,6 +75,13 @@ $(PEERS): pyproject.toml constraints.txt tests/peers/constraints.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -c tests/peers/constraints.txt -e . comfy-sdk fal-client openai replicate
+	@touch $@
+
+# Of their own, as they bring as much again as all other tests need.
+$(TRACKERS): pyproject.toml constraints.txt tests/trackers/constraints.txt
+	$(PYTHON) -m venv .venv-trackers
+	.venv-trackers/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -c tests/trackers/constraints.txt -e '.[mlflow,wandb]'
 	@touch $@
 
 # The test set contains the lab set, so both stamps are fresh afterwards.

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
     from .api import AsyncClient, Client
     from .errors import ApixoError
+    from .grids import contact_sheet, grid
     from .live import wait
     from .loop import allow_nested_asyncio
     from .panels import panel
     from .session import Session
-    from .shared import agenerate, export_csv, generate, history, resume
+    from .shared import agenerate, compare, export_csv, generate, history, images, import_bundle, resume
+    from .sweeps import sweep
+    from .voting import rate, vote
 
 __version__ = "0.1.0"
 
@@ -28,11 +31,19 @@ __all__ = [
     "Session",
     "agenerate",
     "allow_nested_asyncio",
+    "compare",
+    "contact_sheet",
     "export_csv",
     "generate",
+    "grid",
     "history",
+    "images",
+    "import_bundle",
     "panel",
+    "rate",
     "resume",
+    "sweep",
+    "vote",
     "wait",
 ]
 
@@ -44,11 +55,19 @@ _HOMES = {
     "Session": "session",
     "agenerate": "shared",
     "allow_nested_asyncio": "loop",
+    "compare": "shared",
+    "contact_sheet": "grids",
     "export_csv": "shared",
     "generate": "shared",
+    "grid": "grids",
     "history": "shared",
+    "images": "shared",
+    "import_bundle": "shared",
     "panel": "panels",
+    "rate": "voting",
     "resume": "shared",
+    "sweep": "sweeps",
+    "vote": "voting",
     "wait": "live",
 }
 

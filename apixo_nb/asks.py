@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import math
 import mimetypes
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,10 @@ def export(session: Session, asked: dict[str, Any]) -> Answer:
             f"No export is of the kind {kind!r:.40}", field="kind", value=kind, allowed=", ".join(SUFFIXES)
         )
     ending = {"excel": "-excel.csv"}.get(kind, SUFFIXES[kind][0])
-    path = _free(f"apixo-{dt.datetime.now():%Y%m%d-%H%M%S}", ending)  # noqa: DTZ005 - the time on the wall
-    written = session.export(path, kind=kind, runs=runs)
+    made = f"{dt.datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 - the time on the wall
+    # Two kernels may export into one folder in the same second.
+    written = session.export(f"apixo-{made}-{secrets.token_hex(2)}{ending}", kind=kind, runs=runs)
     return {"file": written.name, "place": str(written.absolute())}
-
-
-def _free(stem: str, ending: str) -> Path:
-    """A name that no file has yet."""
-    numbers = ("", *(f"-{number}" for number in range(2, 1000)))
-    tries = (Path(f"{stem}{number}{ending}") for number in numbers)
-    return next(path for path in tries if not path.exists())
 
 
 # --- what stands beside the form ---------------------------------------------------------------------

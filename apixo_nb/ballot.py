@@ -1,4 +1,4 @@
-"""Blind votes between two pictures: which pairs to ask for, and what the votes say of the values of an axis."""
+"""Blind votes between two pictures: which pairs to ask for, and what the votes say of an axis."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def _balanced(open_pairs: list[tuple[Picture, Picture]]) -> list[tuple[Picture, 
 def results(pictures: Sequence[Picture], by: str, votes: Iterable[Vote]) -> list[dict[str, Any]]:
     """One row a value of the axis, best first.
 
-    ``value``, ``votes``, ``wins``, ``losses``, ``ties``; ``win_rate`` counts a tie as half a win; ``low`` and ``high``
-    bound it with 95 % confidence (Wilson's interval). All are missing (None) where nobody has voted.
+    ``value``, ``votes``, ``wins``, ``losses``, ``ties``; ``win_rate`` counts a tie as half a win; ``low`` and
+    ``high`` bound it with 95 % confidence (Wilson's interval). All three are None where nobody has voted.
     """
     values = {picture.key: axes.value(picture.run, by) for picture in pictures}
     counts = {value: Counter[str]() for value in values.values()}
@@ -121,7 +121,8 @@ def results(pictures: Sequence[Picture], by: str, votes: Iterable[Vote]) -> list
         for value, won, lost in ((left, "left", "right"), (right, "right", "left")):
             counts[value][{won: "wins", lost: "losses"}.get(vote.outcome, "ties")] += 1
     rows = [{"value": value, **_row(count)} for value, count in counts.items()]
-    return sorted(rows, key=lambda row: -1.0 if row["win_rate"] is None else row["win_rate"], reverse=True)
+    rates = {row["value"]: -1.0 if row["win_rate"] is None else row["win_rate"] for row in rows}
+    return sorted(rows, key=lambda row: rates[row["value"]], reverse=True)
 
 
 def _row(count: Counter[str]) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from typing import Any
 
 from .cards import ended_card, live_card
 from .job import Job
-from .run import Run
+from .run import PLANNED, Run
 from .session import Session
+from .tally import Forecast, about, count
 
 _SHOWN = 60  # cards on the page, newest first; the rest is in the history
+_IN_LINE = 4  # cards of those that stand in line and are not sent yet; the progress line counts them all
 
 
 @dataclass(eq=False, slots=True)
@@ -36,6 +38,8 @@ class Board:
     def __init__(self, has_ended: Callable[[Track], None]) -> None:
         self._has_ended = has_ended  # called once for each run, on the thread that draws
         self._tracks: dict[Job, Track] = {}
+        self._bunch: list[Job] = []  # what was begun since nothing was on its way
+        self._forecast: Forecast | None = None
 
     def add(self, session: Session, jobs: Iterable[Job], *, ours: bool = False) -> None:
         """Show runs, the last one on top; those of earlier settings stay."""
@@ -43,6 +47,10 @@ class Board:
             if job not in self._tracks:
                 for other in [known for known in self._tracks if known.run.run_id == job.run.run_id]:
                     del self._tracks[other]  # taken up again: a run has one card
+                    self._bunch = [known for known in self._bunch if known is not other]
+                if not self.busy:
+                    self._bunch, self._forecast = [], None
+                self._bunch.append(job)
                 self._tracks[job] = Track(job, session, _began(job.run))
             self._tracks[job].ours |= ours
 
@@ -69,7 +77,22 @@ class Board:
     def cards(self) -> list[dict[str, Any]]:
         """The page's cards, newest first."""
         tracks = list(self._tracks.values())
-        return [self._card(track) for track in reversed(tracks)][:_SHOWN]
+        in_line = [track for track in tracks if not track.job.done and track.job.run.state == PLANNED]
+        hidden = set(in_line[_IN_LINE:])
+        shown = [(track, self._card(track)) for track in reversed(tracks)]
+        return [card for track, card in shown if track not in hidden][:_SHOWN]
+
+    def progress(self, now: float) -> str:
+        """One line for all that goes on together; "" for a single run. `now` is a time that only grows."""
+        jobs = self._bunch
+        if len(jobs) < 2:
+            return ""
+        if self._forecast is None:
+            session = self._tracks[jobs[0]].session
+            self._forecast = Forecast(session.cadence_of(jobs[0].run).expected_s, None)
+        standing = count(jobs, [job for job in jobs if self._tracks[job].ours])
+        left = [about(self._forecast.left_s(jobs, now))] if standing.ended < standing.total else []
+        return " · ".join([", ".join(standing.words()), standing.money(), *left])
 
     def _card(self, track: Track) -> dict[str, Any]:
         job = track.job

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from .errors import InvalidRequestError
 from .labels import make_labels
@@ -24,7 +24,6 @@ class Keep(Enum):
 
 
 KEEP: Final = Keep.KEEP
-_Keep = Literal[Keep.KEEP]
 
 
 def choose(
@@ -32,10 +31,10 @@ def choose(
     run_id: str,
     index: int,
     *,
-    rating: int | _Keep | None = KEEP,
-    starred: bool | _Keep = KEEP,
-    note: str | _Keep = KEEP,
-    tags: Iterable[str] | _Keep = KEEP,
+    rating: int | Keep | None = KEEP,
+    starred: bool | Keep = KEEP,
+    note: str | Keep = KEEP,
+    tags: Iterable[str] | Keep = KEEP,
 ) -> Run:
     """Say something of a picture; what is not given stays as it is.
 

@@ -7,7 +7,6 @@ import difflib
 import getpass
 import math
 import os
-import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -190,16 +189,15 @@ def _whole_number(text: str) -> int:
 
 
 def _export(words: list[str], _shell: InteractiveShell) -> None:
-    with contextlib.suppress(ValueError):  # an open quote stays what it is
-        words = shlex.split(" ".join(words), posix=os.name == "posix")
-    excel = "--excel" in words
-    files = [word for word in words if word != "--excel"]
-    if len(files) != 1 or files[0].startswith("--"):
-        allowed = (
-            "%apixo export FILE.csv, FILE.jsonl, FILE.parquet or FILE.html; FILE.csv --excel for spreadsheets"
-        )
-        raise InvalidRequestError(f"Which file is {' '.join(words)!r:.60}?", field="export", allowed=allowed)
-    say(f"Written: {_session().export(files[0], 'excel' if excel else None)}")
+    from .exchange import export_lines
+
+    say(*export_lines(_session(), words))
+
+
+def _import(words: list[str], _shell: InteractiveShell) -> None:
+    from .exchange import import_lines
+
+    say(*import_lines(_session(), words))
 
 
 # --- money ------------------------------------------------------------------------------------------
@@ -391,6 +389,7 @@ _ACTIONS: dict[str, Callable[[list[str], InteractiveShell], Any]] = {
     "panel": _panel,
     "wait": _wait,
     "export": _export,
+    "import": _import,
     "sandbox": _sandbox,
     "config": _config,
     "help": _help,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
+from IPython.core.getipython import get_ipython
 
 from . import options
 
@@ -26,7 +27,8 @@ def complete(context: Any) -> dict[str, Any]:
         return _nothing()
     fragment = "" if head[-1].isspace() else words[-1]
     before = words if not fragment else words[:-1]
-    found = [word for word in _candidates(before) if word.startswith(fragment)]
+    candidates = _of_list(before, fragment) or _candidates(before)
+    found = [word for word in candidates if word.startswith(fragment)]
     if not found:
         # Nothing of ours: Python's words would be wrong there as well, but for a file name or a variable.
         return _nothing() | {"suppress": words[0] == "%apixo"}
@@ -41,3 +43,33 @@ def _candidates(before: list[str]) -> list[str]:
             return ["on", "off"]
         return list(options.COMMANDS) if len(before) == 1 else []
     return list(options.values_of(before[-1])) or options.known_flags()
+
+
+def _of_list(before: list[str], fragment: str) -> list[str]:
+    """Words for the next value of a list, after ``1:1,``, or for a list of the notebook, after ``@``."""
+    flag, values = before[-1], options.values_of(before[-1])
+    head, at, _name = fragment.rpartition("@")
+    if at and ((flag == "--set" and head.endswith("=")) or (values and not head)):
+        return [f"{head}@{name}" for name in _lists()]
+    head, comma, _value = fragment.rpartition(",")
+    taken = head.split(",")
+    return [f"{head},{value}" for value in values if value not in taken] if comma else []
+
+
+# Nothing is asked of a value but its type: a property of a foreign object may do anything.
+_LISTS = (list, tuple, set, frozenset, range, dict)
+_FOREIGN = ("Series", "Index", "ndarray")
+
+
+def _lists() -> list[str]:
+    """Names of the notebook's lists."""
+    shell = get_ipython()
+    if shell is None:
+        return []
+    return [
+        name
+        for name, value in shell.user_ns.items()
+        if not name.startswith("_")
+        and name not in shell.user_ns_hidden
+        and (isinstance(value, _LISTS) or type(value).__name__ in _FOREIGN)
+    ]

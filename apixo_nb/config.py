@@ -56,6 +56,9 @@ class Apixo(Configurable):
     unit_price_usd = Float(
         allow_none=True, default_value=None, help="Your price per picture; None: APIXO's list price."
     ).tag(config=True)
+    ask_above_usd = Float(
+        5.0, help="A sweep that would newly cost more than so many US dollars asks first; --yes does not."
+    ).tag(config=True)
     replay = Bool(
         default_value=True,
         help="Cells show what the ledger holds for the same request, in place of buying it.",
@@ -124,6 +127,10 @@ class Apixo(Configurable):
     @validate("unit_price_usd")
     def _check_price(self, proposal: Any) -> float | None:
         return _optional("Apixo.unit_price_usd", _price, proposal["value"])
+
+    @validate("ask_above_usd")
+    def _check_ask_above(self, proposal: Any) -> float:
+        return _checked("Apixo.ask_above_usd", _price, proposal["value"])
 
     def frozen_copy(self) -> Apixo:
         """These settings as they are now, with absolute folders."""

@@ -38,6 +38,14 @@ _SLOW = ("pictures", "export", "fetch", "compare")  # asks that read or write fi
 _log = logging.getLogger(__name__)
 
 
+def _logged(call: Callable[..., Any], *args: Any) -> None:
+    """A call for whose outcome nobody waits."""
+    try:
+        call(*args)
+    except Exception:  # noqa: BLE001 - whatever it is, the next call has its turn
+        _log.exception("a widget could not be brought up to date")
+
+
 @functools.cache
 def _thread(name: str) -> Writer:
     """A thread that all desks share; notebooks may hold many of them."""
@@ -129,11 +137,11 @@ class Desk:
 
     def _soon(self, call: Callable[..., Any], *args: Any) -> None:
         """A call on the desk's thread."""
-        _thread("apixo-desk").submit(call, *args)
+        _thread("apixo-desk").submit(_logged, call, *args)
 
     def _later(self, call: Callable[..., Any], *args: Any) -> None:
         """A call that takes its time, behind others such."""
-        _thread("apixo-desk-files").submit(call, *args)
+        _thread("apixo-desk-files").submit(_logged, call, *args)
 
     def _answer(self, content: dict[str, Any]) -> None:
         name = str(content.get("ask"))

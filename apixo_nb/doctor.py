@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,14 +15,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from .errors import LedgerError
+from .facts import from_facts, read_facts
+from .originals import SUFFIXES
 from .rescue import vanished
-from .run import SCHEMA_VERSION, SUCCESS, Image, Run
+from .run import SCHEMA_VERSION, Image, Run
 from .session import Session
 from .spec import RESULT_DAYS
 from .text import dollars, printable
-
-_PICTURES = (".png", ".jpg", ".webp")
-_OUR_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 
 
 @dataclass(slots=True)
@@ -81,7 +79,7 @@ def _strays(session: Session, runs: Iterable[Run]) -> Iterator[str]:
         return
     for path in sorted(folder.iterdir()):
         name = _short(path.name)
-        if path.suffix in _PICTURES and path.name not in known:
+        if path.suffix in SUFFIXES and path.name not in known:
             beside = path.with_suffix(".json").exists()
             step = (
                 "`%apixo doctor --rebuild` makes its row from the facts beside it." if beside else "No facts."
@@ -91,7 +89,7 @@ def _strays(session: Session, runs: Iterable[Run]) -> Iterator[str]:
             yield f"left over: {name}, half a download. It can be removed."
         elif path.suffix == ".unreadable":
             yield f"not a picture: {name} holds what came in place of one; kept, as it was paid for."
-        elif path.suffix == ".json" and (run := _read_facts(path)) and run[0].run_id not in ids:
+        elif path.suffix == ".json" and (run := read_facts(path)) and run[0].run_id not in ids:
             yield f"facts without a row: {name}. `%apixo doctor --rebuild` makes the row."
 
 
@@ -141,11 +139,11 @@ def rebuild(session: Session) -> list[str]:
         said.append(f"The damaged ledger is kept as {aside}; {len(salvaged)} rows of it could be read.")
         ledger = session.ledger
     rows = sum(ledger.insert(run) for run in salvaged)
-    known = list(_from_facts(session.images.folder))
-    from_facts = sum(ledger.insert(run) for run in known)
+    known = list(from_facts(session.images.folder))
+    added = sum(ledger.insert(run) for run in known)
     if behind := sum(ledger.catch_up(run) for run in known):
         said.append(f"{behind} rows brought up to date from the facts beside their pictures.")
-    return [*said, f"{rows + from_facts} rows added, {from_facts} of them from facts beside pictures."]
+    return [*said, f"{rows + added} rows added, {added} of them from facts beside pictures."]
 
 
 def _set_aside(place: Path, error: LedgerError) -> Path:
@@ -208,35 +206,6 @@ def _run_of(row: dict[str, Any], images: tuple[Image, ...]) -> Run:
 def _image_of(row: dict[str, Any]) -> Image:
     tags = json.loads(row.get("tags") or "[]")  # a ledger of before version 3 has none
     return Image.model_validate({**row, "tags": tags})
-
-
-def _from_facts(folder: Path) -> Iterator[Run]:
-    """The runs that the facts beside the pictures tell of."""
-    images: dict[str, dict[int, Image]] = {}
-    runs: dict[str, Run] = {}
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-        facts = _read_facts(path)
-        if facts is not None:
-            run, image = facts
-            runs[run.run_id] = run
-            if (folder / image.file).is_file():
-                images.setdefault(run.run_id, {})[image.index] = image
-    for run_id, run in runs.items():
-        here = images.get(run_id, {})
-        yield run.but(state=SUCCESS, images=tuple(here[index] for index in sorted(here)))
-
-
-def _read_facts(path: Path) -> tuple[Run, Image] | None:
-    """The run and the picture of a file of facts; None if it is none of ours."""
-    try:
-        facts = json.loads(path.read_text("utf-8"))
-        run, image = Run.model_validate(facts), Image.model_validate(facts["image"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    # Facts may come from elsewhere: their names must be such as we make, and belong to this very file.
-    ours = _OUR_ID.fullmatch(run.run_id) and path.stem == f"{run.run_id}-{image.index + 1}"
-    beside = image.file in [path.with_suffix(suffix).name for suffix in _PICTURES]
-    return (run, image) if ours and beside else None
 
 
 def _short(text: str) -> str:

@@ -202,7 +202,7 @@ def _settle(part: Path, target: Path, limits: Limits) -> tuple[Path, int, tuple[
     """Verify what has arrived, make it durable, rename it; returns file, bytes, size in pixels, format."""
     with part.open("rb") as file:
         os.fsync(file.fileno())
-    size, kind = _verify(part, limits)
+    size, kind = verify(part, limits)
     final = target if target.suffix else target.with_suffix(_SUFFIXES[kind])
     length = part.stat().st_size
     part.replace(final)
@@ -210,7 +210,8 @@ def _settle(part: Path, target: Path, limits: Limits) -> tuple[Path, int, tuple[
     return final, length, size, kind
 
 
-def _verify(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
+def verify(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
+    """Size in pixels and format of a whole picture; raises ImageError for anything else."""
     from PIL import Image
 
     try:

@@ -8,9 +8,13 @@ from pathlib import Path
 
 from .errors import ApixoError, InvalidRequestError
 from .originals import Images
-from .run import Run
-from .target import SUFFIXES, checked_target
+from .run import Run, checked_runs
+from .target import SUFFIXES, Written, checked_target
 from .text import printable
+
+#: Kinds that are a folder of pictures, and so have no end of a file's name.
+FOLDERS = ("imagefolder", "embed", "site")
+KINDS = (*SUFFIXES, *FOLDERS)
 
 
 def export(
@@ -19,18 +23,22 @@ def export(
     kind: str | None,
     images: Images,
     shown_path: Callable[[str], str],
-) -> Path:
-    """Write runs to a file, whole or not at all, and return its path.
+) -> Written:
+    """Write runs to a file or folder, whole or not at all; returns where, and what there is to say of it.
 
     Parameters
     ----------
     runs : iterable of Run, or one
     path : path
-        Its end tells the kind: .csv (exact CSV, as a name without an end), .jsonl, .parquet or .html.
-    kind : "csv", "excel", "jsonl", "parquet" or "html", optional
-        Said in place of the end; "excel" is the CSV that spreadsheets leave alone.
+        Its end tells the kind: .csv (exact CSV, as a name without an end), .jsonl, .parquet, .html, .zip, or
+        .png, .webp, .jpg for a contact sheet.
+    kind : one of `KINDS`, optional
+        Said in place of the end; "excel" is the CSV that spreadsheets leave alone, "bundle" the ZIP that
+        `intake.import_bundle` reads, "site" a page with its pictures beside it, in a folder or beside an
+        .html file; see `site.write_site`. "imagefolder" and "embed" are folders: pictures with a
+        ``metadata.jsonl``, and copies of the pictures that hold their own parameters.
     images : Images
-        The originals, for the small pictures of a report.
+        The originals: for the small pictures of a report, and for all that holds pictures.
     shown_path : function
         The path of a picture, as the table shows it, from its name.
 
@@ -41,11 +49,15 @@ def export(
         what is no run.
     """
     kind = _kind(path, kind)
-    chosen = _checked(runs)
+    chosen = checked_runs(runs)
+    if kind in ("bundle", "imagefolder", "embed"):
+        return _with_pictures(kind, chosen, path, images)
+    if kind in ("sheet", "site"):
+        return Written(_laid_out(kind, chosen, path, images))
     if kind == "html":
         from .report import write_report
 
-        return write_report(chosen, path, images)
+        return Written(write_report(chosen, path, images))
     from . import formats, frame
 
     writers = {
@@ -54,16 +66,35 @@ def export(
         "jsonl": formats.write_jsonl,
         "parquet": formats.write_parquet,
     }
-    return writers[kind](frame.history_frame(chosen, shown_path), path)
+    return Written(writers[kind](frame.history_frame(chosen, shown_path), path))
+
+
+def _laid_out(kind: str, runs: list[Run], path: str | os.PathLike[str], images: Images) -> Path:
+    from .cells import lay_out
+    from .sheet import write_sheet
+    from .site import write_site
+
+    return (write_sheet if kind == "sheet" else write_site)(lay_out(runs), path, images)
+
+
+def _with_pictures(kind: str, runs: list[Run], path: str | os.PathLike[str], images: Images) -> Written:
+    from .bundle import write_bundle
+    from .imagefolder import write_imagefolder
+    from .provenance import write_copies
+
+    writers = {"bundle": write_bundle, "imagefolder": write_imagefolder, "embed": write_copies}
+    once = {run.run_id: run for run in runs}  # a picture has one name, however often its run is given
+    return writers[kind](list(once.values()), path, images)
 
 
 def _kind(path: object, kind: object) -> str:
     if kind is None:
         kind = _kind_of(path)
-    if not isinstance(kind, str) or kind not in SUFFIXES:
+    if not isinstance(kind, str) or kind not in KINDS:
         message = f"The kind of an export cannot be {printable(repr(kind), 80)}"
-        raise InvalidRequestError(message, field="kind", value=kind, allowed=", ".join(SUFFIXES))
-    checked_target(path, kind)
+        raise InvalidRequestError(message, field="kind", value=kind, allowed=", ".join(KINDS))
+    if kind in SUFFIXES:
+        checked_target(path, kind)
     return kind
 
 
@@ -74,16 +105,6 @@ def _kind_of(path: object) -> str:
         return known.get(suffix, "csv")
     text = f"The table could not be written to {printable(path, 80)}: no kind of file is known by that end"
     step = (
-        "Give the name of a file that ends in .csv, .jsonl, .parquet or .html; --excel makes .csv for Excel."
+        "Give a file that ends in .csv, .jsonl, .parquet, .html, .zip or .png; --excel makes .csv for Excel."
     )
     raise ApixoError(text, next_step=step)
-
-
-def _checked(runs: object) -> list[Run]:
-    chosen: list[Run] = []
-    for run in runs if isinstance(runs, Iterable) and not isinstance(runs, Run) else [runs]:
-        if not isinstance(run, Run):
-            message = f"This is no run: {printable(repr(run), 80)}"
-            raise InvalidRequestError(message, field="runs", value=run, allowed="a list of Run")
-        chosen.append(run)
-    return chosen

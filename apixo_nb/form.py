@@ -1,19 +1,23 @@
 """What a person fills in to make pictures, and the same as a cell or as Python, to copy.
 
-A form holds the prompt as it is to be sent: nothing in it is filled from variables.
+A form holds the prompt as it is to be sent, unless it is a sweep: then the prompt is a template, and the form
+says with what it is filled; the notebook's variables are never looked at.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import options
 from .errors import InvalidRequestError
+from .expansion import Cell, Template, expand
 from .labels import Labels, make_labels
+from .listing import Listed
 from .options import MOST_DRAWS
 from .request import Request, make_request
 from .run import Run
@@ -24,7 +28,11 @@ from .wire import storable
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One form. `repeat` is how many draws of the request are asked for; the rest is as in `Request`."""
+    """One form. `repeat` is how many draws of each request are asked for; the rest is as in `Request`.
+
+    `sweep` holds the values of variables as typed, a name a line (``style = oil, ink, "cut, paper"``), and
+    `lists` several values of parameters, by wire name; with either of them the form is a sweep.
+    """
 
     prompt: str = ""
     model: str = DEFAULT_MODEL
@@ -34,10 +42,35 @@ class Form:
     tags: tuple[str, ...] = ()
     note: str = ""
     repeat: int = 1
+    sweep: str = ""
+    lists: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For the page: JSON."""
-        return {**dataclasses.asdict(self), "image_urls": list(self.image_urls), "tags": list(self.tags)}
+        lists = {wire: list(values) for wire, values in self.lists.items()}
+        texts = {"image_urls": list(self.image_urls), "tags": list(self.tags)}
+        return {**dataclasses.asdict(self), **texts, "lists": lists}
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it asks for more than one request."""
+        return bool(self.sweep.strip() or self.lists)
+
+    @property
+    def sets(self) -> dict[str, list[str]]:
+        """The values of each variable; raises InvalidRequestError for a line that says nothing."""
+        return dict(_set_of(line) for line in self.sweep.splitlines() if line.strip())
+
+    def cells(self) -> list[Cell]:
+        """All that it asks for, one draw of each; raises InvalidRequestError."""
+        template = [Template(self.prompt)]
+        return expand(template, self.sets, self.lists, raw=not self.is_sweep, repeat=self.repeat)
+
+    def count(self) -> tuple[int, int]:
+        """How many tasks and how many pictures it asks for; raises InvalidRequestError."""
+        cells, spec = self.cells(), MODELS[self.model]
+        pictures = sum(spec.pictures({**self.parameters, **cell.parameters}) for cell in cells)
+        return len(cells) * self.repeat, pictures * self.repeat
 
     def request(self, *, nearby: bool) -> Request:
         """What it asks of APIXO; raises InvalidRequestError. `nearby`: see `make_request`."""
@@ -66,7 +99,28 @@ def read_form(given: object) -> Form:
         image_urls=_texts(values.get("image_urls")),
         tags=_texts(values.get("tags")),
         repeat=repeat if isinstance(repeat, int) and not isinstance(repeat, bool) else 1,
+        sweep=values["sweep"] if isinstance(values.get("sweep"), str) else "",
+        lists=_lists(values.get("lists"), known),
     )
+
+
+def _lists(given: object, known: Collection[str]) -> dict[str, tuple[Value, ...]]:
+    lists = given if isinstance(given, dict) else {}
+    chosen = {wire: lists[wire] for wire in known if isinstance(lists.get(wire), list)}
+    found = {wire: tuple(value for value in values if _is_value(value)) for wire, values in chosen.items()}
+    return {wire: values for wire, values in found.items() if values}
+
+
+def _set_of(line: str) -> tuple[str, list[str]]:
+    name, sign, values = line.partition("=")
+    name = name.strip()
+    found = next(csv.reader([values.strip()], skipinitialspace=True), [])
+    texts = [value.strip() for value in found]
+    if not sign or not name.isidentifier() or not texts or "" in texts:
+        raise InvalidRequestError(
+            f"{line.strip()!r:.60} gives no values", field="sweep", value=line, allowed="name = value, value"
+        )
+    return name, texts
 
 
 def _is_value(value: object) -> bool:
@@ -113,6 +167,8 @@ def problems(form: Form, *, nearby: bool) -> dict[str, str]:
     }
     if form.prompt:
         asked["prompt"] = lambda: make_request(form.prompt, model=form.model)
+        if form.is_sweep:
+            asked["sweep"] = form.count
     found = {name: _problem(ask) for name, ask in asked.items()}
     return {name: text for name, text in found.items() if text}
 
@@ -145,14 +201,14 @@ def cell_text(form: Form) -> str:
     words += [_word("--tag", tag) for tag in form.tags]
     words += [_word("--note", form.note)] if form.note else []
     words += ["--repeat", str(form.repeat)] if form.repeat != 1 else []
-    words += ["--raw"] if _has_braces(form) else []
+    words += ["--raw"] if _is_raw(form) else []
     line = " ".join(words)
     cell = f"%%apixo {line}".rstrip(" ") + f"\n{form.prompt}"
     return cell if _reads_as(form, line) and _is_run_as(cell, line, form.prompt) else ""
 
 
-def _has_braces(form: Form) -> bool:
-    return "{" in form.prompt or "}" in form.prompt
+def _is_raw(form: Form) -> bool:
+    return not form.is_sweep and ("{" in form.prompt or "}" in form.prompt)
 
 
 def _word(flag: str, text: str) -> str:
@@ -163,14 +219,33 @@ def _word(flag: str, text: str) -> str:
 def _parameter_words(form: Form) -> list[str]:
     words = [] if form.model == DEFAULT_MODEL else ["--model", form.model]
     flags = {parameter.wire: parameter.flag for parameter in MODELS[form.model].parameters}
-    return [*words, *(f"{flags[wire]} {shlex.quote(str(value))}" for wire, value in _chosen(form).items())]
+    words += [f"{flags[wire]} {shlex.quote(str(value))}" for wire, value in _chosen(form).items()]
+    words += [f"{flags[wire]} {_listed(values)}" for wire, values in form.lists.items()]
+    return words + [f"--set {name}={_listed(values)}" for name, values in _sets(form).items()]
+
+
+def _listed(values: Iterable[Value]) -> str:
+    # `shlex.quote` leaves a comma and an at sign as they are, which mean something in a list.
+    return ",".join(
+        "'" + text.replace("'", "'\"'\"'") + "'" if set(text) & set(",@") else shlex.quote(text)
+        for text in map(str, values)
+    )
+
+
+def _sets(form: Form) -> dict[str, list[str]]:
+    try:
+        return form.sets
+    except InvalidRequestError:  # a line that is half written; `problems` tells of it
+        return {}
 
 
 def _chosen(form: Form) -> dict[str, Value]:
     """The parameters that are not at their default."""
     defaults = {parameter.wire: parameter.default for parameter in MODELS[form.model].parameters}
     given = {wire: form.parameters.get(wire, default) for wire, default in defaults.items()}
-    return {wire: value for wire, value in given.items() if value != defaults[wire]}
+    return {
+        wire: value for wire, value in given.items() if value != defaults[wire] and wire not in form.lists
+    }
 
 
 def _reads_as(form: Form, line: str) -> bool:
@@ -183,7 +258,9 @@ def _reads_as(form: Form, line: str) -> bool:
         tags=form.tags,
         note=form.note,
         repeat=form.repeat,
-        raw=_has_braces(form),
+        raw=_is_raw(form),
+        lists={wire: Listed(tuple(map(str, values))) for wire, values in form.lists.items()},
+        sets={name: Listed(tuple(values)) for name, values in _sets(form).items()},
     )
     try:
         return options.parse(line) == said and split_prompts(form.prompt) == [form.prompt]
@@ -202,7 +279,7 @@ def _is_run_as(cell: str, line: str, prompt: str) -> bool:
 
 
 def python_text(form: Form) -> str:
-    """The form as a call of `apixo_nb.generate`."""
+    """The form as a call of `apixo_nb.generate`, or of `apixo_nb.sweep`."""
     given: dict[str, Any] = {} if form.model == DEFAULT_MODEL else {"model": form.model}
     labels = {
         "image_urls": list(form.image_urls),
@@ -211,7 +288,12 @@ def python_text(form: Form) -> str:
         "note": form.note,
     }
     given |= _chosen(form) | {name: value for name, value in labels.items() if value}
+    if form.is_sweep:
+        lists = {wire: list(values) for wire, values in form.lists.items()}
+        given = {**_sets(form), **lists, **given} | ({"repeat": form.repeat} if form.repeat != 1 else {})
     lines = [f"    {form.prompt!r},", *(f"    {name}={value!r}," for name, value in given.items())]
+    if form.is_sweep:
+        return "\n".join(["import apixo_nb", "", "sweep = apixo_nb.sweep(", *lines, ")"])
     call = "\n".join(["apixo_nb.generate(", *lines, ")"])
     if form.repeat != 1:
         return f"import apixo_nb\n\nruns = [{call} for draw in range({form.repeat})]"

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from .errors import ApixoError
-from .frame import COLUMNS, TIME, as_text, from_text, to_json
+from .frame import KINDS, TIME, as_text, from_text, kinds_of, to_json, typed
 from .target import checked_target, new_file
 
 # --- CSV for spreadsheets ---------------------------------------------------------------------------
@@ -46,8 +46,10 @@ def write_excel_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     target = checked_target(path, "excel")
     written = as_text(frame)
     for column in written:
-        if COLUMNS.get(str(column)) != TIME:  # with its zone, no spreadsheet takes a time for more than text
-            written[column] = written[column].map(guarded)
+        if KINDS.get(str(column)) != TIME:  # with its zone, no spreadsheet takes a time for more than text
+            values = written[column].tolist()
+            known = {value: guarded(value) for value in {value for value in values if isinstance(value, str)}}
+            written[column] = [known[value] if isinstance(value, str) else value for value in values]
     written.columns = pd.Index([guarded(column) for column in written])
     with new_file(target, "excel") as file:
         written.to_csv(
@@ -95,11 +97,17 @@ def write_jsonl(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
         The file cannot be written.
     """
     target = checked_target(path, "jsonl")
-    columns = [[_plain(value) for value in frame[column].tolist()] for column in frame]
+    columns = [_plain_column(frame[column]) for column in frame]
     rows = (dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True))
     with new_file(target, "jsonl") as file:
         file.writelines(f"{to_json(row)}\n".encode() for row in rows)
     return target
+
+
+def _plain_column(column: pd.Series[Any]) -> list[Any]:
+    if (column.dtype.kind in "OmM" and not isinstance(column.dtype, pd.StringDtype)) or column.isna().any():
+        return [_plain(value) for value in column.tolist()]
+    return column.tolist()
 
 
 def _plain(value: Any) -> Any:
@@ -114,17 +122,8 @@ def read_jsonl(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a table written by `write_jsonl`: the same values and dtypes again."""
     lines = Path(path).read_bytes().decode("utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]
-    return _typed({column: [row[column] for row in rows] for column in COLUMNS})
-
-
-def _typed(values: dict[str, list[Any]]) -> pd.DataFrame:
-    series = {
-        column: pd.Series(pd.to_datetime(values[column], utc=True, format="ISO8601"))
-        if kind == TIME
-        else pd.Series(values[column], dtype=kind)
-        for column, kind in COLUMNS.items()
-    }
-    return pd.DataFrame(series).astype(COLUMNS)
+    kinds = kinds_of(rows[0] if rows else ())
+    return typed({column: [row[column] for row in rows] for column in kinds}, kinds)
 
 
 # --- Parquet ----------------------------------------------------------------------------------------
@@ -148,7 +147,7 @@ def write_parquet(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     with new_file(target, "parquet") as file:
         schema = arrow.Schema.from_pandas(written, preserve_index=False)
         for position, name in enumerate(schema.names):
-            if name in COLUMNS:
+            if name in KINDS:
                 schema = schema.set(position, arrow.field(name, _arrow_type(arrow, name)))
         table = arrow.Table.from_pandas(written, schema=schema, preserve_index=False)
         parquet.write_table(table, file)
@@ -159,8 +158,9 @@ def read_parquet(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a table written by `write_parquet`: the same values and dtypes again."""
     _, parquet = _pyarrow()
     with Path(path).open("rb") as file:
-        values = parquet.read_table(file, columns=list(COLUMNS)).to_pydict()
-    return _typed({**values, "variables": [json.loads(text) for text in values["variables"]]})
+        kinds = kinds_of(parquet.read_schema(file).names)
+        values = parquet.read_table(file, columns=list(kinds)).to_pydict()
+    return typed({**values, "variables": [json.loads(text) for text in values["variables"]]}, kinds)
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -184,4 +184,4 @@ def _arrow_type(arrow: Any, column: str) -> Any:
         "Float64": arrow.float64(),
         "bool": arrow.bool_(),
     }
-    return arrow.string() if column == "variables" else kinds[COLUMNS[column]]
+    return arrow.string() if column == "variables" else kinds[KINDS[column]]

@@ -8,7 +8,7 @@ another machine (see `owner`). Only a run that has lost its owner is taken up by
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class Ledger:
         with self._database.writing() as connection:
             owner = self._present(connection)
             same = (runs.c.digest == run.digest) & (runs.c.sandbox == run.sandbox)
-            if once and (rival := _rival(connection, same & (runs.c.take == run.take))) is not None:
+            if once and (rival := rows.rival(connection, same & (runs.c.take == run.take))) is not None:
                 return rival
             caps.check(connection, [run])
             last = connection.scalar(sa.select(sa.func.max(runs.c.take)).where(same))
@@ -313,7 +313,15 @@ class Ledger:
         with self._database.reading() as connection:
             total, page = search.ask(connection, query)
             found = rows.read_runs(connection, page)
-            return Found(found, len(found) if total is None else total)
+        return Found(found, len(found) if total is None else total)
+
+    def each(self, query: Query) -> Iterator[Run]:
+        """As `find`, one by one, for large tables: no lock is held meanwhile, and no record is kept."""
+        with self._database.reading() as connection:
+            ids = connection.scalars(search.ask(connection, query)[1].with_only_columns(runs.c.run_id)).all()
+        for part in rows.parts(ids):
+            known = {run.run_id: run for run in self.some(part)}
+            yield from (known[run_id] for run_id in part if run_id in known)
 
     def facets(self, sandbox: bool | None = None) -> Facets:  # noqa: FBT001 - there is nothing else to say
         """What can be asked for: states, tags and names, with how many runs have each; most first."""
@@ -378,14 +386,6 @@ class Ledger:
 
 def _unread(run: Run) -> bool:
     return run.state == SUCCESS and not run.result_urls and bool(run.task_id)
-
-
-def _rival(connection: sa.Connection, same_take: sa.ColumnElement[bool]) -> Run | None:
-    # One with an unknown end counts too: it has become so since this kernel looked.
-    settled = (runs.c.state == UNKNOWN) & runs.c.cost_micros.is_not(None)
-    asked = same_take & runs.c.state.not_in((FAILED, PLANNED)) & ~settled
-    row = connection.execute(sa.select(runs).where(asked).limit(1)).mappings().first()
-    return None if row is None else rows.run_of(row)
 
 
 def _living(connection: sa.Connection) -> set[str]:

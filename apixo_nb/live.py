@@ -45,31 +45,103 @@ _WIDGETS_CLOSED_AFTER_S = 3.0
 Stop = TypeVar("Stop", bound=BaseException)
 
 
+class Subject(Protocol):
+    """What one output tells of: a run, or a whole sweep."""
+
+    jobs: Sequence[Job]
+    draws_bar: bool  # its line has a bar of its own
+
+    def line(self, elapsed_s: float) -> dict[str, str]:
+        """Where it stands, as a MIME bundle of HTML and text; one line."""
+
+    def news(self) -> str:
+        """Where it stands, in words that change seldom: for output in which every line stays."""
+
+    def share(self, elapsed_s: float) -> float:
+        """How full the bar is, 0 to 1."""
+
+    def lasting(self) -> dict[str, str]:
+        """What stays, as a MIME bundle of HTML and text."""
+
+    def lasting_text(self) -> str:
+        """The text of it alone, where pictures cannot be shown."""
+
+    def check(self) -> None:
+        """Raise what went wrong, once all has ended."""
+
+
+class OneRun:
+    """A run as the subject of an output: its state, then its card."""
+
+    draws_bar = False
+
+    def __init__(self, session: Session, job: Job) -> None:
+        self.jobs: Sequence[Job] = (job,)
+        self._session = session
+        self._cadence = session.cadence_of(job.run)
+
+    def line(self, elapsed_s: float) -> dict[str, str]:
+        """See `Subject`."""
+        run = self.jobs[0].run
+        return {
+            "text/html": progress_html(run, elapsed_s, self._cadence),
+            "text/plain": progress_text(run, elapsed_s, self._cadence),
+        }
+
+    def news(self) -> str:
+        """See `Subject`."""
+        return phase(self.jobs[0].run)
+
+    def share(self, elapsed_s: float) -> float:
+        """See `Subject`."""
+        return progress_share(self.jobs[0].run, elapsed_s, self._cadence)
+
+    def lasting(self) -> dict[str, str]:
+        """See `Subject`."""
+        return card(self._session, self.jobs[0].run, self.jobs[0].said)
+
+    def lasting_text(self) -> str:
+        """See `Subject`."""
+        return _card_text(self._session, self.jobs[0].run, self.jobs[0].said)
+
+    def check(self) -> None:
+        """See `Subject`."""
+        self.jobs[0].wait()
+
+
 class View(Protocol):
-    """How one run is shown."""
+    """How a subject is shown."""
 
-    def refresh(self, run: Run, elapsed_s: float) -> None:
-        """Show the state of a run on its way."""
+    def refresh(self, elapsed_s: float) -> None:
+        """Show where it stands."""
 
-    def finish(self, run: Run) -> None:
-        """Replace it by what stays."""
+    def finish(self) -> None:
+        """Replace that by what stays."""
 
 
 class Watch:
     """Several jobs of one cell, watched until all have ended, with `block` or with ``await wait()``.
 
     `button`: show Cancel. Recent kernels hear it only while the cell awaits; a dead one would be worse.
+    `whole`: show all jobs as this one thing, in place of an output for each.
     """
 
     def __init__(
-        self, session: Session, jobs: Sequence[Job], shell: InteractiveShell | None, *, button: bool = False
+        self,
+        session: Session,
+        jobs: Sequence[Job],
+        shell: InteractiveShell | None,
+        *,
+        button: bool = False,
+        whole: Subject | None = None,
     ) -> None:
         self.jobs = jobs
         self._started = time.monotonic()
+        self._subjects: Sequence[Subject] = [whole] if whole else [OneRun(session, job) for job in jobs]
         kind = _view_kind(shell, button=button)
-        self._views: list[View] = [kind(session, job) for job in jobs]
+        self._views: list[View] = [kind(subject) for subject in self._subjects]
         self._drawing: concurrent.futures.Future[None] | None = None
-        self._ended: set[int] = set()  # jobs whose card is shown already
+        self._ended: set[int] = set()  # subjects whose lasting output is shown already
 
     def block(self) -> list[Run]:
         """Wait; Stop (KeyboardInterrupt) cancels all jobs. Raises the first job's error."""
@@ -99,8 +171,13 @@ class Watch:
         """
         if self._drawing is not None:
             concurrent.futures.wait([self._drawing], timeout=_LAST_DRAWING_S)
-        for job, view in zip(self.jobs, self._views, strict=True):
-            view.finish(job.run)
+        for view in self._views:
+            view.finish()
+
+    def check(self) -> None:
+        """Raise the first error of what has ended."""
+        for subject in self._subjects:
+            subject.check()
 
     async def wait(self) -> list[Run]:
         """As `block`, without blocking the kernel's loop: a Cancel button is heard while the cell runs."""
@@ -113,17 +190,17 @@ class Watch:
 
     def _redraw(self) -> bool:
         elapsed = time.monotonic() - self._started
-        for index, (job, view) in enumerate(zip(self.jobs, self._views, strict=True)):
-            if job.done:
+        for index, (subject, view) in enumerate(zip(self._subjects, self._views, strict=True)):
+            if all(job.done for job in subject.jobs):
                 self._end(index)  # its neighbours may take minutes more
             else:
-                view.refresh(job.run, elapsed)
-        return len(self._ended) < len(self.jobs)
+                view.refresh(elapsed)
+        return len(self._ended) < len(self._subjects)
 
     def _end(self, index: int) -> None:
         if index not in self._ended:
             self._ended.add(index)
-            self._views[index].finish(self.jobs[index].run)
+            self._views[index].finish()
 
     def _leave(self, stop: Stop) -> Stop:
         stop_all(self.jobs)
@@ -133,12 +210,11 @@ class Watch:
 
     def _results(self) -> list[Run]:
         self._finish()
-        for job in self.jobs:
-            job.wait()  # raises what went wrong; the other runs are done and shown
+        self.check()  # raises what went wrong; the other runs are done and shown
         return [job.run for job in self.jobs]
 
     def _finish(self) -> None:
-        for index in range(len(self.jobs)):
+        for index in range(len(self._subjects)):
             self._end(index)
 
 
@@ -163,8 +239,8 @@ def wait() -> list[Run]:
     for watch in watches:
         _background.remove(watch)
         watch.show_again()
-    for job in jobs:
-        job.answer.result()
+    for watch in watches:
+        watch.check()
     return [job.run for job in jobs]
 
 
@@ -175,8 +251,11 @@ def card(session: Session, run: Run, said: str = "") -> dict[str, str]:
         for image in run.images
         if image.file or session.images.held(run.run_id, image.index)
     ]
-    paths = [session.shown_path(name) for name in run.files]
-    return {"text/html": run_html(run, shown, said), "text/plain": run_text(run, paths, said)}
+    return {"text/html": run_html(run, shown, said), "text/plain": _card_text(session, run, said)}
+
+
+def _card_text(session: Session, run: Run, said: str) -> str:
+    return run_text(run, [session.shown_path(name) for name in run.files], said)
 
 
 def _thumbnail(session: Session, run: Run, image: Any) -> Thumbnail:
@@ -201,35 +280,24 @@ def _view_kind(shell: InteractiveShell | None, *, button: bool) -> Any:
 class _HtmlView:
     """One output that is updated in place."""
 
-    def __init__(self, session: Session, job: Job) -> None:
-        self._session = session
-        self._job = job
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
         self._id = uuid.uuid4().hex
-        self._cadence = session.cadence_of(job.run)
         self._shown: object = None
-        self._begin(job)
+        display(subject.line(0.0), raw=True, display_id=self._id)
 
-    def _begin(self, job: Job) -> None:
-        display(self._progress(job.run, 0.0), raw=True, display_id=self._id)
+    def refresh(self, elapsed_s: float) -> None:
+        line = self._subject.line(elapsed_s)  # changes once a second
+        if line["text/plain"] != self._shown:
+            self._shown = line["text/plain"]
+            update_display(line, raw=True, display_id=self._id)
 
-    def _progress(self, run: Run, elapsed_s: float) -> dict[str, Any]:
-        return {
-            "text/html": progress_html(run, elapsed_s, self._cadence),
-            "text/plain": progress_text(run, elapsed_s, self._cadence),
-        }
-
-    def refresh(self, run: Run, elapsed_s: float) -> None:
-        news = progress_text(run, elapsed_s, self._cadence)  # changes once a second
-        if news != self._shown:
-            self._shown = news
-            update_display(self._progress(run, elapsed_s), raw=True, display_id=self._id)
-
-    def finish(self, run: Run) -> None:
-        update_display(card(self._session, run, self._job.said), raw=True, display_id=self._id)
+    def finish(self) -> None:
+        update_display(self._subject.lasting(), raw=True, display_id=self._id)
 
 
 class _WidgetView(_HtmlView):
-    """A line of state, a bar and a Cancel button, until the card takes their place.
+    """A line of state, a bar and a Cancel button, until the lasting output takes their place.
 
     They come a moment after the line, and go a while after the card is there: a front end that is still about
     to draw a widget that is gone complains of it.
@@ -237,10 +305,10 @@ class _WidgetView(_HtmlView):
 
     _box: Any = None
 
-    def _show_widgets(self, job: Job) -> None:
+    def _show_widgets(self, line: dict[str, str]) -> None:
         import ipywidgets as widgets
 
-        self._line = widgets.HTML(progress_html(job.run, 0.0, self._cadence))
+        self._line = widgets.HTML(line["text/html"])
         self._bar = widgets.IntProgress(
             max=_BAR_STEPS, layout=widgets.Layout(width="320px", height="12px", margin="4px 8px 0 0")
         )
@@ -249,29 +317,30 @@ class _WidgetView(_HtmlView):
             tooltip="Stop waiting. APIXO cannot cancel a task: it may still finish, and can be resumed.",
             layout=widgets.Layout(width="auto", height="26px"),
         )
-        self._cancel.on_click(lambda _button: self._stop(job))
-        row = widgets.HBox([self._bar, self._cancel], layout=widgets.Layout(align_items="center"))
+        self._cancel.on_click(lambda _button: self._stop())
+        shown = [self._cancel] if self._subject.draws_bar else [self._bar, self._cancel]
+        row = widgets.HBox(shown, layout=widgets.Layout(align_items="center"))
         self._box = widgets.VBox([self._line, row], layout=widgets.Layout(margin="4px 0"))
-        bundle = {**self._box._repr_mimebundle_(), **self._progress(job.run, 0.0)}
-        update_display(bundle, raw=True, display_id=self._id)
+        update_display({**self._box._repr_mimebundle_(), **line}, raw=True, display_id=self._id)
 
-    def _stop(self, job: Job) -> None:
+    def _stop(self) -> None:
         self._cancel.disabled = True
         self._cancel.description = "Stopping"
-        job.cancel()
+        for job in self._subject.jobs:
+            job.cancel()
 
-    def refresh(self, run: Run, elapsed_s: float) -> None:
+    def refresh(self, elapsed_s: float) -> None:
+        line = self._subject.line(elapsed_s)
         if self._box is None:
             if elapsed_s < _WIDGETS_AFTER_S:
                 return
-            self._show_widgets(self._job)
-        # Traits send only what has changed.
-        self._line.value = progress_html(run, elapsed_s, self._cadence)
-        share = progress_share(run, elapsed_s, self._cadence)
+            self._show_widgets(line)
+        self._line.value = line["text/html"]  # traits send only what has changed
+        share = self._subject.share(elapsed_s)
         self._bar.value = max(self._bar.value, round(share * _BAR_STEPS))
 
-    def finish(self, run: Run) -> None:
-        super().finish(run)
+    def finish(self) -> None:
+        super().finish()
         if self._box is not None:
             gone = threading.Timer(_WIDGETS_CLOSED_AFTER_S, self._close)
             gone.daemon = True
@@ -285,29 +354,27 @@ class _WidgetView(_HtmlView):
 class _TextView:
     """One line in a terminal, rewritten; only new states where the output is no terminal."""
 
-    def __init__(self, session: Session, job: Job) -> None:
-        self._session = session
-        self._job = job
-        self._cadence = session.cadence_of(job.run)
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
         self._shown = ""
         self._width = 0
         self._finished = False
 
-    def refresh(self, run: Run, elapsed_s: float) -> None:
+    def refresh(self, elapsed_s: float) -> None:
         terminal = sys.stdout.isatty()
-        news = progress_text(run, elapsed_s, self._cadence) if terminal else phase(run)
+        line = self._subject.line(elapsed_s)
+        news = line["text/plain"] if terminal else self._subject.news()
         if news != self._shown:
             self._shown = news
             self._write(news, "\r" if terminal else "")
 
-    def finish(self, run: Run) -> None:
+    def finish(self) -> None:
         if self._finished:  # what is printed stays
             return
         self._finished = True
         if sys.stdout.isatty():
             self._write("", "\r")
-        paths = [self._session.shown_path(name) for name in run.files]
-        print(run_text(run, paths, self._job.said))  # noqa: T201 - the output of the magic in a terminal
+        print(self._subject.lasting_text())  # noqa: T201 - the output of the magic in a terminal
 
     def _write(self, text: str, back: str) -> None:
         padded = text.ljust(self._width)

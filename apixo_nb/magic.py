@@ -34,10 +34,8 @@ class ApixoMagics(Magics):
         """``%%apixo``; its help is made of the options, below."""
         given = options.parse(line)
         watch = self._start(given, cell, button=False)
-        if watch is not None and given.background:
-            self._bind(given.output, watch.go_on())
-        elif watch is not None:
-            self._bind(given.output, watch.block())
+        if watch is not None:
+            self._bind(given, watch.go_on() if given.background else watch.block())
 
     @cell_magic("apixo_awaited")  # type: ignore[arg-type]
     def apixo_awaited(self, line: str, cell: str) -> Coroutine[Any, Any, None]:
@@ -46,10 +44,8 @@ class ApixoMagics(Magics):
 
     async def _await(self, given: options.Options, cell: str) -> None:
         watch = self._start(given, cell, button=not given.background)
-        if watch is not None and given.background:
-            self._bind(given.output, watch.go_on())
-        elif watch is not None:
-            self._bind(given.output, await watch.wait())
+        if watch is not None:
+            self._bind(given, watch.go_on() if given.background else await watch.wait())
 
     def _start(self, given: options.Options, cell: str, *, button: bool) -> Watch | None:
         """Check everything, then buy; None for a dry run."""
@@ -57,22 +53,35 @@ class ApixoMagics(Magics):
         from .shared import current
 
         session = current()
-        runs = [
-            self._plan(session, given, template)
-            for template in split_prompts(cell)
-            for _draw in range(given.repeat)
-        ]
+        if len(set(given.image_urls)) < len(given.image_urls) and not given.dry_run:
+            say("A reference picture is given twice; it counts twice.")
+        if given.is_sweep:
+            return self._sweep(session, given, cell, button=button)
+        runs = [self._plan(session, given, template) for template in split_prompts(cell)]
         if given.dry_run:
             _show_plan(session, runs)
             return None
-        if len(set(given.image_urls)) < len(given.image_urls):
-            say("A reference picture is given twice; it counts twice.")
         decisions = session.decide(runs, new=given.new)
         bought = [decision.run for decision in decisions if decision.action == "buy"]
         session.check_cost(bought, given.max_cost_usd)
         batch = object()  # cells take turns, however many pictures each asks for
         jobs = [session.carry_out(decision, given.timeout_s, batch) for decision in decisions]
         return Watch(session, jobs, self.shell, button=button)
+
+    def _sweep(self, session: Session, given: options.Options, cell: str, *, button: bool) -> Watch | None:
+        """As `_start`, for a cell that is a sweep."""
+        from .sweeps import sweep_of_cell
+
+        sweep = sweep_of_cell(session, given, cell, self.shell.user_ns)
+        if given.dry_run:
+            display(sweep._repr_mimebundle_(), raw=True)
+            return None
+        sweep.agree(given.max_cost_usd, yes=given.yes)
+        watch = sweep.watch(self.shell, button=button)  # shows the plan before anything is paid
+        sweep.start(given.timeout_s)
+        if given.output:  # now, so that what was stopped has its name too
+            self.shell.push({given.output: sweep})
+        return watch
 
     def _plan(self, session: Session, given: options.Options, template: str) -> Run:
         from .labels import make_labels
@@ -84,9 +93,9 @@ class ApixoMagics(Magics):
         labels = make_labels(given.name, given.tags, given.note)
         return session.plan(make_request(prompt, **asked), labels, prompt_template=template, variables=used)
 
-    def _bind(self, name: str, made: Sequence[Run | Job]) -> None:
-        if name:
-            self.shell.push({name: made[0] if len(made) == 1 else list(made)})
+    def _bind(self, given: options.Options, made: Sequence[Run | Job]) -> None:
+        if given.output and not given.is_sweep:
+            self.shell.push({given.output: made[0] if len(made) == 1 else list(made)})
 
     @line_magic("apixo")  # type: ignore[arg-type]
     def apixo_line(self, line: str) -> Any:

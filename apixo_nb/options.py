@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from .errors import InvalidRequestError
+from .listing import Listed, Marks, mark
 from .spec import DEFAULT_MODEL, MODELS, Parameter, Value
 
 #: Options that the design names and that are still to come; each says so in its own words.
 NOT_YET = {
-    "--set": "Fill {names} from the notebook's variables, or part prompts by lines of ---.",
     "--callback": "Polling works everywhere; the Python client takes request_type='callback'.",
 }
 
@@ -42,7 +42,10 @@ COMMANDS = {
     "doctor": "compare ledger and pictures; %apixo doctor --rebuild mends the ledger",
     "panel": "a form to click, live cards of all runs, and the history",
     "wait": "wait for the cells that were run with --bg",
-    "export": "all runs to FILE.csv, .jsonl, .parquet or .html; FILE.csv --excel is for spreadsheets",
+    "export": "all runs to FILE.csv (--excel for spreadsheets), .jsonl, .parquet, .html, .zip or .png "
+    "(contact sheet); FOLDER --site (page and pictures), --imagefolder or --embed (copies that hold their "
+    "parameters); --mlflow, --wandb",
+    "import": "runs and pictures from FILE.zip or a folder of pictures; what is here already stays",
     "sandbox": "work without key and cost on this machine; %apixo sandbox off ends it",
     "config": "the settings; change one with %config Apixo.NAME = VALUE",
     "help": "this page",
@@ -53,6 +56,8 @@ examples:
   %%apixo                              one square picture
   %%apixo --ar 3:2 -n 2 -o cafes       two wide ones, bound to the variable cafes
   %%apixo --dry-run                    show the request and its cost, send nothing
+  %%apixo --set style=oil,"cut paper" --ar 1:1,3:2 --repeat 3
+                                       a sweep: all combinations, three draws of each
   %%apixo --ref https://example.com/a.png
 
 The cell below is the prompt. {name} is filled from the notebook's variables ({{ and }} are
@@ -61,10 +66,16 @@ braces, --raw turns this off). A line that holds only --- parts several prompts.
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One ``%%apixo`` line, read. `parameters` holds what was given of the model's own."""
+    """One ``%%apixo`` line, read.
+
+    `parameters` holds what was given of the model's own as one value, and `lists` as several; `sets` holds
+    the values of variables of the template.
+    """
 
     model: str = DEFAULT_MODEL
     parameters: dict[str, Value] = field(default_factory=dict)
+    lists: dict[str, Listed] = field(default_factory=dict)
+    sets: dict[str, Listed] = field(default_factory=dict)
     image_urls: tuple[str, ...] = ()
     name: str = ""
     tags: tuple[str, ...] = ()
@@ -74,9 +85,15 @@ class Options:
     dry_run: bool = False
     raw: bool = False
     background: bool = False
+    yes: bool = False
     max_cost_usd: float | None = None
     timeout_s: float | None = None
     output: str = ""
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether many runs come from one template: any list, ``--set``, or several draws."""
+        return bool(self.sets or self.lists or self.repeat > 1)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,9 +128,16 @@ def parser() -> argparse.ArgumentParser:
     )
     for option in model_parameters():
         choices = ", ".join(str(value) for value in option.values)
-        text = f"{option.help}: {choices} (default {option.default})"
+        text = f"{option.help}: {choices} (default {option.default}); a list makes a sweep"
         made.add_argument(option.flag, dest=option.flag, metavar="VALUE", help=text)
     add = made.add_argument
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=A,B",
+        help="values of {NAME} in the prompt, or NAME=@LIST for a list of the notebook; makes a sweep",
+    )
     add(
         "--ref",
         action="append",
@@ -129,11 +153,16 @@ def parser() -> argparse.ArgumentParser:
     add("--new", action="store_true", help="pay for a new draw even where a stored one exists")
     add("--dry-run", action="store_true", help="show the exact request, count and cost; send nothing")
     add("--max-cost", metavar="USD", help="refuse to start above this sum")
+    add("--yes", action="store_true", help="start a sweep without asking, however much it costs")
     add("--bg", action="store_true", help="return at once; the run goes on, and its output with it")
     add("--timeout", metavar="SECONDS", help="give up waiting; the task is kept and can be resumed")
     add("--raw", action="store_true", help="send the prompt as typed, without filling {names}")
     add(
-        "-o", dest="output", default="", metavar="NAME", help="bind the run (or a list of runs) to a variable"
+        "-o",
+        dest="output",
+        default="",
+        metavar="NAME",
+        help="bind the run (a list of runs, a sweep) to a variable",
     )
     return made
 
@@ -150,34 +179,49 @@ def parse(line: str) -> Options:
     InvalidRequestError
         Names the option, the value and what is allowed.
     """
-    given, unknown = parser().parse_known_args(_words(line))
+    marked, marks = mark(line)
+    given, unknown = parser().parse_known_args(_words(marked, line))
     if unknown:
-        raise _unknown(unknown[0])
+        raise _unknown(marks.plain(unknown[0]))
+    _check_dashes(given)
+    single, lists = _parameters(given, marks)
+    text = {name: marks.plain(value) for name, value in vars(given).items() if isinstance(value, str)}
     return Options(
-        model=given.model,
-        parameters=_parameters(given),
-        image_urls=tuple(given.ref),
-        name=given.name,
-        tags=tuple(given.tag),
-        note=given.note,
-        repeat=_count(given.repeat),
+        model=text["model"],
+        parameters=single,
+        lists=lists,
+        sets=_sets(given.set, marks),
+        image_urls=tuple(map(marks.plain, given.ref)),
+        name=text["name"],
+        tags=tuple(map(marks.plain, given.tag)),
+        note=text["note"],
+        repeat=_count(text["repeat"]),
         new=given.new,
         dry_run=given.dry_run,
         raw=given.raw,
         background=given.bg,
-        max_cost_usd=_number(given.max_cost, "--max-cost", "a sum in US dollars, 0 or more", 0.0),
-        timeout_s=_number(given.timeout, "--timeout", "a number of seconds above 0", 1e-3),
-        output=_variable(given.output),
+        yes=given.yes,
+        max_cost_usd=_number(text.get("max_cost"), "--max-cost", "a sum in US dollars, 0 or more", 0.0),
+        timeout_s=_number(text.get("timeout"), "--timeout", "a number of seconds above 0", 1e-3),
+        output=_variable(text["output"]),
     )
 
 
-def _words(line: str) -> list[str]:
+def _words(marked: str, line: str) -> list[str]:
     try:
-        return shlex.split(line)
+        return shlex.split(marked)
     except ValueError:
         raise InvalidRequestError(
             f"A quote is not closed in: {line.strip():.80}", field="options", next_step="Close it."
         ) from None
+
+
+def _check_dashes(given: argparse.Namespace) -> None:
+    """Argparse drops a value of two dashes, as in ``--note=--``, and leaves an empty list in its place."""
+    for name, value in vars(given).items():
+        several = parser().get_default(name) == []
+        if [] in (value if several else [value]):
+            raise InvalidRequestError(f"--{name.strip('-')} cannot be '--'", field=name, value="--")
 
 
 def _unknown(word: str) -> InvalidRequestError:
@@ -192,27 +236,70 @@ def _unknown(word: str) -> InvalidRequestError:
         flags = []  # nothing is near it but the help itself
     if flag in NOT_YET:
         return _not_yet(flag, NOT_YET[flag])
-    near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.55)
     step = f"Did you mean {near[0]}?" if near else "See %apixo help."
     return InvalidRequestError(f"Unknown option {word!r:.80}", field=word, value=word, next_step=step)
 
 
-def _parameters(given: argparse.Namespace) -> dict[str, Value]:
+def _parameters(given: argparse.Namespace, marks: Marks) -> tuple[dict[str, Value], dict[str, Listed]]:
+    """The parameters that have one value, and those that have a list."""
     # One flag can have another wire name in each model: -n is num_images here, max_images there.
     model = MODELS.get(given.model, MODELS[DEFAULT_MODEL])
     own = {parameter.flag: parameter for parameter in model.parameters}
-    options = {option.flag: own.get(option.flag, option) for option in model_parameters()}
-    texts = {flag: getattr(given, flag) for flag in options}
-    return {
-        options[flag].wire: _typed(options[flag], text) for flag, text in texts.items() if text is not None
-    }
+    single: dict[str, Value] = {}
+    lists: dict[str, Listed] = {}
+    for option in model_parameters():
+        text, known = getattr(given, option.flag), own.get(option.flag, option)
+        if text is None:
+            continue
+        plain = marks.plain(text)
+        if text.startswith("@"):
+            lists[known.wire] = marks.listed(text)
+        elif "," in plain:  # quoted or not: no value has a comma
+            lists[known.wire] = Listed(_parts(option.flag, plain))
+        else:
+            single[known.wire] = known.typed(plain)
+    return single, lists
 
 
-def _typed(option: Parameter, text: str) -> Value:
-    """The text as one of the option's values where it is one; what it may be is checked with the request."""
-    if "," in text:
-        raise _not_yet(f"A list of values for {option.flag}", f"Run one cell for each value of {text!r:.40}.")
-    return next((value for value in option.values if str(value) == text), text)
+def _parts(flag: str, text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(","))
+    if "" in parts:
+        raise _gap(flag, text)
+    return parts
+
+
+def _sets(given: Sequence[str], marks: Marks) -> dict[str, Listed]:
+    """The values of ``--set``, by variable."""
+    found: dict[str, Listed] = {}
+    for word in given:
+        name, equals, values = word.partition("=")
+        name = marks.plain(name)
+        if not equals or not name.isidentifier():
+            rule = '--set NAME=A,B or --set NAME=@LIST, such as --set style=oil,"cut paper"'
+            raise InvalidRequestError(
+                f"--set cannot be {marks.plain(word)!r:.80}",
+                field="--set",
+                value=marks.plain(word),
+                allowed=rule,
+            )
+        if name in found:
+            step = f"Put all its values into one list: --set {name}=A,B."
+            raise InvalidRequestError(
+                f"--set {name} is given twice", field="--set", value=name, next_step=step
+            )
+        try:
+            found[name] = marks.listed(values)
+        except ValueError:
+            raise _gap(f"--set {name}", marks.plain(values)) from None
+    return found
+
+
+def _gap(what: str, text: str) -> InvalidRequestError:
+    step = 'No blank follows a comma; a value with blanks or commas needs quotes, and an empty one is "".'
+    return InvalidRequestError(
+        f"A value of {what} is missing: {text!r:.80}", field=what, value=text, next_step=step
+    )
 
 
 def _number(text: str | None, flag: str, rule: str, at_least: float) -> float | None:
@@ -228,7 +315,7 @@ def _number(text: str | None, flag: str, rule: str, at_least: float) -> float | 
 
 
 def _count(text: str) -> int:
-    if text.isdecimal() and 0 < int(text) <= MOST_DRAWS:
+    if text.isdecimal() and len(text) < 10 and 0 < int(text) <= MOST_DRAWS:
         return int(text)
     rule = f"a whole number from 1 to {MOST_DRAWS}"
     raise InvalidRequestError(f"--repeat cannot be {text!r:.80}", field="--repeat", value=text, allowed=rule)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from .download import Downloaded, clear_parts
-from .errors import ImageError, StorageError
+from .errors import ApixoError, ImageError, StorageError
 from .run import Image, Run
+from .text import printable
 
+SUFFIXES = (".png", ".jpg", ".webp")
 THUMBNAIL_PX = 384
+_MOST_NAMED = 50
 _PROBE_BYTES = 4096  # a block, as an empty file fits on a full disk
 _ROOM_BYTES = 8_000_000  # for one picture; the usual ones have two megabytes
 THUMBNAIL_QUALITY = 80  # about 30 kB of WebP for a photograph at this size, 1/60 of its PNG
@@ -82,6 +87,24 @@ class Images:
                         _write_facts(self.path(image).with_suffix(".json"), run, image)
                         return True
         return False
+
+    def is_intact(self, run: Run, image: Image) -> bool:
+        """Whether the file of a picture is here, byte for byte what was downloaded."""
+        # Rows of a shared ledger are others' words: no name leads out of the folder.
+        if image.file not in file_names(run.run_id, image.index) or Path(image.file).name != image.file:
+            return False
+        try:
+            with self.path(image).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == image.sha256
+        except OSError:
+            return False
+
+    def stored(self, runs: Iterable[Run]) -> tuple[list[tuple[Run, Image]], list[str]]:
+        """The pictures of some runs that are intact, and the names of those that are not any more."""
+        pictures = [(run, image) for run in runs for image in run.images if image.file]
+        intact = [(run, image) for run, image in pictures if self.is_intact(run, image)]
+        here = {image.file for _, image in intact}
+        return intact, [image.file for _, image in pictures if image.file not in here]
 
     def check_room(self, count: int) -> None:
         """Raise StorageError unless so many pictures can be stored: asked before they are paid for."""
@@ -152,11 +175,42 @@ def _data_uri(webp: bytes) -> str:
     return _WEBP_URI + base64.b64encode(webp).decode("ascii") if webp else ""
 
 
-def _write_facts(path: Path, run: Run, image: Image) -> None:
+def left_out(names: Sequence[str]) -> list[str]:
+    """What to say of pictures whose files are not what they were: a sentence, or none."""
+    if not names:
+        return []
+    what = f"{len(names)} picture(s) left out, as their files are missing or changed: {listed(names)}."
+    return [f"{what} `%apixo doctor` looks them over."]
+
+
+def check_any(stored: Sequence[object]) -> None:
+    """Raise ApixoError where there is no picture to hand on."""
+    if not stored:
+        step = "Nothing was written. `%apixo rescue` downloads what is missing."
+        raise ApixoError("None of these runs has a picture on disk", next_step=step)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence; of very many the first."""
+    shown = ", ".join(printable(name, 120) for name in names[:_MOST_NAMED])
+    return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more"
+
+
+def file_names(run_id: str, index: int) -> list[str]:
+    """The names that a picture's file can have."""
+    return [f"{run_id}-{index + 1}{suffix}" for suffix in SUFFIXES]
+
+
+def facts_text(run: Run, image: Image) -> str:
+    """What stands beside a picture: its run and its own record, as JSON."""
     # The run's own rating is that of its best picture, and would be old as soon as another one is rated.
     facts = run.model_dump(mode="json", exclude={"images", "raw", "rating"})
     facts["image"] = image.model_dump(mode="json")
-    _write_whole(path, json.dumps(facts, ensure_ascii=False, indent=1))
+    return json.dumps(facts, ensure_ascii=False, indent=1)
+
+
+def _write_facts(path: Path, run: Run, image: Image) -> None:
+    _write_whole(path, facts_text(run, image))
 
 
 def _read_image(path: Path) -> Image | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from . import asks, loop
 from .board import Board, Track
 from .cards import again, model_facts
 from .desk import Desk, Sentence, has_widgets
-from .errors import ApixoError, ConfigurationError, CostLimitError
+from .errors import ApixoError, ConfigurationError, CostLimitError, InvalidRequestError
+from .expansion import Template
 from .form import Form, cell_text, check_draws, form_of, problems, python_text, read_form
 from .job import Job
 from .live import card
 from .options import MOST_DRAWS
+from .planning import Asked, make_plan
 from .run import Run
 from .session import Session
 from .shared import current
@@ -34,6 +37,7 @@ from .spec import MODELS
 from .text import dollars
 
 _REDRAW_S = 0.25
+_MOST_TASKS = 500  # of one click
 _LEFT_AGAIN = 12  # lasting outputs, when the panel is shown again in this kernel
 
 _NO_WIDGETS = (
@@ -92,6 +96,7 @@ class Panel(Desk):
             "sandbox": session.is_sandbox,
             "models": [model_facts(spec, session.unit_price_micros(spec.id)) for spec in MODELS.values()],
             "most_draws": MOST_DRAWS,
+            "ask_above_micros": round(session.settings.ask_above_usd * 1e6),
             "problem": self._problem,
             "unfinished": asks.unfinished(session),
         }
@@ -151,6 +156,7 @@ class Panel(Desk):
             shown = self._board.cards()
             if shown != self._widget.cards:
                 self._set(cards=shown, money=asks.money(self._session))
+            self._set(progress=self._board.progress(time.monotonic()))
             return busy or self._board.busy
 
     def _wake(self) -> None:
@@ -160,10 +166,7 @@ class Panel(Desk):
         for image in track.job.run.images:
             self._later(self._paint, track.session, track.job.run, image.index, "card")
         if track.ours:
-            try:
-                self._leave_run(track)
-            except Exception:  # noqa: BLE001 - whatever it is, the card is to be shown
-                _log.exception("the panel could not leave run %s in the notebook", track.job.run.run_id)
+            self._later(self._leave_run, track)
 
     def _leave_run(self, track: Track) -> None:
         """The lasting output of a run."""
@@ -176,7 +179,10 @@ class Panel(Desk):
         given = self._widget.form
         form = read_form(given)
         found = problems(form, nearby=self._session.is_sandbox)
-        self._set(checked={"problems": found, "rev": given.get("rev"), **_texts(form)})
+        checked = {"problems": found, "rev": given.get("rev"), **_texts(form)}
+        if form.prompt and form.is_sweep and not found:
+            checked["tasks"], checked["pictures"] = form.count()
+        self._set(checked=checked)
 
     def _ask_texts(self, asked: dict[str, Any]) -> dict[str, Any]:
         return _texts(read_form(asked.get("form")))
@@ -186,19 +192,21 @@ class Panel(Desk):
         self._same_session()
         self._tell_facts()
         self._look()
-        self._set_again("facts", "money", "cards", "checked")
+        self._set_again("facts", "money", "cards", "progress", "checked")
         return {}
 
     def _ask_generate(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if (bought := self._bought_before(asked)) is not None:
+            return bought
         form = read_form(asked.get("form"))
         session = self._agreed_session()
         check_draws(form.repeat)
-        request = form.request(nearby=session.is_sandbox)
-        runs = [session.plan(request, form.labels()) for _ in range(form.repeat)]
-        return self._buy(session, runs, asked)
+        return self._buy(session, _runs_of(session, form), asked)
 
     def _ask_again(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Buy the request of a run that came to nothing once more."""
+        if (bought := self._bought_before(asked)) is not None:
+            return bought
         session = self._agreed_session()
         old = self._shown(asked).run
         if not again(old) or old.sandbox != session.is_sandbox:
@@ -208,24 +216,33 @@ class Panel(Desk):
         run = session.plan(old.request, labels, prompt_template=old.prompt_template, variables=old.variables)
         return self._buy(session, [run], asked)
 
+    def _bought_before(self, asked: dict[str, Any]) -> dict[str, Any] | None:
+        """What this very click has bought, if it has arrived before."""
+        run_ids = self._bought.get(str(asked.get("token")))
+        return None if run_ids is None else {"run_ids": run_ids}
+
     def _buy(self, session: Session, runs: list[Run], asked: dict[str, Any]) -> dict[str, Any]:
         token, price = str(asked.get("token") or ""), sum(run.price_micros for run in runs)
         if not token:
             raise ConfigurationError("A purchase without a token", next_step="Nothing was sent.")
-        if token in self._bought:  # this very click has arrived before
-            return {"run_ids": self._bought[token]}
         if asked.get("price_micros") != price:
             step = "Nothing was sent. Look at what the panel says now, then press again."
             raise CostLimitError(f"This costs {dollars(price / 1e6)}, not what was shown", next_step=step)
         session.check_cost(runs, None)
         # From here on the click is spent, whatever happens.
-        self._bought[token] = [run.run_id for run in runs]
+        begun = self._bought[token] = []
         batch = object()
-        with self._lock:
+        try:
             for run in runs:
-                self._board.add(session, [session.start(run, batch=batch)], ours=True)
+                job = session.start(run, batch=batch)
+                begun.append(run.run_id)
+                with self._lock:
+                    self._board.add(session, [job], ours=True)
+        except ApixoError as error:  # those that were begun go on, and the page is to know of both
+            self._look()
+            return {"run_ids": begun, **asks.problem(error)}
         self._look()
-        return {"run_ids": self._bought[token]}
+        return {"run_ids": begun}
 
     def _shown(self, asked: dict[str, Any]) -> Job:
         job = self._board.job(str(asked.get("run_id")))
@@ -268,6 +285,30 @@ class Panel(Desk):
             return {"buffers": [Path(place).read_bytes()]}
         except OSError as error:
             raise ConfigurationError(f"The file cannot be read any more: {error.strerror}") from None
+
+
+def _runs_of(session: Session, form: Form) -> list[Run]:
+    """The rows of all that a form asks for; it always buys, so each is the next take."""
+    single = {wire: value for wire, value in form.parameters.items() if wire not in form.lists}
+    asked = Asked(
+        model=form.model,
+        parameters=single,
+        lists=form.lists,
+        sets=form.sets,
+        image_urls=form.image_urls,
+        labels=form.labels(),
+        repeat=form.repeat,
+        raw=not form.is_sweep,
+        new=True,
+    )
+    plan = make_plan(session, [Template(form.prompt)], asked)
+    if len(plan.bought) > _MOST_TASKS:
+        raise InvalidRequestError(
+            f"{len(plan.bought)} tasks are too many for a click",
+            field="sweep",
+            allowed=f"at most {_MOST_TASKS} here; a cell takes more",
+        )
+    return [run.but(take=0) for run in plan.bought]
 
 
 def _texts(form: Form) -> dict[str, str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+import re
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InvalidRequestError
+from .filters import Since, query_of
 from .ledger import Ledger
 from .originals import Images
 from .run import Run
@@ -16,6 +19,12 @@ from .search import Facets, Found, Query
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .intake import Imported
+    from .target import Written
+    from .trackers import Pushed
+
+_PLAIN_NAME = re.compile(r"\w[\w.-]*")
 
 
 class Records:
@@ -71,11 +80,36 @@ class Records:
         """What a query may ask for here: states, tags and names, most frequent first."""
         return self.ledger.facets(self.is_sandbox)
 
-    def history(self) -> pd.DataFrame:
-        """All runs as a DataFrame, oldest first; see `frame.history_frame` for columns, dtypes and units."""
+    def history(
+        self,
+        name: str | None = None,
+        tag: str | Iterable[str] | None = None,
+        since: Since | None = None,
+        state: str | Iterable[str] | None = None,
+        text: str | None = None,
+    ) -> pd.DataFrame:
+        """Runs as a DataFrame, oldest first: all of the ledger, or those that fit all that is given.
+
+        See `filters.query_of` for the filters, `frame.history_frame` for columns, dtypes and units.
+        """
         from .frame import history_frame
 
-        return history_frame(self.ledger.runs(), self.shown_path)
+        asked = query_of(name=name, tag=tag, since=since, state=state, text=text)
+        return history_frame(self.ledger.each(asked), self._shown_paths())
+
+    def pictures(
+        self,
+        name: str | None = None,
+        tag: str | Iterable[str] | None = None,
+        since: Since | None = None,
+        state: str | Iterable[str] | None = None,
+        text: str | None = None,
+    ) -> pd.DataFrame:
+        """The pictures of the runs that `history` would give, one row each; see `frame.images_frame`."""
+        from .frame import images_frame
+
+        asked = query_of(name=name, tag=tag, since=since, state=state, text=text)
+        return images_frame(self.ledger.each(asked), self._shown_paths())
 
     def export_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write `history` to a CSV file, exactly; see `frame.write_csv`."""
@@ -86,14 +120,61 @@ class Records:
     def export(
         self, path: str | os.PathLike[str], kind: str | None = None, runs: Iterable[Run] | None = None
     ) -> Path:
-        """Write runs (default: all) as CSV, JSON Lines, Parquet or a page; see `export.export`."""
+        """Write runs (default: all) to a file or folder of one of many kinds; see `export.export`.
+
+        What there is to say of it, such as a picture that had to be left out, is a UserWarning.
+        """
+        written = self.write(path, kind, runs)
+        for note in written.notes:
+            warnings.warn(note, stacklevel=2)
+        return written.path
+
+    def write(
+        self, path: str | os.PathLike[str], kind: str | None = None, runs: Iterable[Run] | None = None
+    ) -> Written:
+        """As `export`, but what there is to say is returned."""
         from .export import export
 
         chosen = self.ledger.runs() if runs is None else runs
-        return export(chosen, path, kind, self.images, self.shown_path)
+        return export(chosen, path, kind, self.images, self._shown_paths())
+
+    def import_bundle(self, path: str | os.PathLike[str]) -> Imported:
+        """Merge a ZIP bundle, or a folder of pictures and facts, into this ledger by the ids of the runs.
+
+        Twice is once. Imported runs count towards budgets like others; see `intake.import_bundle`.
+        """
+        from .intake import import_bundle
+
+        return import_bundle(path, self.ledger, self.images)
+
+    def to_mlflow(
+        self, runs: Iterable[Run] | None = None, experiment: str = "apixo", tracking_uri: str | None = None
+    ) -> Pushed:
+        """Bring runs (default: all of this service) to MLflow; see `mlflow_export.push_to_mlflow`."""
+        from .mlflow_export import push_to_mlflow
+
+        chosen = self.runs() if runs is None else runs
+        return push_to_mlflow(chosen, self.images, experiment=experiment, tracking_uri=tracking_uri)
+
+    def to_wandb(
+        self,
+        runs: Iterable[Run] | None = None,
+        project: str = "apixo",
+        folder: str | os.PathLike[str] = ".",
+    ) -> Pushed:
+        """Write runs (default: all of this service) for wandb, offline; see `wandb_export`."""
+        from .wandb_export import write_for_wandb
+
+        chosen = self.runs() if runs is None else runs
+        return write_for_wandb(chosen, self.images, project=project, folder=folder)
 
     def shown_path(self, file: str) -> str:
         """Relative to the working folder where it lies within, so that a table can move with its folder."""
         path = self.images.folder / file
         working = Path.cwd()
         return path.relative_to(working).as_posix() if path.is_relative_to(working) else str(path)
+
+    def _shown_paths(self) -> Callable[[str], str]:
+        """`shown_path` for a whole table: the folder is looked at once, unless a name leads elsewhere."""
+        start = self.shown_path("x").removesuffix("x")
+        return lambda file: start + file if _PLAIN_NAME.fullmatch(file) else self.shown_path(file)

@@ -8,6 +8,7 @@ no draw: the next press is the same take again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,10 +21,11 @@ from .run import FAILED, PLANNED, SUBMITTING, SUCCESS, UNKNOWN, Run
 class Decision:
     """What to do for one request: `run` is the stored one, or the one to buy, with its take.
 
-    `once`: not if another kernel asks for the same take meanwhile.
+    "leave": its end is unknown, so it is neither shown nor bought. `once`: not if another kernel asks for
+    the same take meanwhile.
     """
 
-    action: Literal["show", "follow", "buy"]
+    action: Literal["show", "follow", "buy", "leave"]
     run: Run
     once: bool = False
 
@@ -34,11 +36,18 @@ class Decision:
             return f"The stored result of {_day(self.run)}, shown again at $0. --new buys another."
         if self.action == "follow":
             return f"The task of {_day(self.run)}, taken up again at $0."
+        if self.action == "leave":
+            return "Left out: it was submitted before, and its answer lost."
         return ""
 
 
 def decide_all(
-    planned: Iterable[Run], stored: Callable[[Run], list[Run]], drawn: Collection[str], *, buy: bool
+    planned: Iterable[Run],
+    stored: Callable[[Run], list[Run]],
+    drawn: Collection[str],
+    *,
+    buy: bool,
+    leave: bool = False,
 ) -> list[Decision]:
     """Decide on the requests of one cell; identical ones are draws of their own.
 
@@ -52,6 +61,8 @@ def decide_all(
         Ids of the runs that this kernel has bought or shown.
     buy : bool
         Buy in any case: ``--new``, or replay is off.
+    leave : bool
+        Leave out what has an unknown end, and go on with the others, in place of raising.
 
     Raises
     ------
@@ -59,26 +70,34 @@ def decide_all(
         One was submitted before, and its answer lost: buying it again could pay twice.
     """
     found: list[Decision] = []
+    known: dict[str, list[Run]] = {}
+    ahead: Counter[str] = Counter()  # draws of the same request that stand before it in the cell
     for run in planned:
-        ahead = sum(other.run.digest == run.digest for other in found)
-        found.append(_decide(run, stored(run), drawn, ahead, buy=buy))
+        if run.digest not in known:
+            known[run.digest] = stored(run)
+        found.append(_decide(run, known[run.digest], drawn, ahead[run.digest], buy=buy, leave=leave))
+        ahead[run.digest] += 1
     return found
 
 
 def _decide(
-    planned: Run, stored: Sequence[Run], drawn: Collection[str], ahead: int, *, buy: bool
+    planned: Run, stored: Sequence[Run], drawn: Collection[str], ahead: int, *, buy: bool, leave: bool
 ) -> Decision:
-    take = 1 + ahead + sum(run.run_id in drawn and _is_draw(run) for run in stored)
+    first = 1 + sum(run.run_id in drawn and _is_draw(run) for run in stored)
+    if buy:
+        if any(run.take >= first and _is_draw(run) for run in stored):
+            first = 1 + max(run.take for run in stored)
+        return Decision("buy", planned.but(take=first + ahead))
+    take = first + ahead
     same = [run for run in stored if run.take == take]
     draw = next((run for run in same if _is_draw(run)), None)
-    if buy:
-        last = max((run.take for run in stored), default=0)
-        return Decision("buy", planned.but(take=last + 1 + ahead if draw else take))
     if draw is not None:
         return Decision("show" if draw.state == SUCCESS and not draw.missing else "follow", draw)
     for run in same:
         if run.state == UNKNOWN and run.cost_micros is None:  # else it is settled
-            raise _unknown(run)
+            if leave:
+                return Decision("leave", run)
+            raise lost_submit(run)
     return Decision("buy", planned.but(take=take), once=True)
 
 
@@ -93,7 +112,8 @@ def _is_draw(run: Run) -> bool:
     )
 
 
-def _unknown(run: Run) -> SubmitUnknownError:
+def lost_submit(run: Run) -> SubmitUnknownError:
+    """The error of a request that was submitted before, with an unknown end."""
     return SubmitUnknownError(
         f"This request was submitted on {_day(run)}, and its answer was lost",
         run_id=run.run_id,

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 from .display import cost, dollars, remark_of, render, seconds
 from .originals import THUMBNAIL_PX, Images
 from .run import BEST, FAILED, Image, Run, utc_now
+from .scrub import bare_address, scrubbed
 from .spend import FAILED_NOTE, spent_text
 from .target import checked_target, new_file
 from .text import printable
 
-_QUERY = re.compile(r"(https?://[^\s?#]+)[?#]\S*", re.IGNORECASE)
-_USER = re.compile(r"(https?://)[^\s/?#@]+@", re.IGNORECASE)
 _LONG = 1500  # characters of a prompt; a longer one scrolls on the screen, and is whole on paper
 _READERS = 4  # threads that make thumbnails; Pillow lets go of the interpreter while it decodes
 
@@ -84,7 +82,9 @@ def _summary(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _card(number: int, run: Run, images: Images, folder: Path, small: Iterator[str]) -> dict[str, Any]:
-    run = run.but(fail_code=_scrubbed(run.fail_code, run), fail_msg=_scrubbed(run.fail_msg, run))
+    run = run.but(
+        fail_code=scrubbed(run.fail_code, run.callback_url), fail_msg=scrubbed(run.fail_msg, run.callback_url)
+    )
     pictures = [_picture(run, image, images, folder, next(small)) for image in run.images]
     known = {image.index for image in run.images}
     missing = [index + 1 for index in range(len(run.result_urls)) if index not in known]
@@ -177,7 +177,7 @@ def _size(count: int | None) -> str:
 
 def _problem(run: Run, image: Image, data_uri: str) -> str:
     if not image.file:
-        why = printable(_scrubbed(image.error, run))
+        why = printable(scrubbed(image.error, run.callback_url))
         return f"Not on disk: {why}" if why else "Not on disk"
     return "" if data_uri else "Its file is gone, or cannot be read"
 
@@ -191,23 +191,10 @@ def _link(original: Path, folder: Path) -> str:
     return quote(os.fsencode(Path(relative).as_posix()))
 
 
-# --- addresses --------------------------------------------------------------------------------------
-
-
 def _address(url: str) -> dict[str, str]:
-    """An address to show, without user, query and fragment, which may be keys; a link where it is whole."""
-    try:
-        parts = urlsplit(url)
-        bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-    except ValueError:
+    """An address to show, without what may be keys; a link where it is whole."""
+    bare = bare_address(url)
+    if not bare:
         return {"shown": "an address that cannot be read", "link": ""}
-    whole = bare == url and parts.scheme in ("http", "https")
+    whole = bare == url and url.partition(":")[0] in ("http", "https")
     return {"shown": bare if bare == url else f"{bare} (the rest is left out)", "link": bare if whole else ""}
-
-
-def _scrubbed(text: str, run: Run) -> str:
-    """A server's text without what is nobody else's: the callback's address, queries of addresses."""
-    if run.callback_url:
-        text = text.replace(run.callback_url, "(callback address)")
-        text = text.replace(run.callback_url.partition("?")[0], "(callback address)")
-    return _USER.sub(r"\1", _QUERY.sub(r"\1", text))

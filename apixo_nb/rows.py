@@ -7,10 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .run import CHOICE, SUCCESS, Image, Run
+from .run import CHOICE, FAILED, PLANNED, SUCCESS, UNKNOWN, Image, Run
 from .tables import images, missing_pictures, runs
 
 _MOST_AT_ONCE = 500  # values in one statement; databases have a limit
+_RUN = tuple(column for column in runs.c if column.name in Run.model_fields)
 
 
 def row_of(run: Run) -> dict[str, Any]:
@@ -23,19 +24,33 @@ def row_of(run: Run) -> dict[str, Any]:
 
 def run_of(row: Any, pictures: Sequence[Image] = ()) -> Run:
     """The run of a row."""
-    known = {name: value for name, value in row.items() if name in Run.model_fields}
-    return Run.model_validate({**known, "images": tuple(pictures)})
+    return Run.model_validate({**row, "images": tuple(pictures)})
 
 
 def read_runs(connection: sa.Connection, wanted: sa.Select[Any]) -> list[Run]:
     """The runs that a selection of `runs` gives, in its order, with their pictures."""
-    rows = connection.execute(wanted).mappings().all()
+    # A ledger may have 100,000 rows: little is done for each, and what a Run does not know is not read.
+    rows = _dicts(connection.execute(wanted.with_only_columns(*_RUN)))
     found: dict[str, list[Image]] = {}
     for part in parts([row["run_id"] for row in rows]):
         pictures = sa.select(images).where(images.c.run_id.in_(part)).order_by(images.c.index)
-        for row in connection.execute(pictures).mappings():
-            found.setdefault(row["run_id"], []).append(Image.model_validate(dict(row)))
+        for row in _dicts(connection.execute(pictures)):
+            found.setdefault(row["run_id"], []).append(Image.model_validate(row))
     return [run_of(row, found.get(row["run_id"], ())) for row in rows]
+
+
+def _dicts(result: sa.CursorResult[Any]) -> list[dict[str, Any]]:
+    names = tuple(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result]
+
+
+def rival(connection: sa.Connection, same_take: sa.ColumnElement[bool]) -> Run | None:
+    """The run of a request and take that was asked for already, by whoever was quicker."""
+    # One with an unknown end counts too: it has become so since this kernel looked.
+    settled = (runs.c.state == UNKNOWN) & runs.c.cost_micros.is_not(None)
+    asked = same_take & runs.c.state.not_in((FAILED, PLANNED)) & ~settled
+    row = connection.execute(sa.select(runs).where(asked).limit(1)).mappings().first()
+    return None if row is None else run_of(row)
 
 
 def parts(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:

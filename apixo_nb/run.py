@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from .errors import InvalidRequestError
 from .request import Request, RequestType
 from .spec import FINAL_STATES, MODELS, RESULT_DAYS, ModelSpec, Value
+from .text import printable
 
 SCHEMA_VERSION = 3
 
@@ -210,6 +212,17 @@ class Run(BaseModel):
 
 def _pictures(count: int) -> str:
     return "picture" if count == 1 else "pictures"
+
+
+def checked_runs(runs: object) -> list[Run]:
+    """Runs that somebody gives, or the one; raises InvalidRequestError for what is no run."""
+    chosen: list[Run] = []
+    for run in runs if isinstance(runs, Iterable) and not isinstance(runs, Run) else [runs]:
+        if not isinstance(run, Run):
+            message = f"This is no run: {printable(repr(run), 80)}"
+            raise InvalidRequestError(message, field="runs", value=run, allowed="a list of Run")
+        chosen.append(run)
+    return chosen
 
 
 def utc_now() -> datetime:

@@ -23,6 +23,7 @@ from .buyer import Buyer, Purchase
 from .collect import Collector
 from .errors import WaitTimeoutError
 from .flows import wait
+from .gate import Gate
 from .job import Job, came_to_nothing, stopped_error
 from .keeper import Keeper, Listener
 from .lane import Lane
@@ -87,6 +88,11 @@ class Runner:
     def busy(self) -> bool:
         """Whether runs are in flight."""
         return bool(self._parts.live)
+
+    @property
+    def gate(self) -> Gate:
+        """The gate of the submits: how many leave at once, and how many a second."""
+        return self._buyer.gate
 
     def jobs(self) -> list[Job]:
         """The runs in flight here; also those that have no row yet."""

@@ -64,8 +64,10 @@ class Query:
     sort, descending
         One of `SORTS`. Missing values come last in both directions; equal ones by time, then by id, in the
         same direction.
-    limit, offset : int
-        The page: how many at most, and how many before it.
+    limit : int, optional
+        The page: how many at most; None for all.
+    offset : int
+        How many before it.
 
     Raises
     ------
@@ -86,7 +88,7 @@ class Query:
     sandbox: bool | None = None
     sort: str = "created_at"
     descending: bool = True
-    limit: int = 50
+    limit: int | None = 50
     offset: int = 0
 
     def __post_init__(self) -> None:
@@ -94,8 +96,10 @@ class Query:
             **{field: _text(getattr(self, field), field) for field in ("text", "name")},
             **{field: _words(getattr(self, field), field) for field in ("states", "tags")},
             **{field: _time(getattr(self, field), field) for field in ("since", "until")},
-            **{field: whole(getattr(self, field), field, 0, _LARGEST) for field in ("limit", "offset")},
+            "offset": whole(self.offset, "offset", 0, _LARGEST),
         }
+        if self.limit is not None:
+            checked["limit"] = whole(self.limit, "limit", 0, _LARGEST)
         if self.rating_min is not None:
             checked["rating_min"] = whole(self.rating_min, "rating_min", 1, BEST)
         for field in ("cost_min_usd", "cost_max_usd"):
@@ -130,12 +134,14 @@ class Facets:
     names: list[tuple[str, int]]
 
 
-def ask(connection: sa.Connection, query: Query) -> tuple[int, sa.Select[Any]]:
-    """How many runs a query finds, and the selection of its page."""
+def ask(connection: sa.Connection, query: Query) -> tuple[int | None, sa.Select[Any]]:
+    """How many runs a query finds, and the selection of its page; None where all of them are on it."""
     says = dialect_of(connection)
     which = sa.and_(sa.true(), *_conditions(query, says))
-    total = connection.scalar(sa.select(sa.func.count()).select_from(runs).where(which)) or 0
     page = sa.select(runs).where(which).order_by(*_order(query, says))
+    if query.limit is None and not query.offset:
+        return None, page
+    total = connection.scalar(sa.select(sa.func.count()).select_from(runs).where(which)) or 0
     return total, page.limit(query.limit).offset(query.offset)
 
 

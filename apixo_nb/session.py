@@ -27,7 +27,7 @@ from .ledger import Ledger
 from .loop import run as run_on_loop
 from .originals import Images
 from .records import Records
-from .replay import Decision, decide_all
+from .replay import Decision, decide_all, lost_submit
 from .request import Request, make_request
 from .run import SUBMITTING, Run, new_run
 from .runner import Runner
@@ -214,10 +214,11 @@ class Session(Records):
         check_timeout(timeout_s)
         return self.runner.start(run, timeout_s or self.settings.timeout, batch=batch, once=once)
 
-    def decide(self, planned: Iterable[Run], *, new: bool = False) -> list[Decision]:
+    def decide(self, planned: Iterable[Run], *, new: bool = False, leave: bool = False) -> list[Decision]:
         """For each planned run of a cell: show what is stored, follow what is open, or buy.
 
-        Nothing is bought here. `new` buys in any case, as does the setting ``replay = False``.
+        Nothing is bought here. `new` buys in any case, as does the setting ``replay = False``. `leave`: what
+        was submitted before without an answer is left out, in place of raising.
 
         Raises
         ------
@@ -226,7 +227,7 @@ class Session(Records):
         """
         self.ledger.settle()
         buy = new or not self.settings.replay
-        return decide_all(planned, self._draws, _drawn, buy=buy)
+        return decide_all(planned, self._draws, _drawn, buy=buy, leave=leave)
 
     def _draws(self, planned: Run) -> list[Run]:
         """All runs of the same request, those included that stand in line here and have no row yet."""
@@ -250,9 +251,17 @@ class Session(Records):
             job.said = decision.said
             return job
         job = Job(decision.run, decision.said)
+        if decision.action == "leave":
+            job.fail(lost_submit(decision.run))
         job.succeed()
         job.end()
         return job
+
+    def not_drawn(self, jobs: Iterable[Job]) -> None:
+        """These were no draws after all: whoever asks for the same again in this kernel gets them again."""
+        for job in jobs:
+            # Not before `carry_out` has had its say.
+            job.ended.add_done_callback(functools.partial(_forget, job))
 
     def begin(
         self,
@@ -314,6 +323,10 @@ def _in_ipython() -> bool:
     """Whether this is an IPython session, where cells are run again and again; a plain script is not."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and ipython.get_ipython() is not None
+
+
+def _forget(job: Job, _ended: object) -> None:
+    _drawn.discard(job.run.run_id)
 
 
 # Ids of the runs that this kernel has bought or shown; they outlive a session that a setting renews.

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from . import config
 from .errors import ApixoError
+from .filters import Since
 from .job import stop_all
 from .run import Run
 from .session import Session
+from .shown import Shown
 from .spec import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .intake import Imported
 _lock = threading.RLock()
 _current: tuple[Session, dict[str, Any]] | None = None
 
@@ -144,14 +147,88 @@ async def agenerate(
     )
 
 
-def history() -> pd.DataFrame:
-    """All runs of the ledger as a DataFrame, oldest first; see `Session.history`."""
-    return current().history()
+def history(
+    name: str | None = None,
+    tag: str | Iterable[str] | None = None,
+    since: Since | None = None,
+    state: str | Iterable[str] | None = None,
+    text: str | None = None,
+) -> pd.DataFrame:
+    """Runs as a DataFrame, oldest first: all of the ledger, or those that fit all that is given.
+
+    Its rows have ``df.apixo``: pictures, summaries, plots and exports of them; see `accessor.Table`.
+
+    Parameters
+    ----------
+    name : str
+        Exactly this name.
+    tag : str, or list of str
+        All of these, each of the run or of one of its pictures.
+    since : datetime, date, str or timedelta
+        Made then or later: ``"2026-11-25"``, ``"2026-11-25 14:30"``, ``timedelta(hours=2)`` for the last two
+        hours. Without a time zone it is the time of this machine.
+    state : str, or list of str
+        One of these, e.g. "success".
+    text : str
+        Words that must all occur somewhere, in any case: in prompt, name, note, tags, ids or failure.
+
+    Returns
+    -------
+    DataFrame
+        See `frame.history_frame` for columns, dtypes and units.
+    """
+    return current().history(name, tag, since, state, text)
+
+
+def images(
+    name: str | None = None,
+    tag: str | Iterable[str] | None = None,
+    since: Since | None = None,
+    state: str | Iterable[str] | None = None,
+    text: str | None = None,
+) -> pd.DataFrame:
+    """Pictures as a DataFrame, one row a picture, with the filters of `history`; oldest run first.
+
+    See `frame.images_frame` for columns, dtypes and units; ``df.apixo`` works on it as on `history`.
+    """
+    return current().pictures(name, tag, since, state, text)
+
+
+def compare(a: object, b: object, *more: object) -> Shown:
+    """2 to 4 runs side by side: pictures, what differs between the prompts word by word, and parameters.
+
+    Parameters
+    ----------
+    a, b, *more : Run, str, or row of a table
+        Runs, ids of runs, or rows of `history` or `images`, such as ``df.iloc[0]``. A row of `images` stands
+        for that picture alone.
+
+    Returns
+    -------
+    Shown
+        As the value of a cell it is HTML that stays in the notebook.
+
+    Raises
+    ------
+    InvalidRequestError
+        There are too many, or one of them is no run of the ledger.
+    """
+    from . import comparison
+
+    return comparison.compare(current(), (a, b, *more))
 
 
 def export_csv(path: str | os.PathLike[str]) -> Path:
     """Write `history` to a CSV file, exactly, and return its path."""
     return current().export_csv(path)
+
+
+def import_bundle(path: str | os.PathLike[str]) -> Imported:
+    """Merge a ZIP bundle, or a folder of pictures and their facts, into the ledger; twice is once.
+
+    See `Session.import_bundle`; `Session.export` writes such a bundle.
+    """
+    return current().import_bundle(path)
 
 
 def resume(run_id: str | None = None) -> list[Run]:

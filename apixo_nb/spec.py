@@ -46,6 +46,10 @@ class Parameter:
     default: Value
     help: str
 
+    def typed(self, text: str) -> Value:
+        """The text as one of the values where it is one; what it may be is checked with the request."""
+        return next((value for value in self.values if str(value) == text), text)
+
 
 @dataclass(frozen=True, slots=True)
 class References:

@@ -7,6 +7,7 @@ import io
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ApixoError
@@ -19,10 +20,28 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "jsonl": (".jsonl", ".ndjson"),
     "parquet": (".parquet",),
     "html": (".html", ".htm"),
+    "bundle": (".zip",),
+    "sheet": (".png", ".webp", ".jpg", ".jpeg"),
 }
 
 _FOREIGN = {".xlsx", ".xls", ".ods", ".json"}.union(*SUFFIXES.values())
-_WORDS = {"csv": "CSV", "excel": "CSV", "jsonl": "JSON Lines", "parquet": "Parquet", "html": "HTML"}
+_WORDS = {
+    "csv": "CSV",
+    "excel": "CSV",
+    "jsonl": "JSON Lines",
+    "parquet": "Parquet",
+    "html": "HTML",
+    "bundle": "ZIP",
+    "sheet": "a picture",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file or folder that was written, and what there is to say of it, in sentences."""
+
+    path: Path
+    notes: tuple[str, ...] = ()
 
 
 def checked_target(path: object, kind: str) -> Path:
@@ -79,5 +98,5 @@ def new_file(target: Path, kind: str) -> Iterator[io.BufferedWriter]:
 
 
 def _refused(shown: str, kind: str, why: str, step: str) -> ApixoError:
-    what = "report" if kind == "html" else "table"
+    what = {"html": "report", "bundle": "bundle", "sheet": "contact sheet"}.get(kind, "table")
     return ApixoError(f"The {what} could not be written to {shown}{why}", next_step=step)

@@ -54,6 +54,11 @@ def fill(template: str, variables: Mapping[str, Any]) -> tuple[str, dict[str, st
     return "".join(pieces), used
 
 
+def names_in(template: str) -> list[str]:
+    """The variables that a template uses, each once; raises as `fill` does."""
+    return list(dict.fromkeys(name for _text, name in _parse(template) if name is not None))
+
+
 def _parse(template: str) -> list[tuple[str, str | None]]:
     try:
         parsed = list(string.Formatter().parse(template))

@@ -1,4 +1,4 @@
-"""Blind votes in the notebook: two pictures side by side, no names, one key for the better one.
+"""Choosing in the notebook: what a person says of a picture, and blind votes between two, one key a vote.
 
 Each vote is kept in the ledger at once, so a ballot goes on where it was left, in any kernel.
 """
@@ -17,6 +17,7 @@ from IPython.core.getipython import get_ipython
 
 from . import axes, ballot
 from .ballot import OUTCOMES, Picture, Vote
+from .choices import KEEP, Keep, choose
 from .desk import Desk, Sentence, has_widgets
 from .display import ballot_html
 from .errors import ConfigurationError, InvalidRequestError
@@ -78,7 +79,7 @@ class Ballot(Desk):
     def results(self) -> pd.DataFrame:
         """One row a value of the axis (the index), best first.
 
-        ``votes``, ``wins``, ``losses``, ``ties`` are numbers of votes; ``win_rate`` counts a tie as half a win,
+        ``votes``, ``wins``, ``losses``, ``ties`` are numbers; ``win_rate`` counts a tie as half a win,
         and ``low`` and ``high`` bound it with 95 % confidence; all three are missing without a vote.
         """
         from .frame import typed
@@ -200,6 +201,23 @@ def vote(runs: Any, by: str | None = None, *, name: str | None = None) -> Ballot
     if not has_widgets(get_ipython()):
         return Sentence(_NO_WIDGETS)
     return Ballot(current(), chosen, axis, name or f"by {axis}")
+
+
+def rate(
+    run: Run | str,
+    index: int = 0,
+    *,
+    rating: int | Keep | None = KEEP,
+    starred: bool | Keep = KEEP,
+    note: str | Keep = KEEP,
+    tags: Iterable[str] | Keep = KEEP,
+) -> Run:
+    """Say something of a picture of a run (or of the run of that id), and return the run as it is now.
+
+    What is not given stays as it is; see `choices.choose` for what may be given, and for the errors.
+    """
+    run_id = run.run_id if isinstance(run, Run) else run
+    return choose(current(), run_id, index, rating=rating, starred=starred, note=note, tags=tags)
 
 
 def _runs_of(runs: Any) -> list[Run]:

@@ -64,6 +64,8 @@ class PanelWidget(DeskWidget):
         What is wrong with the form, and the form as a cell and as Python.
     cards : list of dict
         The runs of this kernel, newest first, without their pictures.
+    progress : str
+        One line for all that goes on together.
     money : dict
         Budgets, and what is left of them.
     """
@@ -73,6 +75,7 @@ class PanelWidget(DeskWidget):
     form = Dict().tag(sync=True)
     checked = Dict().tag(sync=True)
     cards: List[Any] = List().tag(sync=True)
+    progress = Unicode().tag(sync=True)
     money = Dict().tag(sync=True)
 
 

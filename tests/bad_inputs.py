@@ -69,7 +69,7 @@ SECRET = "sk-live-9zQ-Walrus-44"
 RATIOS, COUNTS, PROMPT = "1:1, 2:3, 3:2", "1, 2, 4", "1 to 10000 characters"
 PUBLIC, NAME = "public, direct http(s) URLs", "a plain variable name"
 SUM, SECONDS, INTERVAL = "0 or more", "a number of seconds above 0", "0.05 or more"
-BRACES, ONE_EACH = "Write {{ and }}", "one cell for each value"
+BRACES = "Write {{ and }}"
 BASE = "an https URL such as https://api.apixo.ai/api/v1"
 FOLDER, FILE, USD = "a folder you may write to", "the name of a file", "a sum in US dollars"
 
@@ -151,9 +151,12 @@ _WRONG_COUNTS = ("0", "3", "-1", "2.0", "two", "1e2", "True", "''", "1" + "0" * 
 BAD_CELLS = [
     *(options(f"--ar {v}", "--ar", quoted(v), RATIOS) for v in _WRONG_RATIOS),
     *(options(f"-n {v}", "-n", quoted(v), COUNTS) for v in _WRONG_COUNTS),
-    options("--ar 1:1,3:2", "--ar", "1:1,3:2", ONE_EACH),
-    options("--ar 1:1,,3:2", "--ar", "1:1,,3:2", ONE_EACH),
-    options("-n 2,4", "-n", "2,4", ONE_EACH),
+    options("--ar 1:1,5:4", "--ar", "'5:4'", RATIOS),
+    options("--ar 1:1,1:1", "aspect_ratio", "'1:1'", "--repeat"),
+    options("--ar 1:1,,3:2", "--ar", "'1:1,,3:2'", "No blank follows a comma"),
+    options("-n 2,3", "-n", "'3'", COUNTS),
+    options("--ar @nowhere", "", "'nowhere'", "in an earlier cell"),
+    options("--ar @nan", "--ar", "nan", "any iterable"),
     options("--ref", "--ref", "", "expected one argument"),
     options("--new=yes", "--new", "'yes'", "ignored explicit argument"),
     options("--arr 3:2", "option", "'--arr'", "Did you mean --ar?"),
@@ -166,13 +169,20 @@ BAD_CELLS = [
     *(options(f"--max-cost {v}", "--max-cost", v, SUM) for v in ("-1", "nan", "inf", "1,5", "1e400", "''")),
     *(options(f"--timeout {v}", "--timeout", v, SECONDS) for v in ("0", "-1", "nan", "inf", "5min")),
     *(options(f"-o {v}", "-o", v, NAME) for v in ("for", "print", "1x", "a.b", "x-y", "a[0]", "None")),
-    options("--repeat 0", "--repeat", "", "Run the cell again for another draw"),
-    options("--set mood=a,b", "--set", "", "part prompts by lines of ---"),
+    options("--repeat 0", "--repeat", "'0'", "a whole number from 1 to 100"),
+    options("--repeat 101", "--repeat", "'101'", "a whole number from 1 to 100"),
+    options("--repeat two", "--repeat", "'two'", "a whole number from 1 to 100"),
+    options("--set mood=a,b", "{mood}", "", "Write {mood} where"),
+    options("--set mood", "--set", "'mood'", "--set NAME=A,B"),
+    options("--set 1x=a", "--set", "'1x=a'", "--set NAME=A,B"),
+    options("--set mood=", "--set mood", "", "needs quotes"),
+    options("--set mood=a --set mood=b", "--set mood", "twice", "--set mood=A,B"),
+    options("--set mood=a, b", "on this line", "'b'", "needs quotes"),
     options("--callback http://localhost/", "--callback", "", "Polling works everywhere"),
     *map(reference, ("fox.png", "/home/me/a.png", "file:///home/me/a.png", "ftp://a.example/b.png", "''")),
     *map(reference, ("data:image/png;base64,iVBORw0KGgo=", "'javascript:alert(1)'", "https:///fox.png")),
     *map(reference, ("https://example.com:99999/fox.png", "'https://example.com/a fox.png'")),
-    *map(reference, ("http://localhost:8888/files/fox.png", "http://192.168.0.7/fox.png")),
+    *map(reference, ("http://10.0.0.7:8888/files/fox.png", "http://192.168.0.7/fox.png")),
     reference("https://me:secret@example.com/fox.png", "example.com/fox.png"),
     reference("https://example.com\\\\@evil.example/a.png", "evil.example"),
     options(" ".join(f"--ref {URL}?{number}" for number in range(6)), "reference", "6", "at most 5"),
@@ -209,7 +219,6 @@ BAD_LINES = [
     command("an old cafe", "command", "'an'", "%%apixo"),
     command("x" * 5000, "command", "xxxx", "login, logout"),
     command("\x1b[2J", "command", "\\x1b", "login, logout"),
-    command("panel", "panel", "", "not there yet"),
     BadInput("login KEY", LINE, LOGIN, "login", "", "takes no key on the line", CONFIGURATION, hidden=SECRET),
     *(command(f"history {v}", "runs", f"'{v}'", "1, 2") for v in ("0", "-3", "all", "1e2", "2.5", "²", "5;")),
     command("history 5 10", "runs", "'5 10'", "1, 2, 3 ..."),
@@ -234,7 +243,7 @@ BAD_LINES += [
     *(command(f"budget {v}", "budget", v, "--day or --notebook") for v in _SCOPES),
     *(
         command(f"{v} now", v, "'now'", "takes nothing after it")
-        for v in ("rescue", "wait", "status", "balance")
+        for v in ("panel", "rescue", "wait", "status", "balance")
     ),
     command("doctor --rebuilt", "doctor", "'--rebuilt'", "nothing, or --rebuild"),
     command("spend five", "Spend", "'five'", "day"),

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure of the programs that tests drive, named as arguments: chromium, postgres, strace, axe. What is missing
+# Makes sure of the programs that tests drive, named as arguments: chromium, postgres, strace, axe, office. What is missing
 # is installed from Debian's packages when that needs no password; otherwise this says what to install. axe-core, which
 # looks for barriers on pages, comes from npm: in the version of package.json, into node_modules beside it.
 set -eu
@@ -12,6 +12,7 @@ there() {
         postgres) found initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ;;
         # With it a process is ended at any system call; on other systems there is none, and the tests say so.
         strace) found strace || [ "$(uname -s)" != Linux ] ;;
+        office) found soffice || found libreoffice ;;
         axe) axe_is_there || found npm ;;
         *) echo "There is no $1 to install." >&2; exit 2 ;;
     esac
@@ -30,6 +31,7 @@ packages() {
         # The fonts keep screenshots from showing boxes where letters and emoji should be.
         chromium) echo chromium fonts-dejavu-core fonts-noto-color-emoji ;;
         postgres) echo postgresql ;;
+        office) echo libreoffice-calc ;;
         axe) echo npm ;;
         *) echo "$1" ;;
     esac

@@ -105,9 +105,19 @@ WRONG = [
     ("sandbox maybe", "sandbox", "maybe", "on, off"),
     ("export", "export", "", "%apixo export FILE.csv"),
     ("export a.csv b.csv", "export", "", "%apixo export FILE.csv"),
-    ("export --excel", "export", "", "%apixo export FILE.csv, FILE.jsonl, FILE.parquet or FILE.html"),
-    ("export a.csv --exel", "export", "", "%apixo export FILE.csv, FILE.jsonl, FILE.parquet or FILE.html"),
-    ("panel", "command", "panel", ""),
+    (
+        "export --excel",
+        "export",
+        "",
+        "%apixo export FILE.csv, FILE.jsonl, FILE.parquet, FILE.html, FILE.png or FILE.zip",
+    ),
+    (
+        "export a.csv --exel",
+        "export",
+        "",
+        "%apixo export FILE.csv, FILE.jsonl, FILE.parquet, FILE.html, FILE.png or FILE.zip",
+    ),
+    ("panel open", "panel", "open", ""),
     ("resuem", "command", "resuem", "login, logout, status, balance, spend, budget"),
 ]
 
@@ -319,6 +329,11 @@ def test_export_to_another_kind_of_file_says_what_can_be(apixo: Apixo, tmp_path:
     with pytest.raises(ApixoError, match=r"could not be written.*\n.*\.csv"):
         apixo(f"export {line}")
     assert not list(tmp_path.glob("runs*"))
+
+
+def test_panel_is_a_sentence_where_nobody_can_click(apixo: Apixo, sandbox: Sandbox):
+    assert "The panel is a form in the notebook: open the notebook in JupyterLab" in apixo("panel")
+    assert sandbox.account.submits == 0
 
 
 def test_wait_without_a_cell_in_the_background_says_so(apixo: Apixo):

@@ -128,6 +128,7 @@ def test_blank_variables_are_as_good_as_none(monkeypatch, text):
         "request_timeout": 60.0,
         "timeout": 900.0,
         "unit_price_usd": None,
+        "ask_above_usd": 5.0,
         "notebook": "",
         "replay": True,
         "sandbox": False,
@@ -156,6 +157,8 @@ BAD_SETTINGS = [
     ("request_timeout", 0.0),
     ("timeout", -5.0),
     ("timeout", float("inf")),
+    ("ask_above_usd", -1),
+    ("ask_above_usd", float("inf")),
     ("unit_price_usd", -0.35),
     ("unit_price_usd", float("nan")),
 ]

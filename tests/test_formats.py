@@ -380,8 +380,8 @@ def test_exact_csv_is_the_one_of_export_csv(session: Session, tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("runs.xlsx", None, ".csv, .jsonl, .parquet or .html; --excel"),
-        ("runs.pdf", None, ".csv, .jsonl, .parquet or .html"),
+        ("runs.xlsx", None, ".csv, .jsonl, .parquet, .html, .zip or .png; --excel"),
+        ("runs.pdf", None, ".csv, .jsonl, .parquet, .html, .zip or .png"),
         ("runs.json", None, ".jsonl"),
         ("runs.xlsx", "excel", "end it in .csv"),
         ("runs.parquet", "csv", "end it in .csv"),
@@ -406,7 +406,10 @@ def test_name_that_cannot_be_is_told_with_what_can(
 def test_kind_that_is_none_is_refused(session: Session, kind: Any, tmp_path: Path):
     with pytest.raises(InvalidRequestError) as refused:
         session.export(tmp_path / "runs.csv", kind)
-    assert (refused.value.field, refused.value.allowed) == ("kind", "csv, excel, jsonl, parquet, html")
+    assert (refused.value.field, refused.value.allowed) == (
+        "kind",
+        "csv, excel, jsonl, parquet, html, bundle, sheet, imagefolder, embed, site",
+    )
 
 
 @pytest.mark.parametrize("runs", ["abc", 5, ["20261123-120000-12345678"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -179,6 +180,96 @@ def test_table_sums_and_groups_as_people_expect():
     shown = table(a_success(), a_success(), a_run())
     assert shown["cost_usd"].sum() == 0.7
     assert shown.groupby("state")["cost_usd"].sum()["success"] == 0.7
+
+
+def test_collector_of_garbage_goes_on_after_a_table_was_made_or_could_not_be():
+    table(a_run())
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        frame.history_frame([a_success()], lambda _name: str(1 // 0))
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        table(a_run())
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+# --- the table of pictures ---
+
+IMAGE_CONTRACT = {
+    "run_id": "str",
+    "index": "int64",
+    "file": "str",
+    "url": "str",
+    "rating": "Int64",
+    "starred": "bool",
+    "note": "str",
+    "tags": "object",
+    "sha256": "str",
+    "bytes": "Int64",
+    "width": "Int64",
+    "height": "Int64",
+    "format": "str",
+    "error": "str",
+    "prompt": "str",
+    "variables": "object",
+    "aspect_ratio": "str",
+    "model": "str",
+    "created_at": "datetime64[us, UTC]",
+    "cost_usd": "Float64",
+    "name": "str",
+    "state": "str",
+    "sandbox": "bool",
+    "expires_at": "datetime64[us, UTC]",
+}
+
+
+def pictures(*runs: Run) -> pd.DataFrame:
+    return frame.images_frame(runs, lambda name: f"images/{name}")
+
+
+@pytest.mark.parametrize("runs", [(), (a_run(),), (a_success(), a_run())], ids=["empty", "none", "one"])
+def test_columns_and_dtypes_of_pictures_are_the_contract_whatever_is_in_it(runs: tuple[Run, ...]):
+    assert pictures(*runs).dtypes.astype(str).to_dict() == IMAGE_CONTRACT
+    assert list(pictures(*runs).columns) == list(IMAGE_CONTRACT)
+
+
+def test_one_row_a_picture_with_what_is_said_of_it_and_what_its_run_is():
+    urls = ("https://pictures.example/1.png", "https://pictures.example/2.png")
+    size: dict[str, Any] = {"bytes": 9, "width": 3, "height": 2, "format": "PNG", "sha256": "ab"}
+    one = Image(index=0, url=urls[0], file="a.png", **size)
+    two = Image(index=1, url=urls[1], error="gone", rating=4, starred=True, note="n", tags=("best",))
+    found = pictures(a_run(), a_success(images=(one, two), result_urls=urls, note="of the run"))
+    assert found["index"].tolist() == [0, 1]
+    assert found["file"].tolist() == ["images/a.png", ""]
+    assert found[["width", "height", "bytes"]].iloc[0].tolist() == [3, 2, 9]
+    row = found.iloc[1]
+    assert (row["rating"], row["starred"], row["note"], row["tags"]) == (4, True, "n", ["best"])
+    assert (row["prompt"], row["name"], row["state"], row["error"]) == ("a fox", "foxes", "success", "gone")
+    assert pd.isna(row["width"])
+
+
+def test_picture_of_which_only_the_address_is_known_has_a_row():
+    urls = ("https://pictures.example/1.png", "https://pictures.example/2.png")
+    found = pictures(a_success(images=(Image(index=1, url=urls[1], file="b.png"),), result_urls=urls))
+    assert found[["index", "file", "url"]].to_numpy().tolist() == [
+        [0, "", urls[0]],
+        [1, "images/b.png", urls[1]],
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_shares_of_pictures_add_up_to_what_the_run_cost(count: int):
+    found = pictures(a_success(images=(), result_urls=("u",) * count, cost_micros=350_001))
+    assert found["cost_usd"].sum() == pytest.approx(0.350001)
+    assert len(set(found["cost_usd"])) == 1
+
+
+def test_pictures_come_back_from_csv_as_they_were(tmp_path: Path):
+    for written in (pictures(), pictures(a_success(), a_success(images=()))):
+        assert_frame_equal(frame.read_csv(frame.write_csv(written, tmp_path / "images.csv")), written)
 
 
 # --- CSV ---

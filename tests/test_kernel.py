@@ -101,6 +101,52 @@ def test_every_press_of_shift_enter_buys_another_draw(tmp_path: Path) -> None:
     assert [run.take for run in rows()] == [1, 2]
 
 
+def test_repeat_makes_draws_of_one_request_and_replays_them_all_at_no_cost(
+    tmp_path: Path, service: Sandbox
+) -> None:
+    cells = [LOAD, "%%apixo --repeat 3 -n 2\na fox"]
+    first = execute(cells, tmp_path)
+    made = rows()
+    assert [run.take for run in made] == [1, 2, 3]
+    assert len({run.digest for run in made}) == 1
+    assert [run.price_micros for run in made] == [700_000] * 3
+    again = execute(cells, tmp_path)  # another kernel, as after a restart
+    assert rows() == made
+    assert len(service.account.accepted) == service.account.submits == 3
+    for run in made:
+        assert run.run_id in text_of(first.cells[1])
+        assert run.run_id in text_of(again.cells[1])
+    assert "$0" in text_of(again.cells[1])
+
+
+def test_repeat_pressed_again_in_one_kernel_buys_more_takes(tmp_path: Path) -> None:
+    execute([LOAD, "%%apixo --repeat 2\na fox", "%%apixo --repeat 2\na fox", "%%apixo\na fox"], tmp_path)
+    assert [run.take for run in rows()] == [1, 2, 3, 4, 5]
+
+
+def test_repeat_goes_with_several_prompts_and_binds_the_runs(tmp_path: Path) -> None:
+    cells = [LOAD, "%%apixo --repeat 2 -o runs\na\n---\nb", "len(runs)"]
+    notebook = execute(cells, tmp_path)
+    assert sorted((run.prompt, run.take) for run in rows()) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert notebook.cells[2].outputs[0].data["text/plain"] == "4"
+
+
+def test_dry_run_of_draws_shows_the_request_and_the_sum(tmp_path: Path, service: Sandbox) -> None:
+    notebook = execute([LOAD, "%%apixo --repeat 3 -n 2 --dry-run\na fox"], tmp_path)
+    shown = notebook.cells[1].outputs[0].data["text/plain"]
+    assert all(part in shown for part in ("3 tasks, 6 pictures", "$2.10", "POST ", '"num_images": 2'))
+    assert (rows(), service.account.submits) == ([], 0)
+
+
+@pytest.mark.parametrize("limit", ["--max-cost 1.00", "budget"])
+def test_draws_above_the_limit_are_refused_together(tmp_path: Path, service: Sandbox, limit: str) -> None:
+    cap = "%apixo budget 1.00" if limit == "budget" else ""
+    option = "" if limit == "budget" else limit
+    notebook = execute([LOAD, cap, f"%%apixo --repeat 3 {option}\na fox"], tmp_path, allow_errors=True)
+    assert "This would cost $1.05" in text_of(notebook.cells[2])
+    assert (rows(), service.account.submits) == ([], 0)
+
+
 # --- errors ------------------------------------------------------------------------------------------
 
 
@@ -109,7 +155,8 @@ def test_every_press_of_shift_enter_buys_another_draw(tmp_path: Path) -> None:
     [
         ("%%apixo --ar 5:4\nx", "InvalidRequestError", "Allowed: 1:1, 2:3, 3:2. Nothing was sent."),
         ("%%apixo\n{moood}", "InvalidRequestError", "no variable moood"),
-        ("%%apixo --repeat 3\nx", "InvalidRequestError", "--repeat is not there yet"),
+        ("%%apixo --repeat 0\nx", "InvalidRequestError", "Allowed: a whole number from 1 to 100."),
+        ("%%apixo --repeat 101\nx", "InvalidRequestError", "Nothing was sent."),
         ("%%apixo\n[fail:SensitiveContent] x", "TaskFailedError", "Change the prompt"),
         ("%%apixo\n[http:402] x", "InsufficientBalanceError", "Nothing was made. Add balance"),
         ("%%apixo\n[lost] x", "SubmitUnknownError", "May have cost up to $0.35"),

@@ -79,6 +79,30 @@ def test_stop_ends_the_cell_and_the_kernel_lives(clean: OpenNotebook) -> None:
     assert notebook.outputs(2)[0]["data"]["text/plain"] == "2"
 
 
+def test_a_sweep_is_one_line_with_a_bar_and_cancel_and_then_a_gallery(clean: OpenNotebook) -> None:
+    cell = "%%apixo --set style=oil,ink --ar 1:1,3:2 --repeat 2 --yes -o made\n[seconds:2] a {style} fox"
+    stopped = "%%apixo --set x=quick,[never] -o left\n{x}"
+    notebook = clean([START, cell, stopped, "len(left.runs), made.done"])
+    notebook.run_cell(0)
+    notebook.start_run_cell(1)
+    output = notebook.page.locator(".jp-Cell").nth(1).locator(".jp-OutputArea")
+    expect(output).to_contain_text("of 8 done", timeout=30_000)
+    expect(output.get_by_role("button", name="Cancel")).to_be_visible()
+    notebook.screenshot("lab-sweep-under-way")
+    notebook.wait_finished()
+    expect(output).to_contain_text("8 of 8 done")
+    assert pictures(notebook.page) == [160] * 8
+    notebook.screenshot("lab-sweep")
+    notebook.start_run_cell(2)
+    waiting = notebook.page.locator(".jp-Cell").nth(2).locator(".jp-OutputArea")
+    expect(waiting).to_contain_text("1 of 2 done", timeout=30_000)
+    waiting.get_by_role("button", name="Cancel", exact=True).click(timeout=30_000)
+    notebook.wait_finished()
+    expect(waiting).to_contain_text("1 of 2 done · 1 stopped")
+    notebook.run_cell(3)
+    assert notebook.outputs(3)[0]["data"]["text/plain"] == "(2, True)"
+
+
 def test_run_all_goes_through_cells_in_order(clean: OpenNotebook) -> None:
     notebook = clean([START, "%%apixo -o a\nfirst", "%%apixo -o b\nsecond", "a.state, b.state"])
     notebook.run_all()

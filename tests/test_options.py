@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from apixo_nb import completion, display, options, spec
 from apixo_nb.errors import InvalidRequestError
+from apixo_nb.listing import Listed
 from apixo_nb.options import Options, parse
 from apixo_nb.request import Request, make_request
 from apixo_nb.run import new_run
@@ -56,6 +57,8 @@ def test_empty_line_is_all_defaults(line):
         ("--name cafes", {"name": "cafes"}),
         ("--tag a --tag 'b c'", {"tags": ("a", "b c")}),
         ("--note 'for \"Ann\"'", {"note": 'for "Ann"'}),
+        ("--repeat 3", {"repeat": 3}),
+        ("--repeat=100", {"repeat": 100}),
         ("--new", {"new": True}),
         ("--dry-run", {"dry_run": True}),
         ("--raw", {"raw": True}),
@@ -164,11 +167,68 @@ def test_option_still_to_come_says_so_and_what_to_do_instead(flag, form):
     assert error.advice.startswith(options.NOT_YET[flag])
 
 
+# --- lists ------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("line", "flag"), [("--ar 1:1,3:2", "--ar"), ("--ar 1:1,,3:2", "--ar"), ("-n 1,2", "-n")]
+    ("line", "texts"),
+    [
+        ("--set x=oil,ink", ("oil", "ink")),
+        ("--set=x=oil,ink", ("oil", "ink")),
+        ("--set x=oil", ("oil",)),
+        ('--set x=oil,"cut paper"', ("oil", "cut paper")),
+        ("--set x='a, b',c", ("a, b", "c")),
+        ('--set x="a, b",c', ("a, b", "c")),
+        ('--set x="say \\"a, b\\"",c', ('say "a, b"', "c")),
+        ("--set x=a\\,b,c", ("a,b", "c")),
+        ("--set x='a\\',b", ("a\\", "b")),
+        ('--set x="",a', ("", "a")),
+        ("--set x='@home',a", ("@home", "a")),
+        ("--set x=a@b,c", ("a@b", "c")),
+        ("--set x=[busy:1],{y}", ("[busy:1]", "{y}")),
+        ("--set x=a=b,c", ("a=b", "c")),
+        ("--set größe=klein,groß", ("klein", "groß")),
+        ("--set x='\ue000,',\ue001", ("\ue000,", "\ue001")),
+    ],
 )
-def test_list_of_values_is_still_to_come(line, flag):
-    assert f"{flag} is not there yet" in refusal(line).message
+def test_values_of_a_variable_are_parted_by_commas_that_are_not_quoted(line, texts):
+    [listed] = parse(line).sets.values()
+    assert (listed.texts, listed.name) == (texts, "")
+
+
+@pytest.mark.parametrize("name", ["moods", "table.mood"])
+def test_an_at_sign_names_a_list_of_the_notebook(name):
+    given = parse(f"--set x=@{name} --ar @{name} -n 2")
+    assert given.sets == {"x": Listed(name=name)}
+    assert given.lists == {"aspect_ratio": Listed(name=name)}
+    assert given.parameters == {"num_images": 2}
+
+
+def test_every_parameter_of_the_spec_takes_a_list():
+    given = parse('--ar "1:1, 3:2" -n 1,2')
+    assert given.lists == {"aspect_ratio": Listed(("1:1", "3:2")), "num_images": Listed(("1", "2"))}
+    assert given.parameters == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "sweep"),
+    [("", False), ("--ar 1:1", False), ("--ar 1:1,3:2", True), ("--repeat 2", True), ("--set x=a", True)],
+)
+def test_a_list_a_variable_or_several_draws_make_a_sweep(line, sweep):
+    assert parse(line).is_sweep is sweep
+
+
+def test_commas_and_quotes_elsewhere_are_what_they_were():
+    given = parse("--ref 'https://example.com/a,b.png' --name \"a, b\" --tag a,b --note '@x, y' -o z")
+    assert given.image_urls == ("https://example.com/a,b.png",)
+    assert (given.name, given.tags, given.note, given.output) == ("a, b", ("a,b",), "@x, y", "z")
+
+
+@pytest.mark.parametrize("line", ["--set x=a,,b", "--set x=a,", "--set x=", "--ar 1:1,", "-n ,"])
+def test_a_value_that_is_missing_in_a_list_is_named(line):
+    error = refusal(line)
+    assert "is missing" in error.message
+    assert "No blank follows a comma" in error.advice
 
 
 @pytest.mark.parametrize("flag", ["--max-cost", "--timeout"])
@@ -179,6 +239,19 @@ def test_number_that_is_none_is_refused_with_its_rule(flag, text):
     error = refusal(f"{flag} {text}")
     assert (error.field, error.value) == (flag, text.strip("'"))
     assert error.allowed.startswith("a sum in US dollars" if flag == "--max-cost" else "a number of seconds")
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "101", "1000000", "1.0", "three", "1e2", "''", "' 3'", "\u00b2", "1,2", "9" * 20]
+)
+def test_draws_are_a_whole_number_up_to_a_hundred(text):
+    error = refusal(f"--repeat={text}")
+    assert (error.field, error.value) == ("--repeat", text.strip("'"))
+    assert error.allowed == "a whole number from 1 to 100"
+
+
+def test_draws_of_five_thousand_digits_are_refused_like_any_other():
+    assert refusal(f"--repeat {'9' * 5_000}").field == "--repeat"
 
 
 @pytest.mark.parametrize("text", ["-inf", "-nan", "0"])
@@ -207,6 +280,11 @@ def test_unclosed_quote_shows_the_line(line):
     error = refusal(line)
     assert line in error.message
     assert "Close" in error.advice
+
+
+@pytest.mark.parametrize("line", ["--note=--", "--tag=--", "--ref=--", "-n--", "--repeat=--", "-o=--"])
+def test_two_dashes_are_no_value(line):
+    assert "cannot be '--'" in refusal(line).message
 
 
 @pytest.mark.parametrize("line", ["--new=1", "--dry-run=yes", "--raw=0"])
@@ -250,7 +328,7 @@ def test_help_names_the_magic_once():
 
 def test_options_of_the_design_are_there_or_still_to_come():
     named = ["--ar", "-n", "--ref", "--model", "--repeat", "--set", "--name", "--tag", "--note", "--new"]
-    named += ["--dry-run", "--max-cost", "--bg", "--callback", "-o", "--timeout", "--raw"]
+    named += ["--dry-run", "--max-cost", "--bg", "--callback", "-o", "--timeout", "--raw", "--yes"]
     assert sorted(named) == sorted([*options.known_flags(), *options.NOT_YET])
 
 
@@ -278,6 +356,9 @@ def completed(text: str) -> list[str]:
         ("%%apixo --ar 3", ["3:2"]),
         ("%%apixo --dr", ["--dry-run"]),
         ("%%apixo --ar 1:1 -n ", ["1", "2", "4"]),
+        ("%%apixo --ar 1:1,", ["1:1,2:3", "1:1,3:2"]),
+        ("%%apixo -n 1,4,", ["1,4,2"]),
+        ("%%apixo --ye", ["--yes"]),
         ("%apixo log", ["login", "logout"]),
         ("%apixo login ", []),
         ("%%apixo", []),

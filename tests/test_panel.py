@@ -203,7 +203,7 @@ def test_hurried_clicks_buy_once(open_panel: OpenPanel) -> None:
 def test_price_budget_and_count_follow_the_form(open_panel: OpenPanel) -> None:
     panel = open_panel().show()
     expect(panel.root.locator(".apx-price")).to_have_text("1 picture: $0.35 by list price, not paid")
-    panel.root.get_by_label("4", exact=True).check()
+    panel.root.get_by_role("radio", name="4", exact=True).check()
     panel.root.get_by_label("Draws").fill("3")
     expect(panel.button("Generate · $4.20")).to_be_enabled()
     expect(panel.root.locator(".apx-price")).to_contain_text("3 draws \u00d7 4 pictures: $4.20")
@@ -219,7 +219,7 @@ def test_budget_is_shown_and_refuses(open_panel: OpenPanel) -> None:
     panel.notebook.run_cell(2)
     panel.show()
     expect(panel.root.locator(".apx-money")).to_have_text("Budget in total, $1.00: $0.65 left after this")
-    panel.root.get_by_label("4", exact=True).check()
+    panel.root.get_by_role("radio", name="4", exact=True).check()
     expect(panel.root.locator(".apx-money")).to_contain_text("$0.40 too much")
     panel.prompt.fill("too dear")
     panel.prompt.press("Control+Enter")
@@ -253,8 +253,8 @@ def test_reference_shows_its_preview_or_why_it_is_bad(open_panel: OpenPanel) -> 
 
 def test_picture_is_seen_at_full_size_rated_and_sent_to_the_form(open_panel: OpenPanel) -> None:
     panel = open_panel().show()
-    panel.root.get_by_label("3:2").check()
-    panel.root.get_by_label("2", exact=True).check()
+    panel.root.get_by_role("radio", name="3:2").check()
+    panel.root.get_by_role("radio", name="2", exact=True).check()
     panel.generate("to be judged <b>boldly</b>")
     panel.cards.first.locator(".apx-thumb").nth(1).click()
     box = panel.lightbox
@@ -276,7 +276,7 @@ def test_picture_is_seen_at_full_size_rated_and_sent_to_the_form(open_panel: Ope
     box.get_by_role("button", name="Send to form").click()
     expect(box).to_be_hidden()
     expect(panel.prompt).to_have_value("to be judged <b>boldly</b>")
-    expect(panel.root.get_by_label("3:2")).to_be_checked()
+    expect(panel.root.get_by_role("radio", name="3:2")).to_be_checked()
     expect(panel.cards.first.locator(".apx-marks")).to_contain_text("★ 4/5")
     facts = json.loads(original.with_suffix(".json").read_text("utf-8"))["image"]
     assert (facts["rating"], facts["starred"], facts["note"], facts["tags"]) == (
@@ -291,7 +291,7 @@ def test_two_runs_are_compared_and_exported(open_panel: OpenPanel) -> None:
     panel = open_panel().show()
     panel.generate("a red fox in the snow, 赤い狐")
     expect(panel.cards.first).to_contain_text("Done")
-    panel.root.get_by_label("3:2").check()
+    panel.root.get_by_role("radio", name="3:2").check()
     panel.generate("a blue fox in the snow, 青い狐")
     expect(panel.cards.first).to_contain_text("Done")
     panel.open_history()
@@ -334,7 +334,7 @@ def test_two_runs_are_compared_and_exported(open_panel: OpenPanel) -> None:
 def test_history_is_filtered_and_sorted(open_panel: OpenPanel) -> None:
     panel = open_panel().show()
     panel.generate("cheap")
-    panel.root.get_by_label("4", exact=True).check()
+    panel.root.get_by_role("radio", name="4", exact=True).check()
     panel.generate("dear")
     panel.generate("[fail:PromptInvalid] refused")
     expect(panel.cards.first).to_contain_text("Failed")
@@ -361,7 +361,7 @@ def test_history_is_filtered_and_sorted(open_panel: OpenPanel) -> None:
 def test_form_is_copied_as_a_cell_and_as_python(open_panel: OpenPanel) -> None:
     panel = open_panel().show()
     panel.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    panel.root.get_by_label("3:2").check()
+    panel.root.get_by_role("radio", name="3:2").check()
     panel.root.get_by_label("Draws").fill("2")
     panel.prompt.fill("a {curly} fox\nsecond line")
     panel.button("Copy as %%apixo cell").click()
@@ -370,6 +370,48 @@ def test_form_is_copied_as_a_cell_and_as_python(open_panel: OpenPanel) -> None:
     assert panel.page.evaluate(read) == "%%apixo --ar 3:2 --repeat 2 --raw\na {curly} fox\nsecond line"
     panel.button("Copy as Python").click()
     panel.page.wait_for_function(f"{read}.then(text => text.startsWith('import apixo_nb'))")
+
+
+def test_sweep_is_counted_asked_for_and_made(open_panel: OpenPanel) -> None:
+    panel = open_panel(
+        "import apixo_nb\n"
+        "[(run.variables, run.aspect_ratio, run.prompt) for run in apixo_nb.Session().runs()]"
+    ).show()
+    panel.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    panel.prompt.fill("a fox, {style}")
+    panel.root.get_by_text("Sweep: all combinations of several values").click()
+    values = panel.root.get_by_label("Values of {names}")
+    values.fill("colour = red")
+    expect(panel.root.locator(".apx-sweep .apx-problem")).to_contain_text("No prompt uses {colour}")
+    values.fill("style = ink, oil")
+    several = panel.root.get_by_role("group", name="Aspect ratio: all of")
+    several.get_by_label("1:1").check()
+    several.get_by_label("3:2").check()
+    price = panel.root.locator(".apx-form > .apx-buy .apx-price")
+    expect(price).to_contain_text("4 tasks, 4 pictures: $1.40")
+    panel.button("Copy as %%apixo cell").click()
+    panel.page.wait_for_function(
+        "navigator.clipboard.readText().then(text => text === "
+        "'%%apixo --ar 1:1,3:2 --set style=ink,oil\\na fox, {style}')"
+    )
+    panel.root.get_by_label("Draws").fill("4")
+    expect(price).to_contain_text("16 tasks, 16 pictures: $5.60")
+    panel.button("Generate · $5.60").click()
+    asked = panel.root.get_by_role("dialog", name="Is that the sum you want?")
+    expect(asked).to_contain_text("16 tasks")
+    asked.get_by_role("button", name="Not now").click()
+    expect(panel.cards).to_have_count(0)
+    panel.root.get_by_label("Draws").fill("1")
+    panel.button("Generate · $1.40").click()
+    expect(panel.cards).to_have_count(4)
+    expect(panel.root.locator(".apx-all")).to_contain_text("of 4 done")
+    expect(panel.root.locator(".apx-card[data-kind=done]")).to_have_count(4)
+    expect(panel.root.locator(".apx-all")).to_have_text("4 of 4 done · $1.40, not paid")
+    panel.notebook.screenshot("panel-sweep")
+    panel.notebook.run_cell(2)
+    made = panel.notebook.outputs(2)[-1]["data"]["text/plain"]
+    assert made.count("'style': 'ink'") == made.count("'style': 'oil'") == made.count("'3:2'") == 2
+    assert "a fox, oil" in made
 
 
 def test_run_of_a_cell_shows_on_the_panel_and_the_cell_runs_again_with_all_in_it(
@@ -484,7 +526,7 @@ def test_panel_is_readable_and_has_no_barriers(
     panel = open_panel(size=size)
     panel.notebook.set_theme(theme)
     panel.show()
-    panel.root.get_by_label("2", exact=True).check()
+    panel.root.get_by_role("radio", name="2", exact=True).check()
     panel.generate("a lighthouse at dusk, soft light, long exposure, calm sea")
     panel.generate("[fail:SensitiveContent] something that is refused")
     panel.generate("[never] a run on its way")
@@ -522,8 +564,8 @@ def test_nobody_is_moved_who_asks_for_no_motion(open_panel: OpenPanel) -> None:
 def test_the_picture_of_the_readme_panel(open_panel: OpenPanel) -> None:
     """`make pictures` puts this screenshot into the README."""
     panel = open_panel(size=(1240, 800)).show()
-    panel.root.get_by_label("3:2").check()
-    panel.root.get_by_label("2", exact=True).check()
+    panel.root.get_by_role("radio", name="3:2").check()
+    panel.root.get_by_role("radio", name="2", exact=True).check()
     panel.generate("a cozy cyberpunk cafe with neon lights")
     expect(panel.card("cyberpunk cafe")).to_contain_text("Done")
     panel.generate("a paper boat on a puddle, after the rain")

@@ -20,7 +20,7 @@ def use(page: Page) -> None:
     panel = page.locator(".apx-panel")
     prompt = panel.get_by_label("Prompt", exact=True)
     prompt.fill("a fox in any front end", timeout=PATIENCE_MS)
-    panel.get_by_label("2", exact=True).check()
+    panel.get_by_role("radio", name="2", exact=True).check()
     prompt.press("Control+Enter")
     card = panel.locator(".apx-card")
     expect(card).to_contain_text("Waiting", timeout=PATIENCE_MS)

@@ -19,18 +19,29 @@ NAMES = [
     "Session",
     "agenerate",
     "allow_nested_asyncio",
+    "compare",
+    "contact_sheet",
     "export_csv",
     "generate",
+    "grid",
     "history",
+    "images",
+    "import_bundle",
     "panel",
+    "rate",
     "resume",
+    "sweep",
+    "vote",
     "wait",
 ]
 
 CALLS = ["submit", "status", "wait", "download", "balance"]
 
 #: Each takes a noticeable part of a second; `%load_ext` happens in every notebook, a table in few.
-HEAVY = ["pandas", "sqlalchemy", "PIL", "ipywidgets", "anywidget", "httpx2", "tornado", "pydantic", "jinja2", "keyring"]
+HEAVY = [
+    *("pandas", "sqlalchemy", "PIL", "ipywidgets", "anywidget", "httpx2"),
+    *("tornado", "pydantic", "jinja2", "keyring"),
+]
 
 
 def test_public_names_are_these():

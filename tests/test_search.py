@@ -364,7 +364,7 @@ queries = st.builds(
     sandbox=st.none() | st.booleans(),
     sort=st.sampled_from(SORTS),
     descending=st.booleans(),
-    limit=st.integers(0, 60),
+    limit=st.none() | st.integers(0, 60),
     offset=st.integers(0, 5),
 )
 
@@ -426,7 +426,7 @@ def test_find_is_a_filter_of_all_runs(
         expected = ordered([run for run in everything if fits(run, asked)], asked)
         page = ledger.find(asked)
         assert page.total == len(expected)
-        assert page.runs == expected[asked.offset : asked.offset + asked.limit]
+        assert page.runs == [*ledger.each(asked)] == expected[asked.offset :][: asked.limit]
     facets = ledger.facets()
     tags = [{*run.tags, *(tag for image in run.images for tag in image.tags)} for run in ledger.runs()]
     assert dict(facets.tags) == Counter(tag for each in tags for tag in each)
@@ -464,7 +464,6 @@ def test_find_is_a_filter_of_all_runs(
         ("sort", "run_id; DROP TABLE runs"),
         ("descending", 1),
         ("limit", -1),
-        ("limit", None),
         ("limit", 10**12),
         ("limit", 1.5),
         ("offset", -1),

@@ -51,3 +51,13 @@ def test_an_error_is_two_lines(terminal: pexpect.spawn) -> None:
     terminal.expect_exact("Allowed: 1:1, 2:3, 3:2. Nothing was sent.")
     terminal.expect_exact("In [")
     assert "Traceback" not in terminal.before
+
+
+def test_a_sweep_is_one_line_then_a_summary(terminal: pexpect.spawn) -> None:
+    terminal.sendline("%%apixo --set x=a,b,[fail:Timeout] -o made\n[seconds:1] {x}\n\n")
+    terminal.expect_exact("Sweep: ")
+    terminal.expect_exact("of 3 done")
+    terminal.expect_exact("2 of 3 done · 1 failed")
+    terminal.expect_exact("x=[fail:Timeout]")
+    terminal.sendline("len(made.failed)")
+    terminal.expect_exact("1")

@@ -92,7 +92,8 @@ def test_command_is_installed(wheel: zipfile.ZipFile):
 def test_every_tool_of_the_tests_has_its_version_pinned():
     pinned = {
         line.partition("==")[0].casefold().replace("_", "-")
-        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        for file in ("constraints.txt", "tests/trackers/constraints.txt")
+        for line in (ROOT / file).read_text(encoding="utf-8").splitlines()
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [need for needs in project["optional-dependencies"].values() for need in needs]

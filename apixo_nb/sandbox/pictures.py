@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageColor, ImageDraw
 
-from apixo_nb.sandbox import lettering
+from apixo_nb import lettering
 from apixo_nb.sandbox.tasks import Task
 from apixo_nb.spec import MODELS
 

@@ -34,7 +34,7 @@
     let found = 0;
     for (const cell of cells) {
       const fits =
-        (!state || cell.dataset.states.split(" ").includes(state)) &&
+        (!state || cell.dataset.states.split("|").includes(state)) &&
         (!rating || isRated(cell, rating)) &&
         asked.every((word) => textOf(cell).includes(word));
       cell.classList.toggle("out", !fits);
@@ -63,7 +63,7 @@
 
   form.hidden = false;
   form.addEventListener("input", find);
-  form.addEventListener("reset", () => queueMicrotask(find));
+  form.addEventListener("reset", () => setTimeout(find)); // the fields are emptied after the event
   form.addEventListener("submit", (event) => event.preventDefault());
   find(); // a browser may have kept what was asked for when the page was read again
 
@@ -116,8 +116,10 @@
     Home: () => 0,
     End: () => links.length - 1,
   };
-  look.addEventListener("keydown", (event) => {
-    if (!keys[event.key] || (event.target.id === "look-about" && event.key !== "ArrowLeft" && event.key !== "ArrowRight")) return;
+  // On the whole page: a button that goes out at an end takes the focus with it.
+  document.addEventListener("keydown", (event) => {
+    const scrolls = event.target.id === "look-about" && !["ArrowLeft", "ArrowRight"].includes(event.key);
+    if (!look.open || !keys[event.key] || scrolls || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     show(keys[event.key]());
   });

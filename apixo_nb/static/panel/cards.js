@@ -4,7 +4,8 @@ function makeCards(desk) {
   const list = h("div", { class: "apx-cards" });
   const empty = h("p", { class: "apx-empty" }, "Runs appear here, from this form and from the cells of this notebook.");
   const spoken = h("p", { class: "apx-unseen", role: "status" });
-  const element = h("section", { class: "apx-runs", "aria-label": "Runs" }, empty, list, spoken);
+  const progress = h("p", { class: "apx-all" });
+  const element = h("section", { class: "apx-runs", "aria-label": "Runs" }, progress, empty, list, spoken);
   const known = new Map(); // run id -> { element, update, kind, said }
 
   function draw() {
@@ -56,8 +57,14 @@ function makeCards(desk) {
   }
 
   const timer = setInterval(() => known.forEach((one) => one.tick?.()), 1000);
+  const drawProgress = () => {
+    setText(progress, desk.model.get("progress"));
+    progress.hidden = !progress.textContent;
+  };
   desk.on("change:cards", draw);
+  desk.on("change:progress", drawProgress);
   draw();
+  drawProgress();
   return { element, stop: () => clearInterval(timer) };
 }
 

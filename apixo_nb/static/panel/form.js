@@ -42,6 +42,16 @@ function makeForm(desk) {
 
   const references = makeReferences(desk, () => form().image_urls, (image_urls) => change({ image_urls }), () => spec().references_max);
 
+  const sweep = h("textarea", {
+    rows: "2", class: "apx-input", spellcheck: "false", placeholder: "style = oil, ink, \"cut, paper\"",
+    oninput: () => change({ sweep: sweep.value }),
+  });
+  const sweepProblem = h("p", { class: "apx-problem", hidden: true });
+  const several = h("div", { class: "apx-row apx-parameters" });
+  const sweepBox = h("details", { class: "apx-more apx-sweep" }, h("summary", {}, "Sweep: all combinations of several values"),
+    h("div", { class: "apx-sweep-body" },
+      labelled("Values of {names} in the prompt, one name a line", sweep, sweepProblem), several));
+
   const name = h("input", { type: "text", class: "apx-input", oninput: () => change({ name: name.value }) });
   const tags = h("input", { type: "text", class: "apx-input", oninput: () => change({ tags: words(tags.value) }) });
   const note = h("input", { type: "text", class: "apx-input", oninput: () => change({ note: note.value }) });
@@ -58,7 +68,7 @@ function makeForm(desk) {
   const generate = h("button", { type: "button", class: "apx-button apx-primary", onclick: buy });
   const copied = h("textarea", { class: "apx-input apx-copied", rows: "4", readonly: true, hidden: true, "aria-label": "The text to copy" });
   const element = h("section", { class: "apx-form", "aria-label": "Make pictures" },
-    promptField, modelField, parameters, repeatField, references.element, labels,
+    promptField, modelField, parameters, repeatField, references.element, sweepBox, labels,
     h("div", { class: "apx-buy" }, h("div", { class: "apx-grow" }, price, money), generate),
     problem,
     h("div", { class: "apx-row apx-copies" },
@@ -106,9 +116,28 @@ function makeForm(desk) {
         onpick: (value) => change({ parameters: { ...form().parameters, [one.wire]: value } }),
       }),
     }));
+    several.replaceChildren(...spec().parameters.map(manyOf));
     parameters.dataset.model = spec().id;
     parameters.replaceChildren(...groups.map((group) => group.element), repeatField);
   }
+
+  /** Several values of a parameter at once: boxes to tick, which go before the choice above. */
+  function manyOf(one) {
+    const boxes = one.values.map((value) => h("span", { class: "apx-check" },
+      h("input", { type: "checkbox", id: newId(), "data-wire": one.wire, value: String(value), onchange: () => tick(one) }), h("label", {}, String(value))));
+    for (const box of boxes) box.lastChild.htmlFor = box.firstChild.id;
+    return h("fieldset", { class: "apx-choices" }, h("legend", { class: "apx-label" }, `${one.label}: all of`), h("div", { class: "apx-options" }, boxes));
+  }
+
+  function tick(one) {
+    const ticked = one.values.filter((value) => several.querySelector(`[data-wire="${one.wire}"][value="${CSS.escape(String(value))}"]`).checked);
+    const lists = { ...form().lists };
+    delete lists[one.wire];
+    if (ticked.length) lists[one.wire] = ticked;
+    change({ lists });
+  }
+
+  const isSweep = () => Boolean(form().sweep.trim() || Object.keys(form().lists).length);
 
   /** A ratio's shape, drawn to scale; nothing for other values. */
   function shapeOf(value) {
@@ -130,6 +159,9 @@ function makeForm(desk) {
     put(prompt, filled.prompt);
     put(model_, spec().id);
     put(repeat, String(filled.repeat));
+    put(sweep, filled.sweep);
+    for (const box of several.querySelectorAll("input")) box.checked = (filled.lists[box.dataset.wire] ?? []).map(String).includes(box.value);
+    if (isSweep()) sweepBox.open = true;
     put(name, filled.name);
     put(note, filled.note);
     put(tags, filled.tags.join(", "));
@@ -146,20 +178,29 @@ function makeForm(desk) {
     return Number(form().parameters[spec().count] ?? counted?.default ?? 1);
   }
 
-  const total = () => pictureCount() * form().repeat * spec().price_micros;
+  /** How many pictures are asked for; null while the kernel still counts those of a sweep. */
+  function asked() {
+    if (!isSweep()) return pictureCount() * form().repeat;
+    const checked = model.get("checked");
+    return checked.rev === form().rev && checked.pictures ? checked.pictures : null;
+  }
+
+  const total = () => (asked() ?? 0) * spec().price_micros;
 
   function showPrice() {
     const { sandbox } = desk.facts();
     const draws = form().repeat;
-    const pictures = pictureCount() * draws;
-    const made = draws > 1 ? `${many(draws, "draw")} × ${many(pictureCount(), "picture")}` : many(pictures, "picture");
-    setText(price, `${made}: ${dollars(total())}${sandbox ? " by list price, not paid" : ""}`);
+    const counted = asked() !== null;
+    let made = draws > 1 ? `${many(draws, "draw")} × ${many(pictureCount(), "picture")}` : many(pictureCount(), "picture");
+    if (isSweep()) made = counted ? `${many(model.get("checked").tasks, "task")}, ${many(asked(), "picture")}` : "A sweep";
+    setText(price, counted ? `${made}: ${dollars(total())}${sandbox ? " by list price, not paid" : ""}` : `${made}: not counted yet`);
     const caps = model.get("money").budgets ?? [];
     setText(money, caps.map((cap) => leftOf(cap)).join(" · "));
     money.hidden = caps.length === 0;
     money.classList.toggle("apx-over", caps.some((cap) => cap.left_micros < total()));
-    dim(generate, pending);
-    setText(generate, pending ? (link.late ? "Waiting for the kernel …" : "Sending …") : `Generate · ${dollars(total())}`);
+    dim(generate, pending || !counted);
+    const busy = link.late ? "Waiting for the kernel …" : "Sending …";
+    setText(generate, pending ? busy : counted ? `Generate · ${dollars(total())}` : "Generate");
   }
 
   function leftOf(cap) {
@@ -173,6 +214,8 @@ function makeForm(desk) {
     show(promptProblem, found.prompt);
     prompt.setAttribute("aria-invalid", String(Boolean(found.prompt)));
     show(repeatProblem, found.repeat);
+    show(sweepProblem, found.sweep);
+    showPrice();
     if (model.get("checked").rev === form().rev) references.showProblems(found);
   }
 
@@ -191,6 +234,7 @@ function makeForm(desk) {
       prompt.focus();
       return;
     }
+    if (asked() === null || !(await agreed())) return;
     pending = true;
     save.now();
     showPrice();
@@ -203,6 +247,24 @@ function makeForm(desk) {
     }
     pending = false;
     showPrice();
+  }
+
+  /** Above the notebook's own limit, one more look at the sum. */
+  function agreed() {
+    if (total() <= desk.facts().ask_above_micros) return Promise.resolve(true);
+    const dialog = makeDialog(desk.root, "Is that the sum you want?", "apx-ask");
+    const answer = (said) => h("button", { type: "button", class: `apx-button ${said ? "apx-primary" : ""}`, onclick: () => dialog.element.close(said ? "yes" : "") },
+      said ? `Generate · ${dollars(total())}` : "Not now");
+    dialog.element.append(h("p", { class: "apx-price" }, `${price.textContent}.`),
+      h("p", { class: "apx-facts" }, `It is asked above ${dollars(desk.facts().ask_above_micros)}; %config Apixo.ask_above_usd sets that sum.`),
+      h("div", { class: "apx-row" }, answer(true), answer(false)));
+    dialog.open();
+    return new Promise((resolve) => {
+      dialog.element.addEventListener("close", () => {
+        resolve(dialog.element.returnValue === "yes");
+        dialog.element.remove();
+      });
+    });
   }
 
   async function copy(kind) {
@@ -226,7 +288,7 @@ function makeForm(desk) {
   }
 
   function clear() {
-    change({ prompt: "", image_urls: [], name: "", tags: [], note: "", repeat: 1 });
+    change({ prompt: "", image_urls: [], name: "", tags: [], note: "", repeat: 1, sweep: "", lists: {} });
     prompt.focus();
   }
 
@@ -247,7 +309,7 @@ function makeForm(desk) {
     element,
     /** Put all parameters of a past run into the form. */
     put(values) {
-      change({ ...values, repeat: 1 });
+      change({ ...values, repeat: 1, sweep: "", lists: {} });
       prompt.focus();
       prompt.setSelectionRange(prompt.value.length, prompt.value.length);
       setText(status, "The form holds that run's request.");

@@ -1,4 +1,4 @@
-"""Text for the drawn pictures, with whatever fonts this machine has.
+"""Text within pictures that are drawn here, with whatever fonts this machine has.
 
 Pillow's own font covers little more than ASCII. So the first font that has every character of a text is
 taken, or else the one that has most; a character it lacks loses its accent or becomes a middle dot,

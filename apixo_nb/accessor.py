@@ -1,0 +1,270 @@
+"""``df.apixo``: pictures, sums, plots and files of whatever rows of a table somebody has before them.
+
+It works on every DataFrame with a column (or an index) ``run_id``: `history`, `images`, and any slice, filter
+or merge of them. The rows say which runs are meant, and in which order; what is told of the runs comes from
+the ledger. Exports write the table itself, own columns included.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from IPython.display import display
+
+from .comparison import compare
+from .display import plan_summary, sentence_html
+from .errors import ApixoError, ConfigurationError, InvalidRequestError
+from .formats import write_excel_csv, write_jsonl, write_parquet
+from .frame import write_csv
+from .gallery import Picture, gallery, shown_columns, thumbs
+from .labels import Labels, check_timeout
+from .plots import plot_cost, plot_time
+from .request import make_request
+from .run import Run
+from .search import whole
+from .session import Session
+from .shared import current
+from .shown import Shown
+from .spend import GROUPS
+from .summaries import labels_by, spending, summary
+from .text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST = 10_000  # pictures in one output; a notebook is no place for more
+
+#: What tells a table of pictures from one of runs whose index was made a column of that name.
+_OF_PICTURES = {"sha256", "url", "file", "starred"}
+
+
+class Table:
+    """The accessor of a table; see the module. `of` says where its runs are, if not in the shared session."""
+
+    def __init__(self, table: pd.DataFrame, session: Session | None = None) -> None:
+        columns = [*table.columns, *table.index.names]
+        if columns.count("run_id") != 1:
+            text = "has several columns run_id" if "run_id" in columns else "has no column run_id"
+            raise AttributeError(
+                f"df.apixo is for tables of runs and pictures, and this one {text}: "
+                "begin with apixo_nb.history() or apixo_nb.images()"
+            )
+        self._table = table
+        self._given = session
+
+    def __repr__(self) -> str:
+        runs = len(set(self._ids()))
+        return f"<df.apixo: {len(self._table)} rows of {runs} run{'s' * (runs != 1)}>"
+
+    def of(self, session: Session) -> Table:
+        """The same table, whose runs are in the ledger of this session."""
+        return Table(self._table, session)
+
+    @property
+    def _session(self) -> Session:
+        return self._given or current()
+
+    # --- what is in it ---
+
+    def runs(self) -> list[Run]:
+        """The runs of the rows, each once, in the order of the rows.
+
+        Raises
+        ------
+        ApixoError
+            Some are not in this ledger.
+        """
+        wanted = list(dict.fromkeys(run_id for run_id in self._ids() if isinstance(run_id, str)))
+        found = {run.run_id: run for run in self._session.ledger.some(wanted)}
+        if missing := [run_id for run_id in wanted if run_id not in found]:
+            shown = printable(missing[0], 60)
+            raise ApixoError(
+                f"{len(missing)} of these {len(wanted)} runs are not in this ledger, such as {shown}",
+                next_step="`df.apixo.of(session)` asks the ledger of another session.",
+            )
+        return [found[run_id] for run_id in wanted]
+
+    def _ids(self) -> list[Any]:
+        in_columns = "run_id" in self._table.columns
+        column = self._table["run_id"] if in_columns else self._table.index.get_level_values("run_id")
+        return list(column.tolist())
+
+    def _pictures(self, runs: Sequence[Run]) -> list[list[Picture]]:
+        """The pictures of each row: the one that it is about, or all of its run."""
+        known = {run.run_id: run for run in runs}
+        rows = [known.get(run_id) for run_id in self._ids()]
+        if not {"index"} <= set(self._table.columns) or _OF_PICTURES.isdisjoint(self._table.columns):
+            return [[(run, image) for image in run.images] if run else [] for run in rows]
+        at = self._table["index"].tolist()
+        return [
+            [(run, image) for image in run.images if image.index == index] if run else []
+            for run, index in zip(rows, at, strict=True)
+        ]
+
+    # --- to look at ---
+
+    def gallery(self, limit: int = 100) -> Shown:
+        """The pictures of these rows as lasting HTML, small (some 6 kB each); `limit` at most."""
+        whole(limit, "limit", 1, _MOST)
+        runs = self.runs()
+        pictures = list(
+            {
+                (run.run_id, image.index): (run, image) for row in self._pictures(runs) for run, image in row
+            }.values()
+        )
+        seen = {run.run_id for run, _ in pictures}
+        return gallery(pictures, [run for run in runs if run.run_id not in seen], self._session.images, limit)
+
+    def compare(self) -> Shown:
+        """These 2 to 4 rows side by side; see `apixo_nb.compare`."""
+        if not 2 <= len(self._table) <= 4:
+            allowed = "2 to 4 rows, e.g. df.head(2).apixo.compare()"
+            text = f"{len(self._table)} rows cannot be compared"
+            raise InvalidRequestError(text, field="rows", value=len(self._table), allowed=allowed)
+        table = self._table if "run_id" in self._table.columns else self._table.reset_index()
+        return compare(self._session, table.to_dict("records"))
+
+    def thumbs(self, columns: Sequence[Any] | None = None, limit: int = 100) -> Shown:
+        """The table with a small picture in each row, some 3 kB each; every text in it is shown as text.
+
+        Parameters
+        ----------
+        columns : list, optional
+            Which columns to show; default: the brief ones, and all of your own.
+        limit : int
+            How many rows at most, from the first on.
+        """
+        whole(limit, "limit", 1, _MOST)
+        chosen = shown_columns(self._table) if columns is None else list(columns)
+        for label in chosen:
+            if list(self._table.columns).count(label) != 1:
+                text = f"The table has not one column {printable(repr(label), 60)}"
+                raise InvalidRequestError(text, field="columns", value=label, allowed="names of its columns")
+        part = Table(self._table.head(limit), self._given)
+        pictures = part._pictures(part.runs())
+        more = len(self._table) - len(part._table)
+        return thumbs(part._table, pictures, self._session.images, chosen, more)
+
+    def grid(self, x: str | None = None, y: str | None = None) -> Any:
+        """The runs of these rows as a grid; see `grids.grid`."""
+        from .grids import grid
+
+        return grid(self.runs(), x=x, y=y)
+
+    # --- figures ---
+
+    def summary(self, by: str | Sequence[str] | None = None) -> pd.DataFrame:
+        """Failures, times, cost and ratings of these runs, group by group; see `summaries.summary`."""
+        return summary(self.runs(), by)
+
+    def spend(self, by: str = "tag") -> pd.DataFrame:
+        """What these runs have cost: by "tag", "day", "state", any axis or any column of this table.
+
+        See `summaries.spending` for the columns. Each run counts once in each of its groups, however many
+        rows it has.
+        """
+        runs = self.runs()
+        if by in self._table.columns and by not in GROUPS and by != "run_id":
+            groups: dict[Any, list[str]] = {}
+            for run_id, value in zip(self._ids(), self._table[by].tolist(), strict=True):
+                groups.setdefault(run_id, []).extend(_labels(value))
+            return spending(runs, by, lambda run: groups[run.run_id])
+        if by == "run_id":
+            return spending(runs, by, lambda run: [run.run_id])
+        return spending(runs, by)
+
+    def plot_cost(self, ax: Axes | None = None) -> Any:
+        """What was spent up to each moment, in US dollars. Needs matplotlib; returns its Axes."""
+        return plot_cost(self.runs(), ax)
+
+    def plot_time(self, by: str | None = None, ax: Axes | None = None) -> Any:
+        """How long the tasks took, in seconds: along the time, or by a variable, parameter, tag or day."""
+        runs = self.runs()
+        groups: dict[str, list[Run]] = {}
+        if by is not None:
+            labels = labels_by(runs, by)
+            for run in runs:
+                for label in labels(run):
+                    groups.setdefault(label, []).append(run)
+        return plot_time(runs, list(groups.items()), by or "", ax)
+
+    # --- again ---
+
+    def rerun(self, i: int, *, max_cost_usd: float | None = None, timeout_s: float | None = None) -> Run:
+        """Buy the request of a row anew, wait for it, and return the new `Run`: another draw, another row.
+
+        It costs what the request costs now, which is said, and every budget holds.
+
+        Parameters
+        ----------
+        i : int
+            The position of the row, from 0; -1 is the last.
+        max_cost_usd : float, optional
+            Refuse to start above it.
+        timeout_s : float, optional
+            Give up waiting after so many seconds; the task is kept and can be resumed.
+
+        Raises
+        ------
+        ApixoError
+            As `apixo_nb.generate`.
+        """
+        check_timeout(timeout_s)
+        at = whole(i, "i", -len(self._table), len(self._table) - 1)
+        [old] = Table(self._table.iloc[[at]], self._given).runs()
+        session = self._session
+        if old.sandbox and not session.is_sandbox:
+            step = "Nothing was sent. `apixo_nb.generate(...)` buys its prompt for real."
+            text = f"Run {old.run_id} was made in the sandbox, and this session pays"
+            raise ConfigurationError(text, next_step=step)
+        given: dict[str, Any] = dict(old.parameters)
+        request = make_request(
+            old.prompt,
+            model=old.model,
+            image_urls=old.image_urls,
+            nearby=session.is_sandbox,
+            **given,
+        )
+        labels = Labels(old.name, old.tags, old.note)
+        run = session.plan(
+            request, labels, prompt_template=old.prompt_template, variables=dict(old.variables)
+        )
+        session.check_cost([run], max_cost_usd)
+        said = f"Another draw of run {old.run_id}: {plan_summary([run])}"
+        display(Shown(sentence_html(said), said))
+        return session.start(run, timeout_s).wait()
+
+    # --- to files ---
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write this table as CSV, exactly; see `frame.write_csv`."""
+        return write_csv(self._table, path)
+
+    def to_excel_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write this table as CSV that spreadsheets leave alone; see `formats.write_excel_csv`."""
+        return write_excel_csv(self._table, path)
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
+        """Write this table as JSON Lines; see `formats.write_jsonl`."""
+        return write_jsonl(self._table, path)
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> Path:
+        """Write this table as Parquet; see `formats.write_parquet`."""
+        return write_parquet(self._table, path)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write the runs of these rows as a page to keep or send; see `report.write_report`."""
+        return self._session.export(path, "html", self.runs())
+
+
+def _labels(value: Any) -> list[str]:
+    """The groups of a row by what a column says there; a list counts in each of its values."""
+    if isinstance(value, (list, tuple, set)):
+        return [str(each) for each in value] or ["(none)"]
+    if not isinstance(value, (str, dict)) and pd.isna(value) is True:
+        return ["(none)"]
+    return [str(value)]

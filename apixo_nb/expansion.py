@@ -1,0 +1,293 @@
+"""From templates, lists of values and a number of draws to the cells of a sweep: their full product.
+
+Everything that can be wrong with it is said here, before anything is bought. A value that stands twice in a
+list is refused, not dropped and not bought twice: it costs money in either reading, and ``repeat`` is there
+for several draws.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import InvalidRequestError
+from .listing import Listed
+from .spec import Value
+from .template import fill, names_in
+from .text import printable
+
+#: Tasks of one sweep: a slip of the hand shall not plan millions.
+MOST_TASKS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One prompt of a sweep, and what belongs to it alone, such as the columns of its row of a table.
+
+    Attributes
+    ----------
+    variables : mapping
+        Values for its names, beside those that all templates share.
+    parameters : mapping
+        Wire name to value; goes before the parameters that all share.
+    image_urls : tuple of str or None
+        Its reference pictures, if it has its own.
+    name, note : str, and tags : tuple of str
+        Its labels.
+    where : str
+        What to call it in a message, such as "row 3".
+    """
+
+    text: str
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    image_urls: tuple[str, ...] | None = None
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One request of a sweep: a template, filled, with one value of each parameter that has a list."""
+
+    template: Template
+    prompt: str
+    variables: dict[str, str]
+    parameters: dict[str, Value]
+
+
+Lists = Mapping[str, Sequence[Any]]
+
+
+def expand(
+    templates: Sequence[Template],
+    sets: Lists,
+    lists: Lists,
+    *,
+    known: Mapping[str, Any] | None = None,
+    raw: bool = False,
+    repeat: int = 1,
+) -> list[Cell]:
+    """The cells of a sweep, in the order of the lists; the last list changes fastest.
+
+    Parameters
+    ----------
+    templates : sequence of Template
+    sets : mapping
+        Values of variables. A template takes part in those that it uses.
+    lists : mapping
+        Values of parameters, by wire name.
+    known : mapping, optional
+        The notebook's variables; None where there is no notebook.
+    raw : bool
+        The templates are prompts as they are.
+    repeat : int
+        Draws of each cell; they count towards the most tasks that a sweep may have.
+
+    Raises
+    ------
+    InvalidRequestError
+        A variable that no template uses, an unknown name, an empty list, a value given twice, a product
+        above `MOST_TASKS`.
+    """
+    for name, values in (*sets.items(), *lists.items()):
+        _check_values(name, values)
+    used = [[] if raw else names_in(template.text) for template in templates]
+    _check_used(sets, [name for names in used for name in names], raw=raw)
+    for template in templates:
+        _check_given_once(template, {*sets, *lists})
+    own = [{name: sets[name] for name in names if name in sets} for names in used]
+    _check_size([[*found.values(), *lists.values()] for found in own], repeat)
+    cells = [
+        _cell(template, chosen, known, raw=raw)
+        for template, found in zip(templates, own, strict=True)
+        for chosen in _product(found, lists)
+    ]
+    _check_different(cells)
+    return cells
+
+
+Chosen = tuple[dict[str, Any], dict[str, Any]]
+
+
+def _product(sets: Lists, lists: Lists) -> Iterator[Chosen]:
+    """Each combination: the variables, and the parameters."""
+    for values in itertools.product(*sets.values(), *lists.values()):
+        yield (
+            dict(zip(sets, values[: len(sets)], strict=True)),
+            dict(zip(lists, values[len(sets) :], strict=True)),
+        )
+
+
+def _cell(template: Template, chosen: Chosen, known: Mapping[str, Any] | None, *, raw: bool) -> Cell:
+    variables, parameters = chosen
+    prompt, used = template.text, dict[str, str]()
+    if not raw:
+        # What the sweep sets goes before what belongs to the row, and that before what is around.
+        values = {**(known or {}), **template.variables, **variables}
+        if known is None:
+            _check_known(template, values)
+        prompt, used = fill(template.text, values)
+    return Cell(template, prompt, used, {**parameters, **template.parameters})
+
+
+# --- what can be wrong ------------------------------------------------------------------------------
+
+
+def _check_values(name: str, values: Sequence[Any]) -> None:
+    if not values:
+        raise InvalidRequestError(
+            f"The list of {name} is empty", field=name, allowed="a list of at least one value"
+        )
+    seen: set[str] = set()
+    for value in map(str, values):
+        if value in seen:
+            raise InvalidRequestError(
+                f"{value!r:.60} stands twice in the list of {name}",
+                field=name,
+                value=value,
+                next_step="Leave it out once; for several draws of each cell there is --repeat (repeat=).",
+            )
+        seen.add(value)
+
+
+def _check_used(sets: Lists, used: Sequence[str], *, raw: bool) -> None:
+    for name in sets:
+        if name in used:
+            continue
+        near = difflib.get_close_matches(name, used, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Write {{{name}}} where its values are to stand."
+        if raw:
+            hint = "A raw prompt is sent as it is: nothing in it is filled."
+        raise InvalidRequestError(f"No prompt uses {{{name}}}", field=name, value=name, next_step=hint)
+
+
+def _check_known(template: Template, values: Mapping[str, Any]) -> None:
+    """As `fill` does for a notebook, in the words of Python."""
+    for name in names_in(template.text):
+        if name not in values:
+            near = difflib.get_close_matches(name, values, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Give it as {name}=[...]."
+            raise InvalidRequestError(
+                f"The prompt uses {{{name}}}, and nothing is given for it{_in(template)}",
+                field="prompt",
+                value=name,
+                next_step=f"{hint} Write {{{{ and }}}} for braces, or say raw=True.",
+            )
+
+
+def _check_given_once(template: Template, names: Collection[str]) -> None:
+    for name in names:
+        if name in template.variables or name in template.parameters:
+            raise InvalidRequestError(
+                f"{name} is given both for the sweep and{_in(template) or ' by a template'}",
+                field=name,
+                next_step="Leave out the column, or the argument.",
+            )
+
+
+def _in(template: Template) -> str:
+    return f" in {template.where}" if template.where else ""
+
+
+def _check_size(products: Iterable[Sequence[Sequence[Any]]], repeat: int) -> None:
+    tasks = repeat * sum(math.prod(map(len, lists)) for lists in products)
+    if tasks > MOST_TASKS:
+        raise InvalidRequestError(
+            f"{tasks:,} tasks are too many for one sweep",
+            field="sweep",
+            value=tasks,
+            allowed=f"at most {MOST_TASKS:,}",
+        )
+
+
+def _check_different(cells: Sequence[Cell]) -> None:
+    """Two cells that ask for the same would be bought twice without a word."""
+    seen: dict[tuple[Any, ...], Cell] = {}
+    for cell in cells:
+        asked = (cell.prompt, cell.template.image_urls, repr(sorted(cell.parameters.items())))
+        if (twin := seen.setdefault(asked, cell)) is not cell:
+            places = " and ".join(found.template.where for found in (twin, cell) if found.template.where)
+            raise InvalidRequestError(
+                f"Two cells ask for the same{f' ({places})' if places else ''}: {printable(cell.prompt, 60)}",
+                field="prompt",
+                value=cell.prompt,
+                next_step="Leave one out; for several draws of each cell there is --repeat (repeat=).",
+            )
+
+
+# --- lists by name ----------------------------------------------------------------------------------
+
+
+def values_of(what: str, listed: Listed, namespace: Mapping[str, Any]) -> list[Any]:
+    """The values of a list as it was typed: the texts, or what the notebook has under that name.
+
+    Raises
+    ------
+    InvalidRequestError
+        There is no such variable, or it is no list.
+    """
+    if not listed.name:
+        return list(listed.texts)
+    name, _, column = listed.name.partition(".")
+    if name not in namespace:
+        visible = [known for known in namespace if not known.startswith("_")]
+        near = difflib.get_close_matches(name, visible, n=3)
+        step = f"Did you mean {' or '.join(near)}?" if near else f"Set {name or 'it'} in an earlier cell."
+        raise InvalidRequestError(
+            f"The notebook has no variable {name!r:.80}", field=what, value=listed, next_step=step
+        )
+    found = namespace[name]
+    if column:
+        # Columns and keys only: no attribute of an object is followed.
+        if column not in getattr(found, "columns", found if isinstance(found, Mapping) else ()):
+            raise InvalidRequestError(f"{name} has no column {column!r:.80}", field=what, value=listed)
+        found = found[column]
+    return values_in(what, found)
+
+
+def values_in(what: str, given: object) -> list[Any]:
+    """The values of a Python list, a column of a table, or any other iterable; of a set, sorted.
+
+    Raises
+    ------
+    InvalidRequestError
+        It is no list, or one of its values is missing.
+    """
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise InvalidRequestError(
+            f"The values of {what} are no list: {printable(repr(given), 60)}",
+            field=what,
+            value=given,
+            allowed="a list, or any iterable of values",
+        )
+    columns = getattr(given, "columns", None)
+    if columns is not None:
+        names = ", ".join(printable(name, 30) for name in list(columns)[:8])
+        raise InvalidRequestError(
+            f"The values of {what} are a whole table", field=what, allowed=f"one of its columns: {names}"
+        )
+    values = list(itertools.islice(given, MOST_TASKS + 1))  # some iterables never end
+    if len(values) > MOST_TASKS:
+        raise InvalidRequestError(
+            f"The list of {what} is too long", field=what, allowed=f"at most {MOST_TASKS:,}"
+        )
+    if any(map(is_missing, values)):
+        raise InvalidRequestError(
+            f"A value in the list of {what} is missing", field=what, allowed="text or numbers"
+        )
+    return sorted(values, key=str) if isinstance(given, set | frozenset) else values
+
+
+def is_missing(value: object) -> bool:
+    """Whether it is None, or one of the tables' words for it: NaN, NaT, NA."""
+    try:
+        return value is None or bool(value != value)  # noqa: PLR0124 - NaN alone is not itself
+    except (TypeError, ValueError):  # NA says neither yes nor no
+        return type(value).__name__ == "NAType"

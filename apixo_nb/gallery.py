@@ -1,0 +1,148 @@
+"""Pictures of many runs as lasting HTML: a gallery of cards, and thumbnails in a table."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pandas as pd
+
+from .display import remark_of, render
+from .frame import KINDS
+from .originals import Images
+from .run import BEST, Image, Run
+from .shown import Shown
+from .text import dollars, printable
+
+GALLERY_PX = 160
+THUMB_PX = 96  # with its row some 3 kB in the notebook
+_READERS = 4  # threads that make thumbnails; Pillow lets go of the interpreter while it decodes
+_CELL = 160  # characters
+_PROMPT = 90
+
+#: What `thumbs` shows of the columns we know; all columns of your own are shown beside them.
+BRIEF = ("created_at", "state", "prompt", "aspect_ratio", "rating", "starred", "cost_usd")
+
+Picture = tuple[Run, Image]
+
+
+def small(pictures: Iterable[Picture], images: Images, px: int) -> Iterator[dict[str, Any]]:
+    """Each picture as a template shows it: link, data URI ("" if it is not here), size, alternative text."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        yield from readers.map(lambda picture: _small(picture[0], picture[1], images, px), pictures)
+
+
+def _small(run: Run, image: Image, images: Images, px: int) -> dict[str, Any]:
+    webp = images.small(run.run_id, image, px)
+    width, height = image.width or px, image.height or px
+    scale = min(1.0, px / max(width, height))
+    uri = "data:image/webp;base64," + base64.b64encode(webp).decode("ascii")
+    here = f"Picture {image.index + 1} of {max(len(run.images), len(run.result_urls))}"
+    return {
+        "link": images.link(image) if image.file else "",
+        "thumbnail": uri if webp else "",
+        "width": max(1, round(width * scale)),
+        "height": max(1, round(height * scale)),
+        "alt": f"{here}: {printable(run.prompt, 100)}",
+        "problem": "" if webp else "its file is gone, or cannot be read" if image.file else "not on disk",
+        "choice": choice(image),
+    }
+
+
+def choice(image: Image) -> str:
+    """What a person says of a picture, in a few characters: ★ 4/5."""
+    rating = f"{image.rating}/{BEST}" if image.rating else ""
+    return " ".join(part for part in ("★" if image.starred else "", rating) if part)
+
+
+def best_first(images: Iterable[Image]) -> list[Image]:
+    """Starred ones first, then by rating, then in their order."""
+    return sorted(images, key=lambda image: (not image.starred, -(image.rating or 0), image.index))
+
+
+# --- a gallery --------------------------------------------------------------------------------------
+
+
+def gallery(pictures: Sequence[Picture], without: Sequence[Run], images: Images, limit: int) -> Shown:
+    """Cards of pictures, `limit` at most, and a line for each run without any, such as one that failed."""
+    shown = list(pictures[:limit])
+    cards = [
+        {**facts, "prompt": printable(run.prompt, _PROMPT), "facts": _facts(run), "sandbox": run.sandbox}
+        for (run, _), facts in zip(shown, small(shown, images, GALLERY_PX), strict=True)
+    ]
+    bare = [f"{printable(run.prompt, _PROMPT)} · {remark_of(run) or run.state}" for run in without[:limit]]
+    said = _count(pictures, without, len(shown))
+    lines = [f"{card['prompt']} · {card['facts']}" for card in cards]
+    return Shown(
+        render("gallery.html", cards=cards, bare=bare, said=said, px=GALLERY_PX),
+        "\n".join([said, *lines, *bare]),
+    )
+
+
+def _facts(run: Run) -> str:
+    return " · ".join(part for part in (printable(run.name, 40), run.aspect_ratio, run.run_id) if part)
+
+
+def _count(pictures: Sequence[Picture], without: Sequence[Run], shown: int) -> str:
+    runs = len({run.run_id for run, _ in pictures}) + len(without)
+    said = f"{len(pictures):,} picture{'s' * (len(pictures) != 1)} of {runs:,} run{'s' * (runs != 1)}"
+    left = len(pictures) - shown
+    return f"{said}; {left:,} more with gallery(limit=...) or report(path)" if left else said
+
+
+# --- thumbnails in a table --------------------------------------------------------------------------
+
+
+def thumbs(
+    table: pd.DataFrame, pictures: Sequence[list[Picture]], images: Images, columns: Sequence[Any], more: int
+) -> Shown:
+    """The table as HTML with a small picture in each row, and all that is text shown as text.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The rows to show.
+    pictures : list of lists
+        The pictures of each row; the best one is shown, with the number of the others.
+    columns : list
+        Labels of the columns to show.
+    more : int
+        How many rows are left out.
+    """
+    firsts = [best_first(image for _, image in each)[:1] for each in pictures]
+    chosen = [(each[0][0], first[0]) for each, first in zip(pictures, firsts, strict=True) if first]
+    made = small(chosen, images, THUMB_PX)
+    drawn = [{**next(made), "more": len(each) - 1} if each else None for each in pictures]
+    cells = [[_cell(value, label) for value in table[label].tolist()] for label in columns]
+    rows = [
+        {"label": printable(label, _CELL), "picture": picture, "cells": [column[at] for column in cells]}
+        for at, (label, picture) in enumerate(zip(table.index, drawn, strict=True))
+    ]
+    said = f"{more:,} more rows with thumbs(limit=...)" if more else ""
+    html = render("thumbs.html", heads=[printable(label, _CELL) for label in columns], rows=rows, said=said)
+    return Shown(html, "\n".join(part for part in (table[list(columns)].to_string(), said) if part))
+
+
+def shown_columns(table: pd.DataFrame) -> list[Any]:
+    """The columns that `thumbs` shows unless it is told."""
+    return [label for label in table.columns if label in BRIEF or label not in KINDS]
+
+
+def _cell(value: Any, label: Any) -> str:
+    if isinstance(value, dict):
+        return printable(", ".join(f"{name}={each}" for name, each in value.items()), _CELL)
+    if isinstance(value, (list, tuple)):
+        return printable(", ".join(map(str, value)), _CELL)
+    if value is None or (not isinstance(value, str) and pd.isna(value) is True):
+        return ""
+    if isinstance(value, bool) and label == "starred":
+        return "★" if value else ""
+    if isinstance(value, pd.Timestamp):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return (
+        dollars(value)
+        if str(label).endswith("_usd") and isinstance(value, float)
+        else printable(value, _CELL)
+    )

@@ -1,0 +1,340 @@
+"""Runs and pictures from another ledger, merged into this one by the ids of the runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .config import is_loopback
+from .download import Limits, verify
+from .errors import ApixoError, ImageError
+from .facts import is_our_id, read_facts
+from .ledger import Ledger
+from .luggage import Luggage, no_luggage, opened
+from .originals import Images, file_names
+from .run import BEST, SCHEMA_VERSION, SUBMITTING, UNKNOWN, Image, Run
+from .text import dollars, printable
+from .wire import storable
+
+_LIMITS = Limits()
+_MOST_PICTURES = 100  # of one run
+_MOST_NUMBER = 1 << 53
+_MOST_SAID = 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_KINDS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+#: What a run that is known here may learn about its end.
+_END = (
+    *("state", "task_id", "submitted_at", "finished_at", "cost_time_ms", "wait_ms", "cost_micros"),
+    *("fail_code", "fail_msg", "result_urls", "expires_at"),
+)
+
+
+@dataclass(slots=True)
+class Imported:
+    """What came of an import.
+
+    Attributes
+    ----------
+    added, gained, same : int
+        Runs that are new here; that were here and have gained something; that were here already as they are.
+    pictures : int
+        Pictures that were copied.
+    cost_micros : int
+        What the new runs have cost, or may have, but for those of a sandbox; it counts towards budgets.
+    problems : list of str
+        What was left out, and why.
+    """
+
+    added: int = 0
+    gained: int = 0
+    same: int = 0
+    pictures: int = 0
+    cost_micros: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        others = f"{self.gained} run(s) brought up to date, {self.same} here already"
+        said = [f"{self.added} run(s) and {self.pictures} picture(s) added; {others}."]
+        if self.cost_micros:
+            cost = dollars(self.cost_micros / 1e6)
+            said.append(f"The new runs stand for {cost}, which counts towards total budgets here.")
+        if self.problems:
+            said.append(f"{len(self.problems)} thing(s) left out:")
+            said += [f"  {problem}" for problem in self.problems[:_MOST_SAID]]
+        return said
+
+
+def import_bundle(path: str | os.PathLike[str], ledger: Ledger, images: Images) -> Imported:
+    """Take runs and pictures from a ZIP bundle, or from a folder of pictures with their facts.
+
+    A run that is not here is added, a run of the sandbox with its mark. One that is here is left as it is,
+    but gains the pictures it lacks, a choice where it has none, and its end if that was not known here. So
+    twice is once. A picture is copied and checked against its sha256 before a row says that it is here.
+
+    Imported runs count as if they were made here: in `spend`, in the total budget, in that of the day they
+    were made and of the notebook they name. This ledger cannot tell who has paid, most bundles are one's own
+    from another machine, and a budget should rather stop too early than too late: raise it if the money
+    was somebody else's. They are replayed as well: a cell that asks for the same shows them at $0.
+
+    Raises
+    ------
+    ApixoError
+        There is nothing that can be imported, or it was written by a newer apixo_nb. What was imported
+        until then stays; to import it again is safe.
+    LedgerError
+        The ledger cannot be written.
+    """
+    place = _place(path)
+    done = Imported()
+    with opened(place) as luggage:
+        images.folder.mkdir(parents=True, exist_ok=True)
+        for found in luggage.runs():
+            try:
+                run = _checked(found)
+            except _RefusedError as refused:
+                done.problems.append(f"{refused}")
+                continue
+            _take(run, _Desk(luggage, ledger, images, done))
+    if not done.added + done.gained + done.same + len(done.problems):
+        raise no_luggage(place, "there is no run in it")
+    return done
+
+
+def _place(path: object) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or "\0" in str(path):
+        raise no_luggage(path, "it is no file name")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise no_luggage(path, "it names a user that does not exist") from None
+
+
+# --- is it a run? -----------------------------------------------------------------------------------
+
+
+class _RefusedError(Exception):
+    """Why one thing is left out."""
+
+
+def _checked(found: Run | str) -> Run:
+    """A run that may go into the ledger: every name and number of it such as we make."""
+    if isinstance(found, str):
+        raise _RefusedError(found)
+    name = f"run {printable(found.run_id, 40)}"
+    if found.schema_version > SCHEMA_VERSION:
+        theirs = printable(found.schema_version, 20)
+        text = f"A newer apixo_nb has written this (its schema is {theirs}, ours is {SCHEMA_VERSION})"
+        raise ApixoError(text, next_step="Update apixo_nb, then import it again.")
+    if not is_our_id(found.run_id):
+        raise _RefusedError(f"{name}: that is no id of ours")
+    indexes = [image.index for image in found.images]
+    if len(set(indexes)) < len(indexes) or not all(0 <= index < _MOST_PICTURES for index in indexes):
+        raise _RefusedError(f"{name}: its pictures are not numbered as ours are")
+    if not all(_is_picture(found.run_id, image) for image in found.images):
+        raise _RefusedError(f"{name}: a picture of it does not have the name or the numbers of ours")
+    if found.sandbox and not all(map(_is_local, found.result_urls)):
+        raise _RefusedError(f"{name}: no sandbox has made it, as its pictures' addresses are elsewhere")
+    numbers = [value for _, value in found if isinstance(value, int)]
+    if not all(0 <= number <= _MOST_NUMBER for number in numbers):
+        raise _RefusedError(f"{name}: it has a number that cannot be")
+    try:
+        run = _as_ours(found)
+        pictures = run.num_images
+    except (ValueError, TypeError, OverflowError):
+        raise _RefusedError(f"{name}: it has a value that cannot be") from None
+    if not 0 <= pictures <= _MOST_PICTURES:
+        raise _RefusedError(f"{name}: it has a number that cannot be")
+    return run
+
+
+def _is_picture(run_id: str, image: Image) -> bool:
+    named = image.file == "" or (
+        image.file in file_names(run_id, image.index) and bool(_SHA256.fullmatch(image.sha256))
+    )
+    numbers = [number for number in (image.bytes, image.width, image.height) if number is not None]
+    rated = image.rating is None or 1 <= image.rating <= BEST
+    return named and rated and all(0 <= number <= _MOST_NUMBER for number in numbers)
+
+
+def _is_local(url: str) -> bool:
+    try:
+        return is_loopback(urlsplit(url).hostname)
+    except ValueError:
+        return False
+
+
+def _as_ours(run: Run) -> Run:
+    """What follows from the rest is worked out anew, and what is of no use here is dropped."""
+    clean = Run.model_validate({name: _clean(value) for name, value in run.model_dump().items()})
+    lost = clean.state == SUBMITTING  # somewhere else; nobody here waits for the answer
+    ratings = [image.rating for image in clean.images if image.rating is not None]
+    return clean.but(
+        state=UNKNOWN if lost else clean.state,
+        fail_msg=clean.fail_msg or ("Imported before its submit was answered" if lost else ""),
+        callback_url=None,
+        digest=clean.request.digest(),
+        rating=max(ratings, default=None),
+        schema_version=SCHEMA_VERSION,
+    )
+
+
+def _clean(value: Any) -> Any:
+    """Text that any database takes, and times that are UTC."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    if isinstance(value, dict):
+        return {_clean(name): _clean(part) for name, part in value.items()}
+    return [_clean(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+# --- and in it goes ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """Where from, where to, and what has come of it so far."""
+
+    luggage: Luggage
+    ledger: Ledger
+    images: Images
+    done: Imported
+
+
+def _take(run: Run, desk: _Desk) -> None:
+    known = desk.ledger.get(run.run_id)
+    if known is not None and not _is_same(known, run):
+        desk.done.problems.append(f"run {run.run_id}: another run of that id is here")
+        return
+    copied = desk.done.pictures
+    run = run.but(images=tuple(_with_file(run, image, known, desk) for image in run.images))
+    copied = desk.done.pictures - copied
+    if known is None:
+        run = run.but(images=tuple(_with_beside(run, image, desk.images) for image in run.images))
+        for image in run.images:
+            desk.images.rewrite_facts(run, image.index)
+        desk.ledger.insert(run)
+        desk.done.added += 1
+        desk.done.cost_micros += 0 if run.sandbox else _stake(run)
+        return
+    gained = _merge(run, known, desk.ledger)
+    merged = desk.ledger.get(run.run_id) or known
+    for image in merged.images:
+        beside = desk.images.path(image).with_suffix(".json")
+        if image.file and (gained or copied or not beside.exists()):
+            desk.images.rewrite_facts(merged, image.index)
+    desk.done.gained += bool(gained or copied)
+    desk.done.same += not (gained or copied)
+
+
+def _is_same(known: Run, run: Run) -> bool:
+    """Whether two records are about one run; an id alone can be made up."""
+    tasks = {task for task in (known.task_id, run.task_id) if task}
+    facts = ("created_at", "digest", "sandbox")
+    return len(tasks) < 2 and all(getattr(known, name) == getattr(run, name) for name in facts)
+
+
+def _stake(run: Run) -> int:
+    if run.cost_micros is not None:
+        return run.cost_micros
+    return 0 if run.state == "planned" else run.price_micros
+
+
+def _merge(run: Run, known: Run, ledger: Ledger) -> bool:
+    """Bring the row of a known run up to what it lacks; False if that is nothing."""
+    if not run.is_final or (known.is_final and known.state != run.state):
+        return False
+    end = {} if known.is_final else {name: getattr(run, name) for name in _END}
+    here = {image.index: image for image in known.images}
+    news = tuple(image for image in run.images if _is_news(image, here.get(image.index)))
+    return bool(end or news) and ledger.catch_up(known.but(**end, images=news))
+
+
+def _is_news(image: Image, known: Image | None) -> bool:
+    if known is None:
+        return True
+    return bool(image.file and not known.file) or (image.is_chosen and not known.is_chosen)
+
+
+def _with_beside(run: Run, image: Image, images: Images) -> Image:
+    """A picture with the choice that stands beside it here: its row was lost, and comes back."""
+    facts = read_facts(images.path(image).with_suffix(".json")) if image.file else None
+    if facts is None or facts[0].run_id != run.run_id or image.is_chosen:
+        return image
+    return image.with_choice(facts[1])
+
+
+# --- its pictures -----------------------------------------------------------------------------------
+
+
+def _with_file(run: Run, image: Image, known: Run | None, desk: _Desk) -> Image:
+    """The record of a picture once its file is here; without a file if it does not get here."""
+    here = [old for old in known.images if old.index == image.index and old.file] if known else []
+    wanted = here[0] if here else image
+    if not image.file:
+        return _without_file(image, image.error)
+    if desk.images.is_intact(run, wanted):
+        return image
+    if here and image.sha256 != wanted.sha256:
+        return image
+    try:
+        _copy(wanted, desk)
+    except _RefusedError as refused:
+        desk.done.problems.append(f"picture {wanted.file}: {refused}")
+        return _without_file(image, f"Not imported: {refused}")
+    desk.done.pictures += 1
+    return image
+
+
+def _without_file(image: Image, error: str) -> Image:
+    return Image(index=image.index, url=image.url, error=error, **image.choice)
+
+
+def _copy(image: Image, desk: _Desk) -> None:
+    """Bring a picture into the folder, whole and checked, or not at all."""
+    if os.path.lexists(desk.images.path(image)):
+        raise _RefusedError("another file of that name is here")
+    part = desk.images.folder / f".{secrets.token_hex(6)}.part"
+    try:
+        with part.open("xb") as file:
+            digest = hashlib.sha256()
+            for data in _bounded(desk.luggage.picture(image.file)):
+                digest.update(data)
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if digest.hexdigest() != image.sha256:
+            raise _RefusedError("its bytes are not those that its run tells of")
+        _, kind = verify(part, _LIMITS)
+        if _KINDS[kind] != Path(image.file).suffix:
+            raise _RefusedError(f"it is a {kind}, and its name says something else")
+        part.replace(desk.images.path(image))
+    except FileNotFoundError:
+        raise _RefusedError("it is not in there") from None
+    except ImageError as error:
+        raise _RefusedError(error.message) from None
+    except OSError as error:
+        raise _RefusedError(error.strerror or str(error)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _bounded(parts: Iterator[bytes]) -> Iterator[bytes]:
+    received = 0
+    for part in parts:
+        received += len(part)
+        if received > _LIMITS.max_bytes:
+            raise _RefusedError(f"it is larger than {_LIMITS.max_bytes // 1_000_000} MB")
+        yield part

@@ -1,0 +1,251 @@
+"""A sweep as one output: one line for all on its way, then a summary and a light gallery that stay."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import axes
+from .display import dollars, render
+from .job import Job
+from .run import Image, Run
+from .session import Session
+from .tally import (
+    DONE,
+    Failure,
+    Forecast,
+    Plan,
+    Tally,
+    about,
+    count,
+    failures,
+    label,
+    standing,
+)
+from .text import printable
+
+SMALL_PX = 160
+_GALLERY_CHARACTERS = 900_000  # of the gallery together: a saved notebook stays light
+_AT_A_TIME = 4  # pictures made small between two redrawings
+_BODIES = 2  # requests that a dry run shows in full
+_ROWS = 50  # cells that it lists
+_FILES = 12  # named in a terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A picture of the gallery: a link to the original, a small one as a data URI, and words."""
+
+    link: str
+    data_uri: str
+    width: int
+    height: int
+    caption: str
+    title: str
+    alt: str
+
+
+class SweepShown:
+    """What the output of a sweep shows; the subject of a `live.Watch`.
+
+    `jobs` and `bought`, those of them that are paid for now, may be filled after the first line is shown.
+    """
+
+    draws_bar = True
+
+    def __init__(self, session: Session, plan: Plan, jobs: Sequence[Job], bought: Sequence[Job]) -> None:
+        self.jobs = jobs
+        self._session = session
+        self._plan = plan
+        self._bought = bought
+        runs = [decision.run for decision in plan.decisions]
+        self._names = axes.names(runs)
+        self._takes = len({run.digest for run in runs}) < len(runs)
+        gate = session.runner.gate if plan.bought else None
+        self._forecast = Forecast(_expected_s(session, runs), gate)
+        self._small: dict[tuple[str, int], str] = {}
+
+    # --- on its way ---
+
+    def line(self, elapsed_s: float) -> dict[str, str]:
+        """One line for all: counts, money, the expected end."""
+        self._make_small(_AT_A_TIME)
+        tally = count(self.jobs, self._bought)
+        left = about(self._forecast.left_s(self.jobs, time.monotonic()))
+        words = [*tally.words(), tally.money(), f"{elapsed_s:.0f} s, {left}"] if self.jobs else ["Starting"]
+        sandbox = any(decision.run.sandbox for decision in self._plan.decisions)
+        html = render(
+            "sweep_line.html",
+            summary=self._plan.summary,
+            words=words,
+            sandbox=sandbox,
+            bar=[f"{100 * part:.1f}" for part in self._bar(tally)],
+        )
+        where = "SANDBOX · " if sandbox else ""
+        return {"text/html": html, "text/plain": f"{where}Sweep: {' · '.join(words)}"}
+
+    def _bar(self, tally: Tally) -> tuple[float, float, float]:
+        """The shares of what is done, of what came to nothing, and of what is on its way."""
+        total = max(1, tally.total)
+        done = tally.counts[DONE] / total
+        nothing = (tally.ended - tally.counts[DONE]) / total
+        return done, nothing, max(0.0, self.share(0.0) - done - nothing)
+
+    def news(self) -> str:
+        """Counts alone, in steps of a tenth."""
+        tally = count(self.jobs, self._bought)
+        tenth = tally.total * (10 * tally.ended // max(1, tally.total)) // 10
+        return f"Sweep of {tally.total}: {tenth or 'none'} ended" + (" or more" if tenth else " yet")
+
+    def share(self, _elapsed_s: float) -> float:
+        """How full the bar is."""
+        return self._forecast.share(self.jobs, time.monotonic())
+
+    # --- at its end ---
+
+    @property
+    def summary(self) -> str:
+        """How it stands, in one line."""
+        tally = count(self.jobs, self._bought)
+        return " · ".join([self._plan.size, *tally.words(), tally.money()])
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What went wrong, grouped."""
+        return failures(self.jobs, self._names, take=self._takes)
+
+    def lasting(self) -> dict[str, str]:
+        """The summary, what went wrong, and a gallery of small pictures."""
+        self._make_small(None)
+        tiles = [self._tile(job.run, image) for job in self.jobs for image in job.run.images if image.file]
+        shown = _that_fit(tiles)
+        html = render(
+            "sweep.html",
+            summary=self.summary,
+            sandbox=any(job.run.sandbox for job in self.jobs),
+            failures=self.failures,
+            tiles=shown,
+            more=len(tiles) - len(shown),
+        )
+        return {"text/html": html, "text/plain": self.lasting_text()}
+
+    def lasting_text(self) -> str:
+        """The same without pictures."""
+        sign = "⚠" if self.failures else "✓"
+        where = "SANDBOX · " if any(job.run.sandbox for job in self.jobs) else ""
+        files = [self._session.shown_path(file) for job in self.jobs for file in job.run.files]
+        lines = [f"{sign} {where}{self.summary}", *(f"  {failure}" for failure in self.failures)]
+        lines += [f"  {path}" for path in files[:_FILES]]
+        return "\n".join([*lines, *([f"  and {len(files) - _FILES} more"] if len(files) > _FILES else [])])
+
+    def check(self) -> None:
+        """Raise the first error if nothing came at all; else what failed is in the summary."""
+        if self.jobs and not any(standing(job) == DONE or job.run.files for job in self.jobs):
+            self.jobs[0].wait()
+
+    # --- pictures ---
+
+    def _make_small(self, most: int | None) -> None:
+        """Make some pictures small, of runs that have ended; all of them if `most` is None."""
+        made = 0
+        for job in self.jobs:
+            for image in job.run.images if job.done else ():
+                key = (job.run.run_id, image.index)
+                if image.file and key not in self._small and (most is None or made < most):
+                    made += 1
+                    self._small[key] = _data_uri(self._session.images.small(*key[:1], image, SMALL_PX))
+
+    def _tile(self, run: Run, image: Image) -> Tile:
+        words = [printable(axes.value(run, name), 40) for name in self._names]
+        words += [f"take {run.take}"] if self._takes else []
+        words += [f"{image.index + 1} of {len(run.files)}"] if len(run.files) > 1 else []
+        width, height = image.width or SMALL_PX, image.height or SMALL_PX
+        scale = min(1.0, SMALL_PX / max(width, height))
+        return Tile(
+            link=self._session.images.link(image),
+            data_uri=self._small.get((run.run_id, image.index), ""),
+            width=round(width * scale),
+            height=round(height * scale),
+            caption=" · ".join(word for word in words if word) or printable(run.prompt, 60),
+            title=label(run, self._names, take=self._takes),
+            alt=printable(run.prompt, 120),
+        )
+
+
+def _data_uri(webp: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode('ascii')}" if webp else ""
+
+
+def _that_fit(tiles: Sequence[Tile]) -> list[Tile]:
+    """The first ones that are together as light as a saved notebook should be."""
+    room, found = _GALLERY_CHARACTERS, []
+    for tile in tiles:
+        room -= (
+            len(tile.data_uri) + len(tile.caption) + len(tile.title) + len(tile.alt) + len(tile.link) + 500
+        )
+        if room < 0:
+            break
+        found.append(tile)
+    return found
+
+
+def _expected_s(session: Session, runs: Sequence[Run]) -> float:
+    """How long the slowest kind of its tasks usually takes."""
+    kinds = {(run.model, run.num_images, bool(run.image_urls)): run for run in runs}
+    return max((session.cadence_of(run).expected_s for run in kinds.values()), default=0.0)
+
+
+# --- a plan -----------------------------------------------------------------------------------------
+
+
+def plan_bundle(plan: Plan, base_url: str) -> dict[str, str]:
+    """What a dry run shows: count and cost, a table of the cells, the first requests."""
+    runs = [decision.run for decision in plan.decisions]
+    names = axes.names(runs)
+    rows = [
+        {
+            "cells": [*(printable(axes.value(run, name), 60) for name in names), f"{run.take}"],
+            "prompt": printable(run.prompt, 100),
+            "cost": _WORDS[decision.action] if decision.action != "buy" else dollars(run.price_micros),
+        }
+        for decision in plan.decisions[:_ROWS]
+        for run in [decision.run]
+    ]
+    distinct = list({run.digest: run for run in runs}.values())[:_BODIES]
+    requests = [
+        {
+            "address": f"{base_url}/generateTask/{run.model}",
+            "body": json.dumps(run.request.body(), ensure_ascii=False, indent=2),
+        }
+        for run in distinct
+    ]
+    values: dict[str, Any] = {
+        "summary": plan.summary,
+        "names": names,
+        "rows": rows,
+        "more": max(0, len(runs) - _ROWS),
+        "requests": requests,
+    }
+    return {"text/html": render("sweep_plan.html", **values), "text/plain": _plan_text(**values)}
+
+
+_WORDS = {"show": "stored, $0", "follow": "open, $0", "leave": "left out"}
+
+
+def _plan_text(
+    summary: str, names: list[str], rows: list[dict[str, Any]], more: int, requests: list[dict[str, str]]
+) -> str:
+    lines = [f"Dry run, nothing was sent. {summary}"]
+    for row in rows:
+        values = ", ".join(f"{name}={value}" for name, value in zip(names, row["cells"], strict=False))
+        take = f"take {row['cells'][-1]}"
+        lines.append(
+            f"  {', '.join(part for part in (values, take) if part)} · {row['cost']} · {row['prompt']}"
+        )
+    lines += [f"  and {more} more"] if more else []
+    lines += [f"POST {request['address']}\n{request['body']}" for request in requests]
+    return "\n".join(lines)

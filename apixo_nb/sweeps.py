@@ -1,0 +1,388 @@
+"""Sweeps: many runs from one template, bought together, that stand and fall one by one.
+
+The plan comes first and is shown; then what is not in the ledger yet is bought. A sweep that did not come to
+its end in full was no draw of anything: asked for again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from . import options
+from .errors import CostLimitError, InvalidRequestError, remember
+from .expansion import Template, values_in, values_of
+from .job import Job, stop_all
+from .labels import check_switch, check_timeout, make_labels
+from .live import Watch
+from .loop import TICK_S
+from .planning import Asked, make_plan, typed_lists
+from .prompt_table import is_csv, is_table, templates_in, templates_of
+from .request import known_model
+from .run import UNKNOWN, Run
+from .session import Session
+from .shared import current
+from .spec import DEFAULT_MODEL
+from .sweep_view import SweepShown, plan_bundle
+from .tally import DONE, FAILED, Plan, standing
+from .template import split_prompts
+from .text import dollars, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .grids import Grid
+
+
+class Sweep:
+    """Many runs of one template. Wait for them with `wait`, or ``await`` it; iterate over the runs.
+
+    Made by `sweep` and by ``%%apixo -o NAME`` where the cell is a sweep.
+
+    Attributes
+    ----------
+    plan : Plan
+        What it comes to: what is stored, open, left out, and to be bought.
+    jobs : list of Job
+        One for each of its runs, in the order of the cells; empty while it has not started.
+    """
+
+    def __init__(self, session: Session, plan: Plan) -> None:
+        self.plan = plan
+        self.jobs: list[Job] = []
+        self._session = session
+        self._bought: list[Job] = []
+        self._open = len(plan.decisions)
+        self._lock = threading.Lock()
+        self._shown_in: int | None = None  # the cell that shows its lasting output already
+
+    # --- its runs ---
+
+    @property
+    def runs(self) -> list[Run]:
+        """The latest record of each of its runs, in the order of the cells; planned ones before the start."""
+        if self.jobs:
+            return [job.run for job in self.jobs]
+        return [decision.run for decision in self.plan.decisions]
+
+    @property
+    def failed(self) -> list[Run]:
+        """Runs that came to nothing, or not to all of their pictures."""
+        return [job.run for job in self.jobs if standing(job) == FAILED]
+
+    @property
+    def unknown(self) -> list[Run]:
+        """Runs whose submit was never answered, maybe billed; those that were left out included."""
+        return [job.run for job in self.jobs if standing(job) == UNKNOWN]
+
+    @property
+    def done(self) -> bool:
+        """Whether all has ended."""
+        return bool(self.jobs) and all(job.done for job in self.jobs)
+
+    def __len__(self) -> int:
+        return len(self.plan.decisions)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+    def __getitem__(self, index: int) -> Run:
+        return self.runs[index]
+
+    def frame(self) -> pd.DataFrame:
+        """Its runs as a table with the columns of `history`."""
+        from .frame import history_frame
+
+        return history_frame(self.runs, self._session.shown_path)
+
+    def grid(self, x: str | None = None, y: str | None = None) -> Grid:
+        """Its pictures as a grid, such as ``grid(x="style", y="aspect_ratio")``; see `grids.grid`."""
+        from .grids import grid
+
+        return grid(self, x, y)
+
+    # --- starting ---
+
+    def agree(self, max_cost_usd: float | None = None, *, yes: bool = False) -> Self:
+        """Check limits and budgets, and ask where much would be newly paid.
+
+        Raises
+        ------
+        CostLimitError
+            It is above a limit, or nobody agreed to it.
+        """
+        plan, limit_usd = self.plan, self._session.settings.ask_above_usd
+        self._session.check_cost(plan.bought, max_cost_usd)
+        if not yes and plan.price_micros > round(limit_usd * 1e6):
+            _ask(plan, limit_usd)
+        return self
+
+    def start(self, timeout_s: float | None = None) -> Self:
+        """Buy what is to be bought, and take up what is open; returns at once."""
+        decisions = self.plan.decisions
+        made: dict[int, Job] = {}
+        # One take of every cell before the second of any: what is stopped early has a bit of everything.
+        order = sorted(range(len(decisions)), key=lambda index: decisions[index].run.take)
+        try:
+            for index in order:
+                made[index] = self._session.carry_out(decisions[index], timeout_s, batch=self)
+        except BaseException:
+            stop_all(list(made.values()))
+            raise
+        self._bought += [made[index] for index in made if decisions[index].action == "buy"]
+        self.jobs += [made[index] for index in range(len(decisions))]
+        for job in self.jobs:
+            job.answer.add_done_callback(self._one_ended)
+        return self
+
+    def _one_ended(self, _answer: object) -> None:
+        with self._lock:
+            self._open -= 1
+            last = self._open == 0
+        if last and any(standing(job) != DONE for job in self.jobs):
+            self.forget_draws()
+
+    def forget_draws(self) -> None:
+        """Let whoever asks for the same again in this kernel get these, and not further draws."""
+        self._session.not_drawn(self.jobs)
+
+    # --- waiting ---
+
+    def wait(self) -> Self:
+        """Block until all has ended; in IPython with a line that tells how it stands.
+
+        Stop (KeyboardInterrupt) ends the waiting; the tasks stay, and can be resumed.
+
+        Raises
+        ------
+        ApixoError
+            Nothing came at all: the first one's error. Where some came, see `failed`.
+        """
+        if (shell := _shell()) is not None and not self.done:
+            self.watch(shell).block()
+            self._shown_in = shell.execution_count
+            return self
+        try:
+            while not self.done:
+                time.sleep(TICK_S)
+        except KeyboardInterrupt as stop:
+            self.cancel()
+            raise remember(stop, run_id=self.runs[0].run_id, task_id=self.runs[0].task_id) from None
+        self.shown.check()
+        return self
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Self:
+        if (shell := _shell()) is not None and not self.done:
+            await self.watch(shell, button=True).wait()
+            self._shown_in = shell.execution_count
+            return self
+        try:
+            while not self.done:  # noqa: ASYNC110 - as in `Job`
+                await asyncio.sleep(TICK_S)
+        except asyncio.CancelledError as stop:
+            self.cancel()
+            raise remember(stop, run_id=self.runs[0].run_id, task_id=self.runs[0].task_id) from None
+        self.shown.check()
+        return self
+
+    def cancel(self) -> None:
+        """Stop waiting for all of it. What was not sent is not sent; tasks stay, and can be resumed."""
+        stop_all([job for job in self.jobs if not job.done])
+
+    # --- showing ---
+
+    @cached_property
+    def shown(self) -> SweepShown:
+        """What its output shows."""
+        return SweepShown(self._session, self.plan, self.jobs, self._bought)
+
+    def watch(self, shell: InteractiveShell | None, *, button: bool = False) -> Watch:
+        """Its output, live, in the cell that calls; see `live.Watch`."""
+        return Watch(self._session, self.jobs, shell, button=button, whole=self.shown)
+
+    def __repr__(self) -> str:
+        if not self.jobs:
+            return f"<Sweep, not started: {self.plan.summary}>"
+        return f"<Sweep{'' if self.done else ', under way'}: {self.shown.summary}>"
+
+    def _repr_mimebundle_(self, **_options: Any) -> dict[str, str]:
+        """The table of its cells before the start; then a line; then summary and gallery."""
+        shell = _shell()
+        if not self.jobs:
+            session = self._session
+            own = session.settings.sandbox  # at an address of its own, which it has once it runs
+            return plan_bundle(self.plan, session.client.base_url if own else session.settings.base_url)
+        if not self.done or (shell is not None and shell.execution_count == self._shown_in):
+            return {"text/plain": repr(self)}
+        return self.shown.lasting()
+
+
+def _shell() -> InteractiveShell | None:
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()
+
+
+def _ask(plan: Plan, limit_usd: float) -> None:
+    price, limit = dollars(plan.price_micros / 1e6), dollars(limit_usd)
+    try:
+        answer = input(f"{plan.summary}\nStart it, for {price}? [y/N] ")
+    except (EOFError, NotImplementedError, OSError, RuntimeError):
+        # No input at all, a front end that takes none (nbconvert, papermill), no terminal.
+        step = "Nothing was sent. Say `--yes` (in Python yes=True), or raise `%config Apixo.ask_above_usd`."
+        raise CostLimitError(
+            f"This would cost {price}, above {limit}, and there is nobody to ask here", next_step=step
+        ) from None
+    if answer.strip().casefold() not in ("y", "yes"):
+        raise CostLimitError(f"Not started: it would cost {price}", next_step="Nothing was sent.")
+
+
+# --- making one ---------------------------------------------------------------------------------------
+
+
+def sweep_of_cell(session: Session, given: options.Options, body: str, notebook: Mapping[str, Any]) -> Sweep:
+    """The sweep that a ``%%apixo`` cell asks for, planned."""
+    templates = [Template(text) for text in split_prompts(body)]
+    flags = {parameter.wire: parameter.flag for parameter in options.model_parameters()}
+    lists = {wire: values_of(flags.get(wire, wire), listed, notebook) for wire, listed in given.lists.items()}
+    asked = Asked(
+        model=given.model,
+        parameters=given.parameters,
+        lists=typed_lists(given.model, lists),
+        sets={name: values_of(f"--set {name}", listed, notebook) for name, listed in given.sets.items()},
+        image_urls=given.image_urls,
+        labels=make_labels(given.name, given.tags, given.note),
+        repeat=given.repeat,
+        known=notebook,
+        raw=given.raw,
+        new=given.new,
+    )
+    return Sweep(session, make_plan(session, templates, asked))
+
+
+def sweep(
+    template: Any,
+    *,
+    repeat: int = 1,
+    model: str = DEFAULT_MODEL,
+    image_urls: Iterable[str] = (),
+    name: str = "",
+    tags: Iterable[str] = (),
+    note: str = "",
+    max_cost_usd: float | None = None,
+    yes: bool = False,
+    replay: bool | None = None,
+    timeout_s: float | None = None,
+    dry_run: bool = False,
+    raw: bool = False,
+    **values: Any,
+) -> Sweep:
+    """Make pictures of all combinations; returns at once with a `Sweep` to wait for, or to ``await``.
+
+    Parameters
+    ----------
+    template : str, list of str, DataFrame or path of a CSV file
+        ``{name}`` is filled. In a table the column ``prompt`` is each row's template; columns of parameters
+        (aspect_ratio, num_images, image_urls as JSON or parted by blanks) and labels (name, tags, note) are
+        taken as such, all others are the row's variables.
+    repeat : int
+        Draws of each combination; each is paid for, as there is no seed.
+    model, image_urls, name, tags, note, max_cost_usd, timeout_s, replay
+        As in `generate`.
+    yes : bool
+        Do not ask, however much it costs; see ``%config Apixo.ask_above_usd``.
+    dry_run : bool
+        Only plan it: the Sweep shows its cells and their cost, and nothing is sent.
+    raw : bool
+        The templates are prompts as they are; nothing is filled.
+    **values
+        Lists of values (or one value) of the model's parameters and of the template's variables, such as
+        ``style=["oil", "ink"], aspect_ratio=["1:1", "3:2"]``.
+
+    Raises
+    ------
+    ApixoError
+        Before anything is bought: what is wrong, too expensive, or not agreed to.
+    """
+    check_timeout(timeout_s)
+    for what, switch in {"yes": yes, "replay": replay, "dry_run": dry_run, "raw": raw}.items():
+        check_switch(switch, what)
+    session = current()
+    asked = Asked(
+        model=model,
+        image_urls=image_urls,
+        labels=make_labels(name, tags, note),
+        repeat=_repeat(repeat),
+        raw=raw,
+        new=_shell() is None if replay is None else not replay,
+        **_values(model, values),
+    )
+    made = Sweep(session, make_plan(session, _templates(template, model), asked))
+    return made if dry_run else _started(made.agree(max_cost_usd, yes=yes), timeout_s, draws=not asked.new)
+
+
+def _started(made: Sweep, timeout_s: float | None, *, draws: bool) -> Sweep:
+    if _shell() is not None:
+        print(made.plan.summary)  # noqa: T201 - in a notebook it is seen before anything is paid
+    made.start(timeout_s)
+    if not draws:
+        made.forget_draws()  # as with `generate`: they are counted where replay is wanted
+    return made
+
+
+def _values(model: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of the model's parameters and of variables; one value of a variable is a list of one."""
+    parameters = {parameter.wire for parameter in known_model(model).parameters}
+    lists = {name: values_in(name, value) for name, value in values.items() if _is_list(value)}
+    single = {name: value for name, value in values.items() if name not in lists}
+    return {
+        "parameters": {name: value for name, value in single.items() if name in parameters},
+        "lists": typed_lists(model, {name: lists[name] for name in lists if name in parameters}),
+        "sets": {
+            name: lists[name] if name in lists else values_in(name, [single[name]])
+            for name in values
+            if name not in parameters
+        },
+    }
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
+
+
+def _repeat(repeat: object) -> int:
+    if isinstance(repeat, int) and not isinstance(repeat, bool) and 1 <= repeat <= options.MOST_DRAWS:
+        return repeat
+    raise InvalidRequestError(
+        f"repeat cannot be {printable(repr(repeat), 60)}",
+        field="repeat",
+        value=repeat,
+        allowed=f"a whole number from 1 to {options.MOST_DRAWS}",
+    )
+
+
+def _templates(template: Any, model: str) -> list[Template]:
+    facts = known_model(model)
+    if is_table(template):
+        return templates_of(template, facts)
+    if is_csv(template):
+        return templates_in(template, facts)
+    if isinstance(template, str):
+        return [Template(template)]
+    texts = values_in("template", template)
+    for text in texts:
+        if not isinstance(text, str):
+            raise InvalidRequestError(
+                f"A template is no text: {printable(repr(text), 60)}", field="template", value=text
+            )
+    if not texts:
+        raise InvalidRequestError("There is no template", field="template", allowed="at least one")
+    return [Template(text) for text in texts]

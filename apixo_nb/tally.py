@@ -1,0 +1,266 @@
+"""How a sweep stands: what it comes to before it starts, counts and sums on its way, failures by words."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from . import axes
+from .errors import ApixoError, RunCancelledError, SubmitUnknownError, WaitTimeoutError
+from .gate import Gate
+from .job import Job
+from .replay import Decision
+from .run import PLANNED, UNKNOWN, Run, utc_now
+from .text import dollars, printable
+
+# How a run of a sweep stands; "unknown" is also the state of its row.
+DONE, FAILED, STOPPED = "done", "failed", "stopped"
+RUNNING, WAITING = "running", "waiting"
+
+_SUBMIT_S = 0.5  # of one submit, until there is a pace to be seen
+_SEEN = 3  # so many starts make a pace
+_TAKEN = 5  # and so many ends a duration
+_SMOOTH_S = 8.0  # the forecast follows what is seen within about so long
+_NAMED = 4  # cells named with a failure
+
+
+# --- before it starts -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a sweep comes to, before anything is bought. `product` is how it is made up, in words."""
+
+    decisions: tuple[Decision, ...]
+    product: str
+
+    @property
+    def bought(self) -> list[Run]:
+        """The runs that would be newly paid for."""
+        return [decision.run for decision in self.decisions if decision.action == "buy"]
+
+    @property
+    def price_micros(self) -> int:
+        """What these cost together."""
+        return sum(run.price_micros for run in self.bought)
+
+    @property
+    def size(self) -> str:
+        """The product, and how many tasks and pictures it is."""
+        runs = [decision.run for decision in self.decisions]
+        pictures = sum(run.num_images for run in runs)
+        return f"{self.product} = {_count(len(runs), 'task')}, {_count(pictures, 'picture')}"
+
+    @property
+    def summary(self) -> str:
+        """Count and cost in a few words: what is stored, what is open, what is to be paid for."""
+        counts: Counter[str] = Counter(decision.action for decision in self.decisions)
+        free = ", in the sandbox: nothing is paid" if any(run.sandbox for run in self.bought) else ""
+        price = dollars(self.price_micros / 1e6)
+        said = {
+            "show": "stored ($0)",
+            "follow": "open, taken up again ($0)",
+            "leave": "left out, as their submits have no answer",
+            "buy": f"to buy: {price}{free}",
+        }
+        words = [f"{counts[action]} {text}" for action, text in said.items() if counts[action]]
+        return f"{self.size}. {', '.join(words)}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
+
+
+def label(run: Run, names: Sequence[str], *, take: bool) -> str:
+    """What a cell of a sweep is called: its values on the axes, and its take."""
+    words = [f"{name}={printable(axes.value(run, name), 40)}" for name in names]
+    return ", ".join([*(words or [printable(run.prompt, 60)]), *([f"take {run.take}"] if take else [])])
+
+
+# --- on its way -------------------------------------------------------------------------------------
+
+
+def standing(job: Job) -> str:
+    """How a run of the sweep stands."""
+    if not job.done:
+        return RUNNING if job.submitting or job.run.state != PLANNED else WAITING
+    error = job.answer.exception()
+    if error is None:
+        return DONE
+    if isinstance(error, SubmitUnknownError):
+        return UNKNOWN
+    return STOPPED if isinstance(error, RunCancelledError | WaitTimeoutError) else FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts and sums of a sweep at one moment; sums in micro-dollars, of what was bought now."""
+
+    counts: Counter[str]
+    total: int
+    spent_micros: int
+    price_micros: int
+    stake_micros: int
+    sandbox: bool
+
+    @property
+    def ended(self) -> int:
+        """How many have ended, well or not."""
+        return self.total - self.counts[RUNNING] - self.counts[WAITING]
+
+    def words(self) -> list[str]:
+        """Counts as short texts; what is none is left out, but not what is done."""
+        found = [f"{self.counts[DONE]} of {self.total} done"]
+        for kind in (FAILED, UNKNOWN, STOPPED, RUNNING, WAITING):
+            found += [f"{self.counts[kind]} {kind}"] if self.counts[kind] else []
+        return found
+
+    def money(self) -> str:
+        """What was spent, of what it may come to, and what lost answers may have cost."""
+        spent, price = dollars(self.spent_micros / 1e6), dollars(self.price_micros / 1e6)
+        of = spent if self.ended == self.total else f"{spent} of {price}"
+        stake = f", up to {dollars(self.stake_micros / 1e6)} at stake" if self.stake_micros else ""
+        return f"{of}{stake}, not paid" if self.sandbox else f"{of} spent{stake}"
+
+
+def count(jobs: Sequence[Job], bought: Collection[Job]) -> Tally:
+    """How the jobs of a sweep stand now; `bought` are those that cost money now."""
+    return Tally(
+        counts=Counter(map(standing, jobs)),
+        total=len(jobs),
+        spent_micros=sum(job.run.cost_micros or 0 for job in bought),
+        price_micros=sum(job.run.price_micros for job in bought),
+        stake_micros=sum(job.run.price_micros for job in bought if job.run.state == UNKNOWN),
+        sandbox=any(job.run.sandbox for job in jobs),
+    )
+
+
+class Forecast:
+    """When a sweep is likely to end; follows what is seen, but slowly, so that it does not jump.
+
+    Parameters
+    ----------
+    expected_s : float
+        How long one task usually takes.
+    gate : Gate
+        Of the submits: those that wait leave so many at once, and so many a second.
+    """
+
+    def __init__(self, expected_s: float, gate: Gate | None) -> None:
+        self._expected_s = max(expected_s, 0.1)
+        self._gate = gate
+        self._since: dict[Job, float] = {}  # when each was first seen at work
+        self._took: dict[Job, float] = {}  # and how long it was
+        self._began: float | None = None
+        self._share = 0.0
+        self._seen_at = self._end_at = 0.0
+
+    def left_s(self, jobs: Sequence[Job], now: float) -> float:
+        """Seconds that are left, about; `now` is a time that only grows."""
+        found = now + self._estimate_s(jobs, now)
+        if self._began is None:
+            self._began, self._seen_at, self._end_at = now, now, found
+        self._end_at += (found - self._end_at) * (1 - math.exp((self._seen_at - now) / _SMOOTH_S))
+        self._seen_at = now
+        # Not so slowly that it would promise an end where much is still to be done.
+        return max(0.0, self._end_at - now, (found - now) / 2)
+
+    def share(self, jobs: Sequence[Job], now: float) -> float:
+        """How much of it is done, 0 to 1; what runs counts by its age. It never goes back."""
+        parts = (self._part(job, now) for job in jobs)
+        self._share = max(self._share, sum(parts) / max(1, len(jobs)))
+        return self._share
+
+    def _part(self, job: Job, now: float) -> float:
+        if job.done:
+            return 1.0
+        age = now - self._since[job] if job in self._since else 0.0
+        return 0.9 * (1 - math.exp(-1.5 * age / self._expected_s))
+
+    def _estimate_s(self, jobs: Sequence[Job], now: float) -> float:
+        kinds = {job: standing(job) for job in jobs}
+        for job, kind in kinds.items():
+            if kind == RUNNING and job not in self._since:
+                self._since[job] = now - _age_s(job.run)
+            elif kind == DONE and job in self._since and job not in self._took:
+                self._took[job] = now - self._since[job]
+        if len(self._took) >= _TAKEN:  # what is seen here goes before what is usual
+            self._expected_s = max(0.1, statistics.median(self._took.values()))
+        waiting = sum(kind == WAITING for kind in kinds.values())
+        if waiting:
+            return waiting / self._pace(now) + self._expected_s
+        ages = [now - self._since[job] for job, kind in kinds.items() if kind == RUNNING]
+        return max(0.0, self._expected_s - min(ages)) if ages else 0.0
+
+    def _pace(self, now: float) -> float:
+        """Submits a second."""
+        began = self._began if self._began is not None else now
+        started = sum(at >= began for at in self._since.values())
+        at_once, rate = (self._gate.at_once, self._gate.rate) if self._gate else (1, math.inf)
+        if started >= _SEEN and now - began > 1.0:
+            return min(rate, started / (now - began))
+        return min(rate, at_once / _SUBMIT_S)
+
+
+def _age_s(run: Run) -> float:
+    """Of a task that was made before this sweep looked at it."""
+    return max(0.0, (utc_now() - run.submitted_at).total_seconds()) if run.submitted_at else 0.0
+
+
+def about(left_s: float) -> str:
+    """A time that is left, in steps that let a reader rest."""
+    if left_s < 1:
+        return "any moment now"
+    if left_s >= 90:
+        return f"about {round(left_s / 60)} min left"
+    step = 5 if left_s < 30 else 10
+    return f"about {step * math.ceil(left_s / step)} s left"
+
+
+# --- at its end -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Failure:
+    """Cells that came to nothing for the same reason."""
+
+    kind: str
+    text: str
+    advice: str
+    cells: list[str] = field(default_factory=list)
+
+    @property
+    def headline(self) -> str:
+        """How many, and what happened."""
+        return f"{len(self.cells)} {self.kind}: {self.text}"
+
+    @property
+    def where(self) -> str:
+        """Which cells; the first few."""
+        more = f"; and {len(self.cells) - _NAMED} more" if len(self.cells) > _NAMED else ""
+        return "; ".join(self.cells[:_NAMED]) + more
+
+    def __str__(self) -> str:
+        return f"{self.headline} ({self.where}). {self.advice}".rstrip()
+
+
+def failures(jobs: Iterable[Job], names: Sequence[str], *, take: bool) -> list[Failure]:
+    """What went wrong, grouped by its words, the most frequent first."""
+    found: dict[tuple[str, str], Failure] = {}
+    for job in jobs:
+        kind = standing(job)
+        error = job.answer.exception() if job.done else None
+        if error is None:
+            continue
+        cell = label(job.run, names, take=take)
+        text = printable(error.message if isinstance(error, ApixoError) else type(error).__name__)
+        advice = error.advice if isinstance(error, ApixoError) else ""
+        if kind == UNKNOWN:  # each names its own day; what they share is what counts
+            text, cell = "submitted, but the answer was lost", f"{cell}: run {job.run.run_id}"
+            advice = SubmitUnknownError.next_step
+        text = text.rstrip(".")
+        found.setdefault((kind, text), Failure(kind, text, advice)).cells.append(cell)
+    return sorted(found.values(), key=lambda failure: -len(failure.cells))

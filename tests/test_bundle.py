@@ -1,0 +1,660 @@
+"""Bundles: all of a ledger in a ZIP, and back into another, whatever somebody has put into it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as Pillow
+from sqlalchemy import event
+
+from apixo_nb import bundle, commands, doctor, intake, luggage, shared
+from apixo_nb.choices import choose
+from apixo_nb.config import Apixo
+from apixo_nb.download import Limits
+from apixo_nb.errors import ApixoError, LedgerError
+from apixo_nb.purse import budgets, set_budget
+from apixo_nb.run import SCHEMA_VERSION, Image, Run
+from apixo_nb.sandbox import Sandbox
+from apixo_nb.session import Session
+from tests import test_leases
+from tests.test_leases import told
+from tests.test_ledger import a_full_run, a_run
+
+session = test_leases.session
+
+CALLBACK = "https://hooks.example/secret-path?token=abc"
+NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+# --- houses, made without a service -----------------------------------------------------------------
+
+
+def a_house(folder: Path) -> Session:
+    return Session(Apixo(home=str(folder)))
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Session]:
+    with contextlib.closing(a_house(tmp_path / "here")) as made:
+        yield made
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[Session]:
+    with contextlib.closing(a_house(tmp_path / "there")) as made:
+        yield made
+
+
+def encoded(kind: str = "PNG", colour: str = "red", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (24, 16), colour).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+
+
+def with_pictures(run: Run, pictures: list[bytes], kind: str = "PNG") -> Run:
+    """The run as a success with these pictures, at their places."""
+    urls = tuple(f"https://pictures.example/{number}.png?sig=s3cret" for number in range(len(pictures)))
+    if run.sandbox:
+        urls = tuple(url.replace("https://pictures.example", "http://127.0.0.1:9") for url in urls)
+    images = tuple(
+        Image(
+            index=index,
+            url=urls[index],
+            file=f"{run.run_id}-{index + 1}{SUFFIX[kind]}",
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+            width=24,
+            height=16,
+            format=kind,
+        )
+        for index, data in enumerate(pictures)
+    )
+    return run.but(state="success", result_urls=urls, images=images, task_id=run.task_id or "task_1")
+
+
+def keep(session: Session, run: Run, pictures: list[bytes]) -> Run:
+    """A run with its files in a house."""
+    session.images.folder.mkdir(parents=True, exist_ok=True)
+    for image, data in zip(run.images, pictures, strict=True):
+        session.images.path(image).write_bytes(data)
+        assert session.images.rewrite_facts(run, image.index)
+    assert session.ledger.insert(run)
+    return session.run(run.run_id)
+
+
+def a_success(
+    session: Session, prompt: str = "a fox", count: int = 1, kind: str = "PNG", **changes: Any
+) -> Run:
+    colours = ["red", "green", "blue", "white"]
+    pictures = [encoded(kind, colours[number]) for number in range(count)]
+    run = a_run(prompt, **{"cost_micros": 350_000 * count, "sandbox": False, **changes})
+    return keep(session, with_pictures(run, pictures, kind), pictures)
+
+
+def fill(session: Session) -> list[Run]:
+    """All kinds of runs, a value in every column of one, choices, odd texts."""
+    full = a_full_run(callback_url=CALLBACK, request_type="callback", notebook="foxes.ipynb", take=3)
+    full = full.but(images=())
+    keep(
+        session, with_pictures(full, [encoded(), encoded(colour="blue")]), [encoded(), encoded(colour="blue")]
+    )
+    a_success(session, 'odd: 🦊 "quoted", 日本語\r\n\u2028=1+1', kind="JPEG", created_at=NOON + timedelta(1))
+    a_success(session, "on the sandbox", kind="WEBP", created_at=NOON + timedelta(2), sandbox=True)
+    session.ledger.insert(a_run("failed", state="failed", fail_code="Timeout", fail_msg="late"))
+    session.ledger.insert(a_run("never sent", state="planned"))
+    session.ledger.insert(a_run("open", state="processing", task_id="task_9"))
+    chosen = session.ledger.runs()[0]
+    choose(session, chosen.run_id, 1, rating=5, starred=True, note="the one 🦊", tags=["best"])
+    return session.ledger.runs()
+
+
+def as_imported(run: Run) -> Run:
+    return run.but(callback_url=None, raw=run.raw.replace(CALLBACK, "(callback address)"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# --- out --------------------------------------------------------------------------------------------
+
+
+def test_bundle_and_import_lose_nothing_but_the_callback(here: Session, there: Session, tmp_path: Path):
+    runs = fill(here)
+    path = here.export(tmp_path / "runs.zip")
+    done = there.import_bundle(path)
+    assert there.ledger.runs() == [as_imported(run) for run in runs]
+    assert (done.added, done.pictures, done.problems) == (6, 4, [])
+    pictures = {name: data for name, data in files(here.images.folder).items() if not name.endswith(".json")}
+    assert {name: files(there.images.folder)[name] for name in pictures} == pictures
+    assert doctor.examine(there).wrong == doctor.examine(here).wrong
+
+
+def test_facts_beside_an_imported_picture_bring_its_row_back(here: Session, there: Session, tmp_path: Path):
+    fill(here)
+    there.import_bundle(here.export(tmp_path / "runs.zip"))
+    before = [run for run in there.ledger.runs() if run.images]
+    there.close()
+    there.ledger_file().unlink()
+    doctor.rebuild(there)
+    rebuilt = there.ledger.runs()
+    assert [run.but(raw="") for run in before] == rebuilt
+
+
+def test_originals_lie_in_it_byte_for_byte_and_uncompressed(here: Session, tmp_path: Path):
+    fill(here)
+    with zipfile.ZipFile(here.export(tmp_path / "runs.zip")) as archive:
+        assert archive.testzip() is None
+        pictures = [
+            entry for entry in archive.infolist() if not entry.filename.endswith((".json", ".jsonl", ".txt"))
+        ]
+        assert len(pictures) == 4
+        for entry in pictures:
+            original = here.images.folder / Path(entry.filename).name
+            assert entry.compress_type == zipfile.ZIP_STORED
+            assert archive.read(entry) == original.read_bytes()
+        assert "apixo import" in archive.read("README.txt").decode()
+
+
+def test_same_runs_give_the_same_bytes(here: Session, tmp_path: Path):
+    runs = fill(here)
+    one = here.export(tmp_path / "one.zip").read_bytes()
+    assert here.export(tmp_path / "two.zip", runs=[*reversed(runs), runs[0]]).read_bytes() == one
+
+
+def test_callback_address_is_nowhere_in_it(here: Session, tmp_path: Path):
+    raw = json.dumps({"taskId": "task_1", "callBackUrl": CALLBACK}).replace("/", "\\/")
+    full = a_full_run(callback_url=CALLBACK, images=()).but(raw=raw, fail_msg=f"no answer from {CALLBACK}")
+    keep(here, with_pictures(full, [encoded()]), [encoded()])
+    with zipfile.ZipFile(here.export(tmp_path / "runs.zip")) as archive:
+        whole = b"".join(archive.read(name) for name in archive.namelist())
+    assert b"hooks.example" not in whole
+    assert b"secret-path" not in whole
+
+
+def test_picture_that_is_missing_or_changed_is_left_out_and_named(
+    here: Session, there: Session, tmp_path: Path
+):
+    gone, changed, well = (a_success(here, prompt) for prompt in ("gone", "changed", "well"))
+    here.images.path(gone.images[0]).unlink()
+    here.images.path(changed.images[0]).write_bytes(b"something else")
+    with pytest.warns(UserWarning, match="2 picture.s. left out") as warned:
+        path = here.export(tmp_path / "runs.zip")
+    assert gone.files[0] in str(warned[0].message)
+    assert changed.files[0] in str(warned[0].message)
+    done = there.import_bundle(path)
+    assert (done.added, done.pictures, len(done.problems)) == (3, 1, 2)
+    assert there.run(well.run_id) == well
+    assert [there.run(run.run_id).missing for run in (gone, changed)] == [1, 1]
+    assert there.run(gone.run_id).images[0].error == "Not imported: it is not in there"
+
+
+def test_bundle_that_cannot_be_finished_leaves_the_old_one(here: Session, tmp_path: Path):
+    a_success(here)
+    path = here.export(tmp_path / "runs.zip")
+    before = path.read_bytes()
+    [picture] = here.ledger.runs()[0].images
+    place = here.images.path(picture)
+
+    class Vanishing(type(here.images)):  # type: ignore[misc]
+        def stored(self, runs: Any) -> Any:
+            found = super().stored(runs)
+            place.unlink()
+            return found
+
+    with pytest.raises(ApixoError, match="The bundle could not be written"):
+        bundle.write_bundle(here.ledger.runs(), path, Vanishing(here.images.folder))
+    assert path.read_bytes() == before
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["here", "runs.zip"]
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from apixo_nb import bundle, intake
+from apixo_nb.config import Apixo
+from apixo_nb.session import Session
+one, two = (Session(Apixo(home=home)) for home in sys.argv[1:3])
+one.ledger.runs(), two.ledger.runs()
+from PIL import Image
+Image.new("RGB", (9, 9)).save(sys.argv[3] + ".png")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+path = one.export(sys.argv[3])
+two.import_bundle(path)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_large_bundle_needs_little_memory(here: Session, there: Session, tmp_path: Path):
+    """Four pictures of 40 MB each; kilobytes of memory on top of what is loaded."""
+    padded = encoded() + bytes(40_000_000)  # a decoder stops at the end of the picture
+    run = with_pictures(a_run("large", sandbox=False), [padded] * 4)
+    keep(here, run, [padded] * 4)
+    here.close()
+    command = [sys.executable, "-c", MEASURE, *(str(tmp_path / name) for name in ("here", "there", "x.zip"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    assert int(done.stdout) < 60_000
+    assert there.run(run.run_id).files == run.files
+
+
+# --- in: what is here already -----------------------------------------------------------------------
+
+
+def test_twice_is_once(here: Session, there: Session, tmp_path: Path):
+    fill(here)
+    path = here.export(tmp_path / "runs.zip")
+    there.import_bundle(path)
+    before, rows = files(there.images.folder), there.ledger.runs()
+    done = there.import_bundle(path)
+    assert (done.added, done.gained, done.same, done.pictures, done.problems) == (0, 0, 6, 0, [])
+    assert there.ledger.runs() == rows
+    assert files(there.images.folder) == before
+
+
+def test_own_bundle_changes_nothing_not_even_the_callback(here: Session, tmp_path: Path):
+    runs = fill(here)
+    done = here.import_bundle(here.export(tmp_path / "runs.zip"))
+    assert (done.added, done.gained, done.same) == (0, 0, 6)
+    assert here.ledger.runs() == runs
+
+
+def test_known_run_gains_the_picture_and_the_choice_it_lacks(here: Session, there: Session, tmp_path: Path):
+    run = a_success(here, count=2)
+    choose(here, run.run_id, 0, rating=4)
+    choose(here, run.run_id, 1, note="theirs")
+    lacking = run.images[0].model_copy(update={"file": "", "sha256": "", "error": "The address had ended"})
+    mine = run.images[1].model_copy(update={"rating": 2})
+    keep(there, run.but(images=(mine,)), [encoded(colour="green")])
+    there.ledger.put_image(run.run_id, lacking)
+    done = there.import_bundle(here.export(tmp_path / "runs.zip"))
+    assert (done.added, done.gained, done.pictures) == (0, 1, 1)
+    now = there.run(run.run_id)
+    assert now.images[0] == here.run(run.run_id).images[0]
+    assert (now.images[1].rating, now.images[1].note) == (2, "")  # a choice that was made here stands
+    assert (now.missing, now.rating) == (0, 4)
+    assert doctor.examine(there).wrong == []
+    facts = json.loads((there.images.folder / f"{run.run_id}-1.json").read_text())
+    assert facts["image"]["rating"] == 4
+
+
+def test_file_that_is_gone_here_comes_back(here: Session, there: Session, tmp_path: Path):
+    run = a_success(here)
+    path = here.export(tmp_path / "runs.zip")
+    there.import_bundle(path)
+    there.images.path(run.images[0]).unlink()
+    done = there.import_bundle(path)
+    assert (done.gained, done.pictures) == (1, 1)
+    assert doctor.examine(there).wrong == []
+
+
+def test_file_of_the_same_name_is_never_overwritten(here: Session, there: Session, tmp_path: Path):
+    run = a_success(here)
+    there.images.folder.mkdir(parents=True)
+    place = there.images.path(run.images[0])
+    place.write_bytes(b"mine")
+    done = there.import_bundle(here.export(tmp_path / "runs.zip"))
+    assert done.problems == [f"picture {run.files[0]}: another file of that name is here"]
+    assert place.read_bytes() == b"mine"
+    assert there.run(run.run_id).files == ()
+
+
+def test_open_run_learns_its_end(here: Session, there: Session, tmp_path: Path):
+    run = a_success(here, task_id="task_7", note="theirs")
+    there.ledger.insert(run.but(state="processing", images=(), result_urls=(), cost_micros=None, note="mine"))
+    done = there.import_bundle(here.export(tmp_path / "runs.zip"))
+    assert (done.gained, done.pictures) == (1, 1)
+    assert there.run(run.run_id) == run.but(note="mine")
+
+
+def test_run_that_has_ended_here_is_not_opened_again(here: Session, there: Session, tmp_path: Path):
+    run = a_success(there)
+    here.ledger.insert(run.but(state="processing", images=(), result_urls=()))
+    done = there.import_bundle(here.export(tmp_path / "runs.zip"))
+    assert (done.gained, done.same) == (0, 1)
+    assert there.run(run.run_id) == run
+
+
+@pytest.mark.parametrize(
+    "changes", [{"prompt": "another"}, {"task_id": "task_2"}, {"sandbox": True}, {"created_at": NOON}]
+)
+def test_another_run_of_the_same_id_is_refused(
+    here: Session, there: Session, tmp_path: Path, changes: dict[str, Any]
+):
+    run = a_run("a fox", sandbox=False, state="processing", task_id="task_1")
+    there.ledger.insert(run)
+    here.ledger.insert(run.but(state="failed", fail_msg="made up", **changes))
+    done = there.import_bundle(here.export(tmp_path / "runs.zip"))
+    assert done.problems == [f"run {run.run_id}: another run of that id is here"]
+    assert there.ledger.runs() == [run]
+
+
+def test_submit_without_an_answer_is_unknown_here_and_nobody_waits_for_it(
+    here: Session, there: Session, tmp_path: Path
+):
+    run = here.ledger.add(a_run("on its way", sandbox=False, state="submitting"))
+    there.import_bundle(here.export(tmp_path / "runs.zip"))
+    found = there.run(run.run_id)
+    assert (found.state, found.fail_msg) == ("unknown", "Imported before its submit was answered")
+
+
+def test_imported_runs_count_towards_the_total_budget_and_it_is_said(
+    here: Session, there: Session, tmp_path: Path
+):
+    a_success(here, count=2)
+    set_budget(there, 5.0, "total")
+    done = there.import_bundle(here.export(tmp_path / "runs.zip"))
+    assert "The new runs stand for $0.70, which counts towards total budgets here." in done.lines()
+    assert [cap.left_micros for cap in budgets(there)] == [4_300_000]
+
+
+def test_runs_of_the_sandbox_stay_marked_and_cost_nothing(session: Session, sandbox: Sandbox, tmp_path: Path):
+    run = session.begin("a fox", num_images=2).wait()
+    path = session.export(tmp_path / "runs.zip")
+    with contextlib.closing(a_house(tmp_path / "there")) as there:
+        done = there.import_bundle(path)
+        assert there.ledger.runs() == [run]
+        assert there.run(run.run_id).sandbox
+        assert done.cost_micros == 0
+    assert sandbox.account.submits == 1
+
+
+# --- in: folders ------------------------------------------------------------------------------------
+
+
+def test_folder_of_pictures_and_facts_is_imported_as_a_bundle_is(
+    here: Session, there: Session, tmp_path: Path
+):
+    fill(here)
+    folder = tmp_path / "from a stick"
+    shutil.copytree(here.images.folder, folder)
+    done = there.import_bundle(folder)
+    assert (done.added, done.pictures, done.problems) == (3, 4, [])
+    wanted = [run.but(raw="", callback_url=None) for run in here.ledger.runs() if run.images]
+    assert there.ledger.runs() == wanted
+    assert there.import_bundle(folder).same == 3
+
+
+@pytest.mark.parametrize("kind", ["unpacked", "home"])
+def test_unpacked_bundle_and_whole_home_are_folders_too(
+    here: Session, there: Session, tmp_path: Path, kind: str
+):
+    fill(here)
+    place = tmp_path / "here"
+    if kind == "unpacked":
+        place = tmp_path / "unpacked"
+        with zipfile.ZipFile(here.export(tmp_path / "runs.zip")) as archive:
+            archive.extractall(place)
+    done = there.import_bundle(place)
+    assert (done.pictures, done.problems) == (4, [])
+    assert done.added == (6 if kind == "unpacked" else 3)
+
+
+def test_links_in_a_folder_are_not_followed(here: Session, there: Session, tmp_path: Path):
+    run = a_success(here)
+    secret = tmp_path / "secret.png"
+    here.images.path(run.images[0]).rename(secret)
+    here.images.path(run.images[0]).symlink_to(secret)
+    done = there.import_bundle(here.images.folder)
+    assert done.problems == [f"picture {run.files[0]}: it is not in there"]
+    assert there.run(run.run_id).files == ()
+
+
+# --- in: hostile ------------------------------------------------------------------------------------
+
+
+def crafted(path: Path, runs: list[Any], entries: dict[str, bytes] | None = None) -> Path:
+    """A bundle as somebody may make it by hand."""
+    lines = [run if isinstance(run, bytes) else json.dumps(run).encode() for run in runs]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(bundle.RUNS, b"\n".join(lines))
+        for name, data in (entries or {}).items():
+            archive.writestr(name, data)
+    return path
+
+
+def a_line(**changes: Any) -> dict[str, Any]:
+    run = with_pictures(a_run("a fox", sandbox=False), [encoded()])
+    return {**run.model_dump(mode="json"), **changes}
+
+
+def a_picture(**changes: Any) -> list[dict[str, Any]]:
+    run = Run.model_validate(a_line())
+    return [{**run.images[0].model_dump(mode="json"), **changes}]
+
+
+HOSTILE: dict[str, Callable[[], Any]] = {
+    "no JSON": lambda: b"{",
+    "no object": lambda: b"[1, 2]",
+    "deep": lambda: b"[" * 100_000,
+    "no UTF-8": lambda: b'{"run_id": "\xff"}',
+    "path as id": lambda: a_line(run_id="../../../etc/20261123-120000-12345678"),
+    "odd id": lambda: a_line(run_id="20261123-120000-12345678\n"),
+    "path as file": lambda: a_line(images=a_picture(file="../../out.png")),
+    "absolute file": lambda: a_line(images=a_picture(file="/tmp/out.png")),
+    "another's file": lambda: a_line(images=a_picture(file="20261123-120000-12345678-1.png")),
+    "program as file": lambda: a_line(images=a_picture(file="run.py")),
+    "index": lambda: a_line(images=a_picture(index=-1)),
+    "huge index": lambda: a_line(images=a_picture(index=10**9)),
+    "twice": lambda: a_line(images=a_picture() * 2),
+    "rating": lambda: a_line(images=a_picture(rating=99)),
+    "hash": lambda: a_line(images=a_picture(sha256="x" * 100)),
+    "huge cost": lambda: a_line(cost_micros=10**30),
+    "negative cost": lambda: a_line(cost_micros=-1),
+    "huge parameter": lambda: a_line(parameters={"num_images": 10**30}),
+    "odd parameter": lambda: a_line(parameters={"num_images": "many"}),
+    "not a sandbox's": lambda: a_line(sandbox=True, result_urls=["http://169.254.169.254/latest"]),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_run_is_left_out_and_the_others_come(there: Session, tmp_path: Path, name: str):
+    well = a_line()
+    picture = {f"pictures/{well['images'][0]['file']}": encoded()}
+    path = crafted(tmp_path / "runs.zip", [HOSTILE[name](), well], picture)
+    outside = sorted(tmp_path.rglob("*"))
+    done = there.import_bundle(path)
+    assert len(done.problems) == 1
+    assert (done.added, done.pictures) == (1, 1)
+    assert [run.run_id for run in there.ledger.runs()] == [well["run_id"]]
+    new = {item.relative_to(tmp_path).as_posix() for item in set(tmp_path.rglob("*")) - set(outside)}
+    assert all(item.startswith("there") for item in new)
+    assert len(files(there.images.folder)) == 2
+
+
+def test_texts_that_no_database_takes_are_made_such(there: Session, tmp_path: Path):
+    line = a_line(images=[], result_urls=[], prompt="a\0fox", note="x\0y", created_at="2026-11-23T12:00:00")
+    done = there.import_bundle(crafted(tmp_path / "runs.zip", [line]))
+    assert done.problems == []
+    [run] = there.ledger.runs()
+    assert (run.prompt, run.note, run.created_at) == ("a\ufffdfox", "x\ufffdy", NOON.replace(microsecond=0))
+    assert run.digest == run.request.digest()
+
+
+def test_what_follows_from_the_rest_is_worked_out_anew(there: Session, tmp_path: Path):
+    line = a_line(digest="0" * 64, rating=5, callback_url=CALLBACK, images=[], result_urls=[])
+    there.import_bundle(crafted(tmp_path / "runs.zip", [line]))
+    [run] = there.ledger.runs()
+    assert (run.digest, run.rating, run.callback_url) == (run.request.digest(), None, None)
+
+
+WRONG_PICTURES = {
+    "other bytes": (encoded(colour="blue"), {}, "its bytes are not those that its run tells of"),
+    "no picture": (b"#!/bin/sh", {"sha256": hashlib.sha256(b"#!/bin/sh").hexdigest()}, "not a whole picture"),
+    "another kind": (
+        encoded("JPEG"),
+        {"sha256": hashlib.sha256(encoded("JPEG")).hexdigest()},
+        "it is a JPEG, and its name says something else",
+    ),
+    "half": (encoded()[:60], {"sha256": hashlib.sha256(encoded()[:60]).hexdigest()}, "not a whole picture"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_PICTURES)
+def test_picture_that_is_not_what_its_run_tells_of_is_not_taken(there: Session, tmp_path: Path, name: str):
+    data, changes, said = WRONG_PICTURES[name]
+    line = a_line()
+    line["images"][0] |= changes
+    done = there.import_bundle(
+        crafted(tmp_path / "runs.zip", [line], {f"pictures/{line['images'][0]['file']}": data})
+    )
+    assert len(done.problems) == 1
+    assert said in done.problems[0]
+    assert there.ledger.runs()[0].files == ()
+    assert files(there.images.folder) == {}
+
+
+def test_bomb_is_stopped(there: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(luggage, "_FLOOR", 1_000_000)
+    line = a_line()
+    bomb = {f"pictures/{line['images'][0]['file']}": bytes(30_000_000)}
+    done = there.import_bundle(crafted(tmp_path / "runs.zip", [line], bomb))
+    assert "it is damaged (ValueError)" in done.problems[0]
+    assert files(there.images.folder) == {}
+
+
+def test_picture_larger_than_any_is_stopped(there: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(intake, "_LIMITS", Limits(max_bytes=1_000_000))
+    line = a_line()
+    large = {f"pictures/{line['images'][0]['file']}": encoded() + bytes(3_000_000)}
+    done = there.import_bundle(crafted(tmp_path / "runs.zip", [line], large))
+    assert "it is larger than 1 MB" in done.problems[0]
+
+
+def test_endless_line_is_stopped(there: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(luggage, "MOST_LINE", 10_000)
+    done = there.import_bundle(
+        crafted(tmp_path / "runs.zip", [a_line(images=[], result_urls=[]), b"x" * 20_000])
+    )
+    assert done.added == 1
+    assert done.problems == ["line 2 and all after it: it is too long"]
+
+
+def test_names_in_the_zip_lead_nowhere(there: Session, tmp_path: Path):
+    line = a_line()
+    name = line["images"][0]["file"]
+    entries = {f"../{name}": encoded(), f"/tmp/{name}": encoded(), f"pictures/../{name}": encoded()}
+    done = there.import_bundle(crafted(tmp_path / "runs.zip", [line], entries))
+    assert done.problems == [f"picture {name}: it is not in there"]
+    assert not any(path.name == name for path in tmp_path.rglob("*"))
+
+
+def test_damaged_zip_gives_what_can_be_read(here: Session, there: Session, tmp_path: Path):
+    one, two = a_success(here, "one"), a_success(here, "two")
+    path = here.export(tmp_path / "runs.zip")
+    whole = bytearray(path.read_bytes())
+    at = whole.index(here.images.path(one.images[0]).read_bytes())
+    whole[at + 40] ^= 0xFF
+    path.write_bytes(whole)
+    done = there.import_bundle(path)
+    assert (done.added, done.pictures) == (2, 1)
+    assert done.problems == [f"picture {one.files[0]}: it is damaged (BadZipFile)"]
+    assert there.run(two.run_id).files == two.files
+
+
+def test_newer_bundle_says_so(there: Session, tmp_path: Path):
+    path = crafted(tmp_path / "runs.zip", [a_line(schema_version=SCHEMA_VERSION + 1)])
+    with pytest.raises(ApixoError, match="A newer apixo_nb has written this"):
+        there.import_bundle(path)
+    assert there.ledger.runs() == []
+
+
+def encrypted(path: Path) -> Path:
+    whole = bytearray(crafted(path, [a_line()]).read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = whole.index(mark) + flags
+        whole[at : at + 2] = struct.pack("<H", 1)
+    path.write_bytes(whole)
+    return path
+
+
+def no_bundle(tmp_path: Path) -> list[tuple[Any, str]]:
+    text = tmp_path / "text.zip"
+    text.write_text("no ZIP")
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("x.txt", "x")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    return [
+        (text, "it is no ZIP file"),
+        (other, "there is no runs.jsonl in it"),
+        (empty, "there is no run in it"),
+        (tmp_path / "none.zip", "No such file"),
+        ("nul\0.zip", "it is no file name"),
+        (None, "it is no file name"),
+        ("~nobody-at-all/x.zip", "it names a user that does not exist"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_what_is_no_bundle_is_refused_in_two_lines(there: Session, tmp_path: Path, number: int):
+    path, said = no_bundle(tmp_path)[number]
+    with pytest.raises(ApixoError, match="Nothing could be imported from") as refused:
+        there.import_bundle(path)
+    assert said in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_encrypted_zip_is_named(there: Session, tmp_path: Path):
+    done = there.import_bundle(encrypted(tmp_path / "runs.zip"))
+    assert done.problems == ["the rest of runs.jsonl: it is damaged (RuntimeError)"]
+
+
+def test_import_that_is_cut_off_is_finished_by_the_next(here: Session, there: Session, tmp_path: Path):
+    for prompt in ("one", "two", "three"):
+        a_success(here, prompt)
+    path = here.export(tmp_path / "runs.zip")
+    inserts = 0
+
+    def refuse(_conn: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        nonlocal inserts
+        inserts += statement.startswith("INSERT INTO runs")
+        if inserts == 2 and statement.startswith("INSERT INTO runs"):
+            raise LedgerError("The disk is full")
+
+    engine = there.ledger._database._engine
+    event.listen(engine, "before_cursor_execute", refuse)
+    with pytest.raises(LedgerError):
+        there.import_bundle(path)
+    event.remove(engine, "before_cursor_execute", refuse)
+    assert len(there.ledger.runs()) == 1
+    there.import_bundle(path)
+    assert there.ledger.runs() == here.ledger.runs()
+    assert doctor.examine(there).wrong == []
+
+
+# --- the words --------------------------------------------------------------------------------------
+
+
+def test_commands_write_and_read_a_bundle(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = session.begin("a fox").wait()
+    monkeypatch.chdir(tmp_path)
+    assert told("export 'my runs.zip'") == "Written: my runs.zip\n"
+    monkeypatch.setenv("APIXO_HOME", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr("apixo_nb.config._settings", None)
+    shared.reset()
+    assert told("import 'my runs.zip'").startswith("1 run(s) and 1 picture(s) added;")
+    assert shared.current().ledger.runs() == [run]
+
+
+@pytest.mark.parametrize("line", ["import", "import a.zip b.zip", "import --all"])
+def test_import_without_one_name_says_what_it_takes(line: str):
+    with pytest.raises(ApixoError) as refused:
+        commands.carry_out(line, None)  # type: ignore[arg-type]
+    assert "%apixo import FILE.zip" in str(refused.value)
