@@ -35,7 +35,7 @@ peers: $(PEERS) ## count how often other clients send one paid request (a few mi
 	.venv-peers/bin/python -m tests.peers $(ARGS)
 
 trackers: $(TEST) $(TRACKERS) ## test the exports to MLflow and Weights & Biases, with their own libraries
-	$(BIN)/python -m pytest tests/test_trackers.py $(ARGS)
+	$(BIN)/python -m pytest tests/trackers/libraries.py $(ARGS)
 
 bench: $(TEST) ## measure tables, search and exports of ledgers of up to 100,000 rows (writes build/bench)
 	$(BIN)/python -m tests.benchmarks.ledger $(ARGS)

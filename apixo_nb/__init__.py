@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from .api import AsyncClient, Client
     from .errors import ApixoError
+    from .functions import agenerate, compare, export_csv, generate, history, images, import_bundle, resume
     from .grids import contact_sheet, grid
     from .live import wait
     from .loop import allow_nested_asyncio
     from .panels import panel
     from .session import Session
-    from .shared import agenerate, compare, export_csv, generate, history, images, import_bundle, resume
     from .sweeps import sweep
     from .voting import rate, vote
 
@@ -53,19 +53,19 @@ _HOMES = {
     "AsyncClient": "api",
     "Client": "api",
     "Session": "session",
-    "agenerate": "shared",
+    "agenerate": "functions",
     "allow_nested_asyncio": "loop",
-    "compare": "shared",
+    "compare": "functions",
     "contact_sheet": "grids",
-    "export_csv": "shared",
-    "generate": "shared",
+    "export_csv": "functions",
+    "generate": "functions",
     "grid": "grids",
-    "history": "shared",
-    "images": "shared",
-    "import_bundle": "shared",
+    "history": "functions",
+    "images": "functions",
+    "import_bundle": "functions",
     "panel": "panels",
     "rate": "voting",
-    "resume": "shared",
+    "resume": "functions",
     "sweep": "sweeps",
     "vote": "voting",
     "wait": "live",

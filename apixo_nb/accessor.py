@@ -3,6 +3,8 @@
 It works on every DataFrame with a column (or an index) ``run_id``: `history`, `images`, and any slice, filter
 or merge of them. The rows say which runs are meant, and in which order; what is told of the runs comes from
 the ledger. Exports write the table itself, own columns included.
+
+pandas knows it once `register` was called, which whatever hands a table to a person does.
 """
 
 from __future__ import annotations
@@ -268,3 +270,14 @@ def _labels(value: Any) -> list[str]:
     if not isinstance(value, (str, dict)) and pd.isna(value) is True:
         return ["(none)"]
     return [str(value)]
+
+
+def register() -> None:
+    """Let every DataFrame have its ``df.apixo``; a second time changes nothing."""
+    if not hasattr(pd.DataFrame, "apixo"):  # pandas would warn of a second one
+        pd.api.extensions.register_dataframe_accessor("apixo")(_table)  # type: ignore[type-var]
+
+
+def _table(table: pd.DataFrame) -> Any:
+    # Looks `Table` up each time: once autoreload has loaded this module anew, the new one is used.
+    return Table(table)

@@ -62,6 +62,15 @@ def form(session: Session, asked: dict[str, Any]) -> Answer:
     return {"form": form_of(session.run(_text(asked, "run_id"))).as_dict()}
 
 
+def reference(session: Session, asked: dict[str, Any]) -> Answer:
+    """The address of a picture at APIXO, to be used as a reference while it lives."""
+    run = session.run(_text(asked, "run_id"))
+    url = next((image.url for image in run.images if image.index == asked.get("index")), "")
+    if not url or not cards.is_alive(run):
+        raise InvalidRequestError("The address of this picture has expired", field="image_urls")
+    return {"url": url}
+
+
 def whole(session: Session, asked: dict[str, Any]) -> Answer:
     """The whole prompt of a run, where a card shows its beginning."""
     return {"prompt": session.run(_text(asked, "run_id")).prompt}
@@ -234,6 +243,7 @@ _ASKS: dict[str, Callable[[Session, dict[str, Any]], Answer]] = {
     "facets": facets,
     "compare": compare,
     "form": form,
+    "reference": reference,
     "whole": whole,
     "export": export,
 }

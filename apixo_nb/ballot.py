@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -17,6 +17,10 @@ from .run import Image, Run
 Outcome = Literal["left", "right", "tie"]
 
 OUTCOMES: tuple[Outcome, ...] = ("left", "right", "tie")
+
+#: Pairs that are asked for at a time: more than anybody votes on, and few enough to be put in order.
+MOST_PAIRS = 5_000
+_ALL_PAIRS = 100_000  # up to so many are all looked at; of more, some are drawn
 
 _Z = 1.96  # of a 95 % interval
 
@@ -70,18 +74,67 @@ def pairs(
 
     Only pictures that differ on the axis `by` meet, and where there are such pairs, only those that are alike
     in every other variable and parameter: else the vote would be about something else. Pairs whose pictures
-    have met in `votes` are done.
+    have met in `votes` are done. At most `MOST_PAIRS`: of more, a sample in which each is as likely.
     """
     met = {frozenset((vote.left, vote.right)) for vote in votes}
-    differing = [
-        pair
-        for pair in itertools.combinations(pictures, 2)
-        if axes.value(pair[0].run, by) != axes.value(pair[1].run, by)
-    ]
-    alike = [pair for pair in differing if _rest(pair[0].run, by) == _rest(pair[1].run, by)]
-    open_pairs = [pair for pair in alike or differing if frozenset((pair[0].key, pair[1].key)) not in met]
-    dice.shuffle(open_pairs)
+    sides = _sides(pictures, by, alike=True) or _sides(pictures, by, alike=False)
+    if sum(side.pairs for side in sides) // 2 <= _ALL_PAIRS:
+        drawn = [pair for side in sides for pair in side.all()]
+        dice.shuffle(drawn)
+    else:
+        drawn = _sample(sides, dice)
+    open_pairs = [pair for pair in drawn if frozenset((pair[0].key, pair[1].key)) not in met][:MOST_PAIRS]
     return [pair if dice.random() < 0.5 else (pair[1], pair[0]) for pair in _balanced(open_pairs)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The pictures with one value on the axis, ``group[start:end]``; all others of the group may meet them.
+
+    `pairs` is how many such meetings there are; each has two sides, and so stands twice in a group.
+    """
+
+    group: Sequence[Picture]
+    start: int
+    end: int
+
+    @property
+    def pairs(self) -> int:
+        own = self.end - self.start
+        return own * (len(self.group) - own)
+
+    def all(self) -> Iterator[tuple[Picture, Picture]]:
+        """Each meeting with what comes later in the group: so each pair once."""
+        return itertools.product(self.group[self.start : self.end], self.group[self.end :])
+
+    def one(self, dice: random.Random) -> tuple[Picture, Picture]:
+        """One of the meetings, by lot."""
+        own = self.end - self.start
+        other = dice.randrange(len(self.group) - own)
+        return self.group[dice.randrange(self.start, self.end)], self.group[
+            other if other < self.start else other + own
+        ]
+
+
+def _sides(pictures: Sequence[Picture], by: str, *, alike: bool) -> list[_Side]:
+    """All sides that somebody may meet; if `alike`, only among those that are alike in all but the axis."""
+    groups: dict[Hashable, dict[str, list[Picture]]] = {}
+    for picture in pictures:
+        group = groups.setdefault(_rest(picture.run, by) if alike else None, {})
+        group.setdefault(axes.value(picture.run, by), []).append(picture)
+    found = []
+    for group in groups.values():
+        together = [picture for own in group.values() for picture in own]
+        ends = list(itertools.accumulate(map(len, group.values())))
+        found += [_Side(together, start, end) for start, end in itertools.pairwise([0, *ends])]
+    return [side for side in found if side.pairs]
+
+
+def _sample(sides: Sequence[_Side], dice: random.Random) -> list[tuple[Picture, Picture]]:
+    """Different pairs, each as likely as any other; some more than are wanted, as some will have met."""
+    chosen = dice.choices(sides, [side.pairs for side in sides], k=2 * MOST_PAIRS)
+    drawn = [side.one(dice) for side in chosen]
+    return list({frozenset((left.key, right.key)): (left, right) for left, right in drawn}.values())
 
 
 def _rest(run: Run, by: str) -> tuple[tuple[str, str], ...]:
@@ -136,7 +189,8 @@ def _row(count: Counter[str]) -> dict[str, Any]:
 def _interval(rate: float, total: int) -> tuple[float, float]:
     middle = (rate + _Z**2 / (2 * total)) / (1 + _Z**2 / total)
     half = _Z * math.sqrt(rate * (1 - rate) / total + _Z**2 / (4 * total**2)) / (1 + _Z**2 / total)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At a rate of 0 or 1 the rate is a bound itself, and rounding must not put it outside.
+    return min(rate, max(0.0, middle - half)), max(rate, min(1.0, middle + half))
 
 
 def preferences(pictures: Sequence[Picture], votes: Iterable[Vote]) -> list[dict[str, Any]]:

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .difference import difference
-from .display import cost, dollars, expectation, facts, phase, remark_of, seconds
+from .display import cost, expectation, facts, phase, price, remark_of, seconds
 from .errors import ApixoError
 from .job import Job
 from .run import CANCELLED, FAILED, PROCESSING, SUBMITTING, SUCCESS, TIMEOUT, UNKNOWN, Image, Run
+from .scrub import scrubbed, without_callback
 from .spec import MODELS, Cadence, ModelSpec
 from .text import printable
 
@@ -111,7 +112,7 @@ def _ended_phase(run: Run) -> str:
 def _problem(run: Run, error: BaseException | None) -> dict[str, str]:
     """Why there are no pictures, and what to do, as the error says it or as the row does."""
     if isinstance(error, ApixoError):
-        return {"text": error.message, "advice": error.advice}
+        return {"text": without_callback(error.message, run.callback_url), "advice": error.advice}
     text = "" if run.state == SUCCESS else remark_of(run)
     return {"text": text, "advice": ""} if text else {}
 
@@ -120,27 +121,34 @@ def again(run: Run) -> str:
     """What another try costs; "" where it could pay twice, or where there is nothing to try again."""
     if _kind(run) not in ("failed", "unsent"):
         return ""
-    return dollars(run.price_micros)
+    return price(run.price_micros)
 
 
 def pictures(run: Run) -> list[dict[str, Any]]:
-    """The pictures of a run; `url` only while its address lives."""
-    alive = run.expires_at is None or run.expires_at > datetime.now(UTC)
-    return [picture(run, image, alive=alive) for image in run.images]
+    """The pictures of a run."""
+    return [picture(run, image, alive=is_alive(run)) for image in run.images]
+
+
+def is_alive(run: Run) -> bool:
+    """Whether the addresses of its pictures have not expired yet."""
+    return run.expires_at is None or run.expires_at > datetime.now(UTC)
 
 
 def picture(run: Run, image: Image, *, alive: bool) -> dict[str, Any]:
-    """One picture, with what a person said of it."""
+    """One picture, with what a person said of it; `alive` tells whether its address at APIXO still works.
+
+    Not the address itself, which may be signed: the page asks for it.
+    """
     return {
         "run_id": run.run_id,
         "index": image.index,
         "alt": f"Picture {image.index + 1} of {max(len(run.images), 1)}: {printable(run.prompt, 200)}",
         "file": image.file,
-        "missing": printable(image.error) if not image.file else "",
+        "missing": printable(scrubbed(image.error, run.callback_url)) if not image.file else "",
         "width": image.width or 1,
         "height": image.height or 1,
         "size": f"{image.width} \u00d7 {image.height}" if image.width else "",
-        "url": image.url if alive else "",
+        "alive": alive and bool(image.url),
         "rating": image.rating,
         "starred": image.starred,
         "note": image.note,

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import axes
-from .display import dollars, remark_of, seconds
+from .display import price, remark_of, seconds
 from .errors import InvalidRequestError
 from .run import BEST, FAILED, SUCCESS, Image, Run
 from .scrub import scrubbed
 from .spend import at_stake_micros, spent_micros, spent_text
 from .text import printable
 
+_SECTIONS = 8  # tables, unless they were asked for
 _WIDE = 6  # columns; more of them go down the page, if the other axis has fewer
 _MOST_CELLS = 20_000  # a page of more, most of them empty, helps nobody
 _SPARSE = 4  # a table with fewer than one cell in so many filled, is no table
@@ -155,6 +156,8 @@ def lay_out(runs: Iterable[Run], x: str | None = None, y: str | None = None) -> 
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(axes.value(run, axis) for axis in rest), []).append(run)
+    if x is None and y is None and len(groups) > _SECTIONS:  # a ledger of this and that is no experiment
+        return Layout("", "", ("prompt",), (_flow(runs, ["prompt"], ["prompt"]),))
     sizes = [_size(group, across, down) for group in groups.values()]
     if sum(sizes) > _MOST_CELLS:
         raise InvalidRequestError(
@@ -288,8 +291,8 @@ def best(runs: Iterable[Run]) -> str:
 def money(runs: Sequence[Run]) -> str:
     """What runs cost, and what they may have cost more."""
     spent, stake = spent_micros(runs), at_stake_micros(runs)
-    known = dollars(spent) if spent or not stake else ""
-    more = f"up to {dollars(stake)}{' more' if spent else ''}" if stake else ""
+    known = price(spent) if spent or not stake else ""
+    more = f"up to {price(stake)}{' more' if spent else ''}" if stake else ""
     paid = "not paid" if any(run.sandbox for run in runs) and (spent or stake) else ""
     return ", ".join(text for text in (known, more, paid) if text)
 

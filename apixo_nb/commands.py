@@ -36,6 +36,8 @@ def carry_out(line: str, shell: InteractiveShell) -> Any:
         Names the word and what is allowed.
     """
     words = line.split()
+    if words[:1] in (["export"], ["import"]):  # blanks in the name of a file are its own
+        words = line.split(maxsplit=1)
     command, rest = (words[0], words[1:]) if words else ("help", [])
     if command not in options.COMMANDS:
         near = difflib.get_close_matches(command, options.COMMANDS, n=1)
@@ -174,9 +176,11 @@ def _status(words: list[str], _shell: InteractiveShell) -> None:
 
 
 def _history(words: list[str], _shell: InteractiveShell) -> Any:
+    from .accessor import register
     from .frame import brief
 
     number = _whole_number(" ".join(words)) if words else 10
+    register()
     return brief(_session().history().tail(number))
 
 
@@ -191,13 +195,13 @@ def _whole_number(text: str) -> int:
 def _export(words: list[str], _shell: InteractiveShell) -> None:
     from .exchange import export_lines
 
-    say(*export_lines(_session(), words))
+    say(*export_lines(_session(), "".join(words)))
 
 
 def _import(words: list[str], _shell: InteractiveShell) -> None:
     from .exchange import import_lines
 
-    say(*import_lines(_session(), words))
+    say(*import_lines(_session(), "".join(words)))
 
 
 # --- money ------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from .run import (
     UNKNOWN,
     Run,
 )
+from .scrub import without_callback
 from .text import printable
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ def _fold(prompt: str) -> tuple[str, str]:
 
 def remark_of(run: Run) -> str:
     """What a reader must not overlook, in one line; "" for a plain success."""
+    return without_callback(_remark(run), run.callback_url)
+
+
+def _remark(run: Run) -> str:
     if run.state == SUCCESS:
         missing = f"{run.missing} not on disk yet" if run.missing else ""
         return "; ".join(text for text in (run.remark, missing, printable(run.fail_msg)) if text)
@@ -155,14 +160,14 @@ def cost(run: Run) -> str:
     if run.state == PLANNED:
         return ""
     known = run.is_final and run.cost_micros is not None
-    price = dollars(run.cost_micros or 0) if known else f"up to {dollars(run.price_micros)}"
+    said = price(run.cost_micros or 0) if known else f"up to {price(run.price_micros)}"
     if known and not run.cost_micros:
-        return price
-    return f"{price}, not paid" if run.sandbox else price
+        return said
+    return f"{said}, not paid" if run.sandbox else said
 
 
-def dollars(micros: int) -> str:
-    """Micro-dollars as $0.35; more digits where the price has them."""
+def price(micros: int) -> str:
+    """Micro-dollars as $0.35; more digits where the price has them. `text.dollars` takes US dollars."""
     return text.dollars(micros / 1e6)
 
 
@@ -256,7 +261,7 @@ def plan_summary(runs: Sequence[Run]) -> str:
     pictures, total = sum(run.num_images for run in runs), sum(run.price_micros for run in runs)
     tasks = f"{len(runs)} task" + ("s" if len(runs) != 1 else "")
     free = ", in the sandbox: nothing is paid" if runs and runs[0].sandbox else ""
-    return f"{tasks}, {pictures} picture{'s' if pictures != 1 else ''}, {dollars(total)}{free}."
+    return f"{tasks}, {pictures} picture{'s' if pictures != 1 else ''}, {price(total)}{free}."
 
 
 def plan_html(runs: Sequence[Run], base_url: str) -> str:

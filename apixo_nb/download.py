@@ -85,7 +85,7 @@ async def download_once(
 async def _download(client: httpx2.AsyncClient, url: str, target: Path, limits: Limits) -> Downloaded:
     if not target.name or "\0" in str(target):
         raise ImageError("The picture has no file to go to", retryable=False, next_step="Give a file name.")
-    part = target.with_name(f".{_mark(target)}-{secrets.token_hex(6)}.part")
+    part = new_part(target)
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
@@ -102,6 +102,11 @@ async def _download(client: httpx2.AsyncClient, url: str, target: Path, limits: 
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
     return Downloaded(final, url, digest, length, *size, kind)
+
+
+def new_part(target: Path) -> Path:
+    """A name for half of what belongs to this target; nobody else's, and found by `clear_parts`."""
+    return target.with_name(f".{_mark(target)}-{secrets.token_hex(6)}.part")
 
 
 def _mark(target: Path) -> str:

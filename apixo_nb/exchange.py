@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
-from collections.abc import Sequence
 
 from .errors import InvalidRequestError
 from .session import Session
@@ -21,17 +19,17 @@ EXPORT_RULE = (
 )
 
 
-def export_lines(session: Session, words: Sequence[str]) -> list[str]:
-    """Write all runs where the words say.
+def export_lines(session: Session, line: str) -> list[str]:
+    """Write all runs where the rest of the line says; a name with blanks stands in quotes.
 
     Raises
     ------
     InvalidRequestError
-        They say it in no way that is known.
+        It says so in no way that is known.
     ApixoError
         It cannot be written.
     """
-    words = _parted(words)
+    words = parted(line)
     flags = [word for word in words if word.startswith("--")]
     names = [word for word in words if word not in flags]
     known = not flags or flags[0] in (*_KINDS, *_TRACKERS)
@@ -49,16 +47,23 @@ def export_lines(session: Session, words: Sequence[str]) -> list[str]:
     return [f"Written: {written.path}", *written.notes]
 
 
-def import_lines(session: Session, words: Sequence[str]) -> list[str]:
-    """Merge the bundle or folder that the words name into the ledger; raises as `export_lines` does."""
-    words = _parted(words)
+def import_lines(session: Session, line: str) -> list[str]:
+    """Merge the bundle or folder that the line names into the ledger; raises as `export_lines` does."""
+    words = parted(line)
     if len(words) != 1 or words[0].startswith("--"):
         allowed = "%apixo import FILE.zip, or a folder of pictures with their .json files"
         raise InvalidRequestError(f"Which file is {' '.join(words)!r:.60}?", field="import", allowed=allowed)
     return session.import_bundle(words[0]).lines()
 
 
-def _parted(words: Sequence[str]) -> list[str]:
-    with contextlib.suppress(ValueError):  # an open quote stays what it is
-        return shlex.split(" ".join(words), posix=os.name == "posix")
-    return list(words)
+def parted(line: str, *, posix: bool = os.name == "posix") -> list[str]:
+    """The words of a line. What stands in quotes is one word; on Windows a backslash is a part of it."""
+    try:
+        words = shlex.split(line, posix=posix)
+    except ValueError:  # an open quote stays what it is
+        return line.split()
+    return words if posix else [_unquoted(word) for word in words]
+
+
+def _unquoted(word: str) -> str:
+    return word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'" else word

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +109,10 @@ def expand(
         for template, found in zip(templates, own, strict=True)
         for chosen in _product(found, lists)
     ]
-    _check_different(cells)
+    check_different(
+        cells,
+        [(cell.prompt, cell.template.image_urls, repr(sorted(cell.parameters.items()))) for cell in cells],
+    )
     return cells
 
 
@@ -207,11 +210,17 @@ def _check_size(products: Iterable[Sequence[Sequence[Any]]], repeat: int) -> Non
         )
 
 
-def _check_different(cells: Sequence[Cell]) -> None:
-    """Two cells that ask for the same would be bought twice without a word."""
-    seen: dict[tuple[Any, ...], Cell] = {}
-    for cell in cells:
-        asked = (cell.prompt, cell.template.image_urls, repr(sorted(cell.parameters.items())))
+def check_different(cells: Sequence[Cell], wishes: Iterable[Hashable]) -> None:
+    """Refuse two cells that ask for the same, and would be bought twice without a word.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+    wishes : iterable
+        What each cell asks for; the same for the same.
+    """
+    seen: dict[Hashable, Cell] = {}
+    for cell, asked in zip(cells, wishes, strict=True):
         if (twin := seen.setdefault(asked, cell)) is not cell:
             places = " and ".join(found.template.where for found in (twin, cell) if found.template.where)
             raise InvalidRequestError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import keyword
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -120,7 +121,32 @@ def _set_of(line: str) -> tuple[str, list[str]]:
         raise InvalidRequestError(
             f"{line.strip()!r:.60} gives no values", field="sweep", value=line, allowed="name = value, value"
         )
+    _check_variable(name)
     return name, texts
+
+
+#: What `apixo_nb.sweep` takes beside the parameters of a model and variables.
+TAKEN = frozenset(
+    {
+        *("template", "model", "image_urls", "name", "tags", "note", "repeat", "raw"),
+        *("max_cost_usd", "yes", "replay", "timeout_s", "dry_run"),
+    }
+)
+
+
+def _check_variable(name: str) -> None:
+    """Refuse a name that the call in Python could not say, as it means something else there."""
+    wires = {parameter.wire for spec in MODELS.values() for parameter in spec.parameters}
+    if keyword.iskeyword(name) or name == "__debug__":
+        why = "a word of Python's own"
+    elif name in TAKEN or name in wires:
+        why = "what a setting is called"
+    else:
+        return
+    step = f"Use another name in the prompt and here, such as {{{name}_}}."
+    raise InvalidRequestError(
+        f"{name} cannot be a variable: it is {why}", field="sweep", value=name, next_step=step
+    )
 
 
 def _is_value(value: object) -> bool:

@@ -1,14 +1,10 @@
-"""Runs and pictures as pandas DataFrames, and those as CSV and back, exactly. Other files: `formats.py`.
-
-Whoever imports pandas here imports this, so that each table has its ``df.apixo``.
-"""
+"""Runs and pictures as pandas DataFrames, and those as CSV and back, exactly. Other files: `formats.py`."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import gc
-import importlib
 import json
 import os
 import re
@@ -275,16 +271,3 @@ def _column(text: pd.Series[str], kind: str) -> Any:
     if kind in ("Int64", "Float64"):
         return pd.to_numeric(text.where(text != ""))
     return text == "True" if kind == "bool" else text
-
-
-# --- df.apixo ---------------------------------------------------------------------------------------
-
-
-def _accessor(table: pd.DataFrame) -> Any:
-    # It stands on a higher floor, and is found by its name when a table is first asked for it. So a module
-    # that is loaded anew is the one that is used, too.
-    return importlib.import_module("apixo_nb.accessor").Table(table)
-
-
-if not hasattr(pd.DataFrame, "apixo"):  # pandas warns of a second time, as with autoreload
-    pd.api.extensions.register_dataframe_accessor("apixo")(_accessor)  # type: ignore[type-var]

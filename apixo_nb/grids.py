@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from . import shared
 from .cells import Cell, Layout, Row, Section, Slide, lay_out, marks, totals, why_none
 from .display import render
-from .errors import ApixoError, InvalidRequestError
+from .errors import ApixoError
 from .originals import Images
-from .run import Image, Run
+from .run import Image, Run, checked_runs
 from .text import printable
 
 THUMBNAIL_PX = 176  # about 6 kB of WebP
@@ -45,8 +45,6 @@ class Grid:
     ----------
     layout : cells.Layout
         Axes, sections, rows and cells.
-    images : Images
-        Where the pictures are.
     images : Images
         Where the pictures are.
     """
@@ -108,7 +106,7 @@ def grid(runs: Any, x: str | None = None, y: str | None = None, *, images: Image
     InvalidRequestError
         These are no runs, or they have no such axis.
     """
-    chosen = _runs_of(runs)
+    chosen = checked_runs(runs)
     if images is None:
         session = shared.current()
         images = session.images
@@ -131,17 +129,6 @@ def contact_sheet(
         The side of a cell in pixels, from 48 to 2048.
     """
     return grid(runs, x, y).sheet(path, px=px)
-
-
-def _runs_of(given: Any) -> list[Run]:
-    found = given if isinstance(given, Mapping) else getattr(given, "runs", given)
-    found = found() if callable(found) else found
-    runs = [found] if isinstance(found, Run) else list(found) if isinstance(found, Iterable) else [found]
-    for run in runs:
-        if not isinstance(run, Run):
-            text = f"This is no run: {printable(repr(run), 80)}"
-            raise InvalidRequestError(text, field="runs", value=run, allowed="runs, or what has .runs")
-    return runs
 
 
 # --- as HTML ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,13 +21,31 @@ from .facts import is_our_id, read_facts
 from .ledger import Ledger
 from .luggage import Luggage, no_luggage, opened
 from .originals import Images, file_names
-from .run import BEST, SCHEMA_VERSION, SUBMITTING, UNKNOWN, Image, Run
+from .rows import may_end
+from .run import BEST, SCHEMA_VERSION, SUBMITTING, UNKNOWN, Image, Run, utc_now
+from .spec import RESULT_DAYS
 from .text import dollars, printable
 from .wire import storable
 
 _LIMITS = Limits()
 _MOST_PICTURES = 100  # of one run
-_MOST_NUMBER = 1 << 53
+# What a number may be at most: its column takes it, and sums of very many such runs are still numbers.
+_MOST_MICROS = 10**12  # of money
+_MOST_MS = 366 * 86_400_000
+_MOST_INT32 = (1 << 31) - 1
+_MOST: dict[str, int] = {
+    "unit_price_micros": _MOST_MICROS,
+    "cost_micros": _MOST_MICROS,
+    "cost_time_ms": _MOST_MS,
+    "wait_ms": _MOST_MS,
+    "take": 10**9,  # the next one has room as well
+    "rating": BEST,
+    "schema_version": SCHEMA_VERSION,
+}
+_MOST_PICTURE = {"bytes": 10**12, "width": _MOST_INT32, "height": _MOST_INT32}
+_MOST_LETTERS = {"task_id": 500, "state": 100}  # an index of a database takes no long text
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+_AHEAD = timedelta(days=1)  # of a clock that is wrong
 _MOST_SAID = 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KINDS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
@@ -78,8 +96,9 @@ def import_bundle(path: str | os.PathLike[str], ledger: Ledger, images: Images) 
     """Take runs and pictures from a ZIP bundle, or from a folder of pictures with their facts.
 
     A run that is not here is added, a run of the sandbox with its mark. One that is here is left as it is,
-    but gains the pictures it lacks, a choice where it has none, and its end if that was not known here. So
-    twice is once. A picture is copied and checked against its sha256 before a row says that it is here.
+    but gains the pictures it lacks, a choice where it has none, and its end if that was not known here and is
+    that of the same task; one that a living process works on gains nothing until that has ended. So twice is
+    once. A picture is copied and checked against its sha256 before a row says that it is here.
 
     Imported runs count as if they were made here: in `spend`, in the total budget, in that of the day they
     were made and of the notebook they name. This ledger cannot tell who has paid, most bundles are one's own
@@ -96,6 +115,7 @@ def import_bundle(path: str | os.PathLike[str], ledger: Ledger, images: Images) 
     """
     place = _place(path)
     done = Imported()
+    ledger.merge_aside()  # a task that is known only there is known
     with opened(place) as luggage:
         images.folder.mkdir(parents=True, exist_ok=True)
         for found in luggage.runs():
@@ -135,35 +155,62 @@ def _checked(found: Run | str) -> Run:
         theirs = printable(found.schema_version, 20)
         text = f"A newer apixo_nb has written this (its schema is {theirs}, ours is {SCHEMA_VERSION})"
         raise ApixoError(text, next_step="Update apixo_nb, then import it again.")
-    if not is_our_id(found.run_id):
-        raise _RefusedError(f"{name}: that is no id of ours")
-    indexes = [image.index for image in found.images]
-    if len(set(indexes)) < len(indexes) or not all(0 <= index < _MOST_PICTURES for index in indexes):
-        raise _RefusedError(f"{name}: its pictures are not numbered as ours are")
-    if not all(_is_picture(found.run_id, image) for image in found.images):
-        raise _RefusedError(f"{name}: a picture of it does not have the name or the numbers of ours")
-    if found.sandbox and not all(map(_is_local, found.result_urls)):
-        raise _RefusedError(f"{name}: no sandbox has made it, as its pictures' addresses are elsewhere")
-    numbers = [value for _, value in found if isinstance(value, int)]
-    if not all(0 <= number <= _MOST_NUMBER for number in numbers):
-        raise _RefusedError(f"{name}: it has a number that cannot be")
+    if problem := _problem(found):
+        raise _RefusedError(f"{name}: {problem}")
     try:
         run = _as_ours(found)
-        pictures = run.num_images
+        problem = _problem_of_ours(run)
     except (ValueError, TypeError, OverflowError):
         raise _RefusedError(f"{name}: it has a value that cannot be") from None
-    if not 0 <= pictures <= _MOST_PICTURES:
-        raise _RefusedError(f"{name}: it has a number that cannot be")
+    if problem:
+        raise _RefusedError(f"{name}: {problem}")
     return run
+
+
+def _problem(found: Run) -> str:
+    """What cannot be so in a record as it has come, or ""."""
+    if not is_our_id(found.run_id):
+        return "that is no id of ours"
+    indexes = [image.index for image in found.images]
+    if len(set(indexes)) < len(indexes) or not all(0 <= index < _MOST_PICTURES for index in indexes):
+        return "its pictures are not numbered as ours are"
+    if not all(_is_picture(found.run_id, image) for image in found.images):
+        return "a picture of it does not have the name or the numbers of ours"
+    if found.sandbox and not all(map(_is_local, found.result_urls)):
+        return "no sandbox has made it, as its pictures' addresses are elsewhere"
+    if any(len(getattr(found, field) or "") > most for field, most in _MOST_LETTERS.items()):
+        return "it has a text that is too long"
+    return "" if _is_bounded(found, _MOST) else "it has a number that cannot be"
+
+
+def _problem_of_ours(run: Run) -> str:
+    """The same, of what follows from the rest; raises ValueError, TypeError or OverflowError too."""
+    if not (0 <= run.num_images <= _MOST_PICTURES and run.price_micros <= _MOST_MICROS):
+        return "it has a number that cannot be"
+    return "" if _is_timely(run) else "it has a time that cannot be"
+
+
+def _is_bounded(record: Run | Image, most: dict[str, int]) -> bool:
+    values = ((getattr(record, name), bound) for name, bound in most.items())
+    return all(value is None or 0 <= value <= bound for value, bound in values)
+
+
+def _is_timely(run: Run) -> bool:
+    """Whether it was made when its id says, and no time of it is one that nobody has lived to see."""
+    stamp = datetime.strptime(run.run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+    latest = utc_now() + _AHEAD
+    seen = [time for time in (run.created_at, run.submitted_at, run.finished_at) if time is not None]
+    ends = [run.expires_at - timedelta(days=RESULT_DAYS)] if run.expires_at else []
+    timely = all(_EARLIEST <= time <= latest for time in (*seen, *ends))
+    return timely and run.created_at.replace(microsecond=0) == stamp
 
 
 def _is_picture(run_id: str, image: Image) -> bool:
     named = image.file == "" or (
         image.file in file_names(run_id, image.index) and bool(_SHA256.fullmatch(image.sha256))
     )
-    numbers = [number for number in (image.bytes, image.width, image.height) if number is not None]
     rated = image.rating is None or 1 <= image.rating <= BEST
-    return named and rated and all(0 <= number <= _MOST_NUMBER for number in numbers)
+    return named and rated and _is_bounded(image, _MOST_PICTURE)
 
 
 def _is_local(url: str) -> bool:
@@ -214,8 +261,9 @@ class _Desk:
 
 def _take(run: Run, desk: _Desk) -> None:
     known = desk.ledger.get(run.run_id)
-    if known is not None and not _is_same(known, run):
-        desk.done.problems.append(f"run {run.run_id}: another run of that id is here")
+    if known is not None and (refused := _refusal(known, run, desk)) is not None:
+        desk.done.problems += [f"run {run.run_id}: {refused}"] if refused else []
+        desk.done.same += not refused
         return
     copied = desk.done.pictures
     run = run.but(images=tuple(_with_file(run, image, known, desk) for image in run.images))
@@ -245,6 +293,16 @@ def _is_same(known: Run, run: Run) -> bool:
     return len(tasks) < 2 and all(getattr(known, name) == getattr(run, name) for name in facts)
 
 
+def _refusal(known: Run, run: Run, desk: _Desk) -> str | None:
+    """Why a known run stays as it is; "" where that needs no word, None if it may gain something."""
+    if not _is_same(known, run):
+        return "another run of that id is here"
+    if not (run.is_final and known.state == run.state if known.is_final else may_end(known, run)):
+        return ""
+    busy = run.run_id in desk.ledger.in_hands()
+    return "it is worked on here; import it once more afterwards" if busy else None
+
+
 def _stake(run: Run) -> int:
     if run.cost_micros is not None:
         return run.cost_micros
@@ -253,9 +311,8 @@ def _stake(run: Run) -> int:
 
 def _merge(run: Run, known: Run, ledger: Ledger) -> bool:
     """Bring the row of a known run up to what it lacks; False if that is nothing."""
-    if not run.is_final or (known.is_final and known.state != run.state):
-        return False
     end = {} if known.is_final else {name: getattr(run, name) for name in _END}
+    end = {name: value for name, value in end.items() if value is not None}
     here = {image.index: image for image in known.images}
     news = tuple(image for image in run.images if _is_news(image, here.get(image.index)))
     return bool(end or news) and ledger.catch_up(known.but(**end, images=news))

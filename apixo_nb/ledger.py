@@ -80,9 +80,12 @@ class Ledger:
         ------
         BudgetError
             It would pass a cap. Nothing was written.
+        LedgerError
+            Its row is there already: whoever wrote it has bought it, or is about to.
         """
         with self._database.writing() as connection:
             owner = self._present(connection)
+            rows.check_new(connection, run.run_id)
             same = (runs.c.digest == run.digest) & (runs.c.sandbox == run.sandbox)
             if once and (rival := rows.rival(connection, same & (runs.c.take == run.take))) is not None:
                 return rival
@@ -108,19 +111,11 @@ class Ledger:
         """Bring a row up to what is known from elsewhere; False if that is nothing new.
 
         An end that the row knows itself stands, and so does what it knows of a picture. A picture that it
-        does not know is taken in, and a choice of one for which it has none.
+        does not know is taken in, and a choice of one for which it has none. A row that a living process
+        works on, this one or another, is left alone; see `rows.catch_up`.
         """
-        behind = (runs.c.run_id == run.run_id) & runs.c.state.not_in(FINAL_STATES)
-        kept = ("run_id", "raw", "rating")
-        values = {name: value for name, value in rows.row_of(run).items() if name not in kept}
         with self._database.writing() as connection:
-            if connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run.run_id)) is None:
-                return False
-            new = bool(connection.execute(runs.update().where(behind).values(**values)).rowcount)
-            for image in run.images:
-                new |= rows.merge_picture(connection, run.run_id, image)
-            rows.count_missing(connection, run.run_id)
-        return new
+            return rows.catch_up(connection, run, _living(connection))
 
     def update(self, run_id: str, **changes: Any) -> None:
         """Change some columns of a row. A final state stands: another one is not written over it."""
@@ -236,6 +231,12 @@ class Ledger:
             theirs = _living(connection) - {self._owner.id if self._owner else ""}
             found = connection.execute(sa.select(runs.c.run_id).where(runs.c.owner.in_(theirs)))
             return {run_id for (run_id,) in found}
+
+    def in_hands(self) -> set[str]:
+        """Ids of the runs that living processes work on, this one among them."""
+        with self._database.reading() as connection:
+            theirs = runs.c.owner.in_(_living(connection))
+            return set(connection.scalars(sa.select(runs.c.run_id).where(theirs)))
 
     def _present(self, connection: sa.Connection) -> Owner:
         """Who we are, alive at this moment; another one after a fork."""

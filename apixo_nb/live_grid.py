@@ -6,6 +6,7 @@ were picked, for when the kernel is gone.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from IPython.core.getipython import get_ipython
@@ -45,6 +46,7 @@ class LiveGrid(Desk):
         return Grid(self._layout, self._images)._repr_mimebundle_()
 
     def _ask_hello(self, _asked: dict[str, Any]) -> dict[str, Any]:
+        self._draw()
         self._set_again("facts", "grid")
         return {}
 
@@ -88,4 +90,10 @@ def show_grid(grid: Grid) -> None:
     """Show a grid as the value of a cell; NotImplementedError where nobody can click, and it shows itself."""
     if not has_widgets(get_ipython()):
         raise NotImplementedError
-    LiveGrid(grid, grid.images)._ipython_display_()
+    if grid not in _live:
+        _live[grid] = LiveGrid(grid, grid.images)
+    _live[grid]._ipython_display_()
+
+
+# A grid that is shown again is the same widget: the kernel keeps widgets for as long as it lives.
+_live: weakref.WeakKeyDictionary[Grid, LiveGrid] = weakref.WeakKeyDictionary()

@@ -224,6 +224,15 @@ def _check_dashes(given: argparse.Namespace) -> None:
             raise InvalidRequestError(f"--{name.strip('-')} cannot be '--'", field=name, value="--")
 
 
+#: What other tools and APIXO's own names call an option.
+_OTHER_WORDS = {
+    **dict.fromkeys(("--ratio", "--aspect", "--aspect-ratio", "--aspect_ratio", "--size"), "--ar"),
+    **dict.fromkeys(("--num", "--num-images", "--num_images", "--count", "--pictures"), "-n"),
+    **dict.fromkeys(("--image", "--image-url", "--image_urls", "--reference"), "--ref"),
+    **dict.fromkeys(("--draws", "--takes"), "--repeat"),
+}
+
+
 def _unknown(word: str) -> InvalidRequestError:
     flags = known_flags()
     if not word.startswith("-"):
@@ -237,6 +246,7 @@ def _unknown(word: str) -> InvalidRequestError:
     if flag in NOT_YET:
         return _not_yet(flag, NOT_YET[flag])
     near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.55)
+    near = [_OTHER_WORDS[flag]] if flag in _OTHER_WORDS else near
     step = f"Did you mean {near[0]}?" if near else "See %apixo help."
     return InvalidRequestError(f"Unknown option {word!r:.80}", field=word, value=word, next_step=step)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from .download import Downloaded, clear_parts
+from .download import Downloaded, clear_parts, new_part
 from .errors import ApixoError, ImageError, StorageError
 from .run import Image, Run
 from .text import printable
@@ -22,6 +22,7 @@ from .text import printable
 SUFFIXES = (".png", ".jpg", ".webp")
 THUMBNAIL_PX = 384
 _MOST_NAMED = 50
+_ATTEMPTS = 3  # to write the facts of a picture
 _PROBE_BYTES = 4096  # a block, as an empty file fits on a full disk
 _ROOM_BYTES = 8_000_000  # for one picture; the usual ones have two megabytes
 THUMBNAIL_QUALITY = 80  # about 30 kB of WebP for a photograph at this size, 1/60 of its PNG
@@ -204,7 +205,8 @@ def file_names(run_id: str, index: int) -> list[str]:
 def facts_text(run: Run, image: Image) -> str:
     """What stands beside a picture: its run and its own record, as JSON."""
     # The run's own rating is that of its best picture, and would be old as soon as another one is rated.
-    facts = run.model_dump(mode="json", exclude={"images", "raw", "rating"})
+    # A callback's address is of use to one service, and often a secret; the folder may be given away.
+    facts = run.model_dump(mode="json", exclude={"images", "raw", "rating", "callback_url"})
     facts["image"] = image.model_dump(mode="json")
     return json.dumps(facts, ensure_ascii=False, indent=1)
 
@@ -222,11 +224,20 @@ def _read_image(path: Path) -> Image | None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)
-    with part.open("x", encoding="utf-8") as file:  # never through a link that somebody has put there
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Write a file so that it is there whole or not at all; of several threads the last one wins."""
+    for attempt in range(_ATTEMPTS):
+        part = new_part(path.with_suffix(""))
+        try:
+            with part.open("x", encoding="utf-8") as file:  # never through a link that somebody has put there
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except FileNotFoundError:  # a download of this picture has begun anew, and cleared up before
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        else:
+            return
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from IPython.core.getipython import get_ipython
 from . import asks, loop
 from .board import Board, Track
 from .cards import again, model_facts
+from .cells import lay_out
 from .desk import Desk, Sentence, has_widgets
 from .errors import ApixoError, ConfigurationError, CostLimitError, InvalidRequestError
 from .expansion import Template
 from .form import Form, cell_text, check_draws, form_of, problems, python_text, read_form
+from .grids import Grid
 from .job import Job
 from .live import card
 from .options import MOST_DRAWS
@@ -38,6 +41,7 @@ from .text import dollars
 
 _REDRAW_S = 0.25
 _MOST_TASKS = 500  # of one click
+_CARDS_LEFT = 8  # runs bought at once that each leave a card in the notebook
 _LEFT_AGAIN = 12  # lasting outputs, when the panel is shown again in this kernel
 
 _NO_WIDGETS = (
@@ -59,6 +63,8 @@ class Panel(Desk):
         self._bought: dict[str, list[str]] = {}  # token -> runs
         self._exported: dict[str, str] = {}
         self._unbind: Callable[[], None] = lambda: None
+        self._heard_runner: object = None
+        self._groups: list[tuple[Session, list[Job]]] = []  # bought together, and too many for a card each
         self._board = Board(self._has_ended)
         self._bind(self._session)
         self._widget.observe(lambda _change: self._soon(self._check), "form")
@@ -75,15 +81,17 @@ class Panel(Desk):
     # --- the session ---
 
     def _bind(self, session: Session) -> None:
-        self._unbind()
         with self._lock:
             self._session = session
-        self._listen()
-        self._tell_facts()
+            self._mark = uuid.uuid4().hex  # what the page shows from here on, it agrees to by this mark
+            self._listen()
+            self._tell_facts()
 
     def _listen(self) -> None:
+        self._unbind()
         try:
-            self._unbind = self._session.listen(self._news)
+            self._heard_runner = self._session.runner
+            self._unbind = self._heard_runner.listen(self._news)
             problem: dict[str, str] = {}
         except ApixoError as error:  # there is no key yet
             problem = {"text": error.message, "advice": error.advice}
@@ -93,6 +101,7 @@ class Panel(Desk):
         session = self._session
         facts = {
             "id": self._id,
+            "mark": self._mark,
             "sandbox": session.is_sandbox,
             "models": [model_facts(spec, session.unit_price_micros(spec.id)) for spec in MODELS.values()],
             "most_draws": MOST_DRAWS,
@@ -105,22 +114,28 @@ class Panel(Desk):
     def _same_session(self) -> Session:
         """The session of the notebook; the panel follows it when a setting has changed."""
         session = current()
-        if session is not self._session:
-            self._bind(session)
-            self._check()
-        elif self._problem:  # a key may have come since
-            self._listen()
-            if not self._problem:
+        with self._lock:
+            if session is not self._session:
+                self._bind(session)
+                self._check()
+            elif self._problem or not self._hears():  # a key may have come since, or a ledger been rebuilt
+                self._listen()
                 self._tell_facts()
         return session
 
-    def _agreed_session(self) -> Session:
+    def _hears(self) -> bool:
+        try:
+            return self._session.runner is self._heard_runner
+        except ApixoError:
+            return False
+
+    def _agreed_session(self, asked: dict[str, Any]) -> Session:
         """As `_same_session`, for what costs money: never another service than the page has shown."""
-        before = self._session
-        if self._same_session() is not before:
+        session = self._same_session()
+        if asked.get("mark") != self._mark:
             step = "Nothing was sent. Look at what the panel says now, then press again."
             raise ConfigurationError("The settings have changed since the panel was drawn", next_step=step)
-        return before
+        return session
 
     # --- to the page ---
 
@@ -157,6 +172,9 @@ class Panel(Desk):
             if shown != self._widget.cards:
                 self._set(cards=shown, money=asks.money(self._session))
             self._set(progress=self._board.progress(time.monotonic()))
+            for group in [group for group in self._groups if all(job.ended.done() for job in group[1])]:
+                self._groups.remove(group)
+                self._later(self._leave_grid, *group)
             return busy or self._board.busy
 
     def _wake(self) -> None:
@@ -167,6 +185,10 @@ class Panel(Desk):
             self._later(self._paint, track.session, track.job.run, image.index, "card")
         if track.ours:
             self._later(self._leave_run, track)
+
+    def _leave_grid(self, session: Session, jobs: list[Job]) -> None:
+        """The lasting output of many runs at once: light, and bounded."""
+        self._leave(Grid(lay_out([job.run for job in jobs]), session.images)._repr_mimebundle_())
 
     def _leave_run(self, track: Track) -> None:
         """The lasting output of a run."""
@@ -199,7 +221,7 @@ class Panel(Desk):
         if (bought := self._bought_before(asked)) is not None:
             return bought
         form = read_form(asked.get("form"))
-        session = self._agreed_session()
+        session = self._agreed_session(asked)
         check_draws(form.repeat)
         return self._buy(session, _runs_of(session, form), asked)
 
@@ -207,7 +229,7 @@ class Panel(Desk):
         """Buy the request of a run that came to nothing once more."""
         if (bought := self._bought_before(asked)) is not None:
             return bought
-        session = self._agreed_session()
+        session = self._agreed_session(asked)
         old = self._shown(asked).run
         if not again(old) or old.sandbox != session.is_sandbox:
             step = "Nothing was sent. Send it to the form to ask for another draw."
@@ -230,22 +252,32 @@ class Panel(Desk):
             raise CostLimitError(f"This costs {dollars(price / 1e6)}, not what was shown", next_step=step)
         session.check_cost(runs, None)
         # From here on the click is spent, whatever happens.
-        begun = self._bought[token] = []
+        begun: list[str] = []
+        self._bought[token] = begun
+        jobs: list[Job] = []
         batch = object()
         try:
             for run in runs:
-                job = session.start(run, batch=batch)
+                jobs.append(session.start(run, batch=batch))
                 begun.append(run.run_id)
-                with self._lock:
-                    self._board.add(session, [job], ours=True)
         except ApixoError as error:  # those that were begun go on, and the page is to know of both
-            self._look()
+            self._take_up(session, jobs, bought=True)
             return {"run_ids": begun, **asks.problem(error)}
-        self._look()
+        self._take_up(session, jobs, bought=True)
         return {"run_ids": begun}
 
+    def _take_up(self, session: Session, jobs: list[Job], *, bought: bool = False) -> None:
+        """Show runs that were begun here; many at once leave one grid in the notebook, few a card each."""
+        few = len(jobs) <= _CARDS_LEFT
+        with self._lock:
+            self._board.add(session, jobs, ours=few, bought=bought)
+            if not few:
+                self._groups.append((session, jobs))
+        self._look()
+
     def _shown(self, asked: dict[str, Any]) -> Job:
-        job = self._board.job(str(asked.get("run_id")))
+        with self._lock:
+            job = self._board.job(str(asked.get("run_id")))
         if job is None:
             raise ConfigurationError("That run is not on the panel any more", next_step="Nothing was sent.")
         return job
@@ -260,9 +292,7 @@ class Panel(Desk):
         session = self._same_session()
         run_id = asked.get("run_id")
         jobs = session.resume(run_id if isinstance(run_id, str) else None)
-        with self._lock:
-            self._board.add(session, jobs, ours=True)
-        self._look()
+        self._take_up(session, jobs)
         self._tell_facts()
         return {"run_ids": [job.run.run_id for job in jobs]}
 

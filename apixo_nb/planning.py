@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import InvalidRequestError
-from .expansion import Cell, Template, expand
+from .expansion import Cell, Template, check_different, expand, values_in
 from .labels import Labels
-from .request import Request, make_request
+from .options import MOST_DRAWS
+from .prompt_table import is_csv, is_table, templates_in, templates_of
+from .request import Request, known_model, make_request
 from .session import Session
 from .spec import DEFAULT_MODEL, MODELS, Value
 from .tally import Plan
@@ -45,8 +47,12 @@ def make_plan(session: Session, templates: Sequence[Template], asked: Asked) -> 
     InvalidRequestError
         What is wrong, and in which cell.
     """
+    if _is_list(asked.image_urls):  # a generator would give its pictures to the first cell only
+        asked = replace(asked, image_urls=tuple(asked.image_urls))
     cells = expand(templates, asked.sets, asked.lists, known=asked.known, raw=asked.raw, repeat=asked.repeat)
     requests = [_request(session, cell, asked) for cell in cells]
+    # Once more, now that defaults are filled in.
+    check_different(cells, [request.digest() for request in requests])
     runs = [
         session.plan(
             request,
@@ -110,3 +116,58 @@ def typed_lists(model: str, lists: Mapping[str, Sequence[Any]]) -> dict[str, lis
         ]
         for wire, values in lists.items()
     }
+
+
+# --- from the arguments of a call ---------------------------------------------------------------------
+
+
+def wishes_of(model: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of the model's parameters and of variables; one value of a variable is a list of one."""
+    parameters = {parameter.wire for parameter in known_model(model).parameters}
+    lists = {name: values_in(name, value) for name, value in values.items() if _is_list(value)}
+    single = {name: value for name, value in values.items() if name not in lists}
+    return {
+        "parameters": {name: value for name, value in single.items() if name in parameters},
+        "lists": typed_lists(model, {name: lists[name] for name in lists if name in parameters}),
+        "sets": {
+            name: lists[name] if name in lists else values_in(name, [single[name]])
+            for name in values
+            if name not in parameters
+        },
+    }
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
+
+
+def draws_of(repeat: object) -> int:
+    """How many draws of each cell; raises InvalidRequestError for what is no such number."""
+    if isinstance(repeat, int) and not isinstance(repeat, bool) and 1 <= repeat <= MOST_DRAWS:
+        return repeat
+    raise InvalidRequestError(
+        f"repeat cannot be {printable(repr(repeat), 60)}",
+        field="repeat",
+        value=repeat,
+        allowed=f"a whole number from 1 to {MOST_DRAWS}",
+    )
+
+
+def templates_given(template: Any, model: str) -> list[Template]:
+    """The templates of a text, a list of texts, a table or a CSV file; raises InvalidRequestError."""
+    facts = known_model(model)
+    if is_table(template):
+        return templates_of(template, facts)
+    if is_csv(template):
+        return templates_in(template, facts)
+    if isinstance(template, str):
+        return [Template(template)]
+    texts = values_in("template", template)
+    for text in texts:
+        if not isinstance(text, str):
+            raise InvalidRequestError(
+                f"A template is no text: {printable(repr(text), 60)}", field="template", value=text
+            )
+    if not texts:
+        raise InvalidRequestError("There is no template", field="template", allowed="at least one")
+    return [Template(text) for text in texts]

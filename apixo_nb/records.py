@@ -90,7 +90,8 @@ class Records:
     ) -> pd.DataFrame:
         """Runs as a DataFrame, oldest first: all of the ledger, or those that fit all that is given.
 
-        See `filters.query_of` for the filters, `frame.history_frame` for columns, dtypes and units.
+        See `filters.query_of` for the filters, `frame.history_frame` for columns, dtypes and units. It is a
+        plain table; those of `apixo_nb.history` have ``df.apixo`` as well.
         """
         from .frame import history_frame
 
@@ -105,7 +106,10 @@ class Records:
         state: str | Iterable[str] | None = None,
         text: str | None = None,
     ) -> pd.DataFrame:
-        """The pictures of the runs that `history` would give, one row each; see `frame.images_frame`."""
+        """The pictures of the runs that `history` would give, one row each; see `frame.images_frame`.
+
+        It is a plain table; those of `apixo_nb.images` have ``df.apixo`` as well.
+        """
         from .frame import images_frame
 
         asked = query_of(name=name, tag=tag, since=since, state=state, text=text)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .display import cost, dollars, remark_of, render, seconds
+from .display import cost, price, remark_of, render, seconds
 from .originals import THUMBNAIL_PX, Images
 from .run import BEST, FAILED, Image, Run, utc_now
 from .scrub import bare_address, scrubbed
@@ -114,7 +114,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Request type", run.request_type),
         ("Task time", _milliseconds(run.cost_time_ms, "costTime ")),
         ("Waited", _milliseconds(run.wait_ms)),
-        ("Price a picture", dollars(run.unit_price_micros)),
+        ("Price a picture", price(run.unit_price_micros)),
         ("Take", str(run.take) if run.take else ""),
         ("Run", run.run_id),
         ("Task", run.task_id or ""),

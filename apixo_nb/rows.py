@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from .errors import LedgerError
 from .run import CHOICE, FAILED, PLANNED, SUCCESS, UNKNOWN, Image, Run
 from .tables import images, missing_pictures, runs
 
@@ -44,6 +45,13 @@ def _dicts(result: sa.CursorResult[Any]) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in result]
 
 
+def check_new(connection: sa.Connection, run_id: str) -> None:
+    """Raise LedgerError if a run has a row already: its row is written once, and then it is bought once."""
+    if connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run_id)) is not None:
+        step = "Nothing was sent. Plan it anew to ask for another draw."
+        raise LedgerError(f"Run {run_id} is in the ledger already", run_id=run_id, next_step=step)
+
+
 def rival(connection: sa.Connection, same_take: sa.ColumnElement[bool]) -> Run | None:
     """The run of a request and take that was asked for already, by whoever was quicker."""
     # One with an unknown end counts too: it has become so since this kernel looked.
@@ -57,6 +65,46 @@ def parts(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
     """So many ids as one statement takes."""
     for at in range(0, len(run_ids), _MOST_AT_ONCE):
         yield run_ids[at : at + _MOST_AT_ONCE]
+
+
+def catch_up(connection: sa.Connection, run: Run, living: Collection[str]) -> bool:
+    """Bring a row up to what is known from elsewhere, see `Ledger.catch_up`; True if that said anything new.
+
+    `living` are the ids of the owners that are alive. A row of another task, or without an end that could be
+    that of `run`, is left as it is; nothing that it knows is forgotten.
+    """
+    row = connection.execute(sa.select(runs).where(runs.c.run_id == run.run_id)).mappings().first()
+    if row is None or row["owner"] in living:
+        return False
+    known = run_of(row)
+    another = known.task_id and run.task_id and known.task_id != run.task_id
+    if another or not (known.is_final or may_end(known, run)):
+        return False
+    new = not known.is_final
+    if new:
+        kept = ("run_id", "raw", "rating")
+        values = {
+            name: value for name, value in row_of(run).items() if name not in kept and value is not None
+        }
+        connection.execute(runs.update().where(runs.c.run_id == run.run_id).values(**values))
+    for image in run.images:
+        new |= merge_picture(connection, run.run_id, image)
+    count_missing(connection, run.run_id)
+    return new
+
+
+def may_end(known: Run, run: Run) -> bool:
+    """Whether a record from elsewhere tells of the end of this very run, which is open here.
+
+    A task that was paid for ends only with itself, and what a person has settled only with a task. Where no
+    task is known, the request must be the same.
+    """
+    if not run.is_final or (known.task_id and known.task_id != run.task_id):
+        return False
+    if known.task_id:
+        return True
+    same = (known.digest, known.sandbox) == (run.digest, run.sandbox)
+    return same and (bool(run.task_id) or known.cost_micros is None)
 
 
 def count_missing(connection: sa.Connection, run_id: str) -> None:

@@ -214,14 +214,22 @@ def _pictures(count: int) -> str:
     return "picture" if count == 1 else "pictures"
 
 
-def checked_runs(runs: object) -> list[Run]:
-    """Runs that somebody gives, or the one; raises InvalidRequestError for what is no run."""
-    chosen: list[Run] = []
-    for run in runs if isinstance(runs, Iterable) and not isinstance(runs, Run) else [runs]:
+def checked_runs(given: Any) -> list[Run]:
+    """The runs that somebody gives: one, several, or what has them as ``.runs``, such as a sweep.
+
+    Raises
+    ------
+    InvalidRequestError
+        Something of it is no run.
+    """
+    if hasattr(given, "runs"):
+        given = given.runs() if callable(given.runs) else given.runs
+    several = isinstance(given, Iterable) and not isinstance(given, Run | str)
+    chosen = list(given) if several else [given]
+    for run in chosen:
         if not isinstance(run, Run):
             message = f"This is no run: {printable(repr(run), 80)}"
-            raise InvalidRequestError(message, field="runs", value=run, allowed="a list of Run")
-        chosen.append(run)
+            raise InvalidRequestError(message, field="runs", value=run, allowed="runs, or what has .runs")
     return chosen
 
 

@@ -21,7 +21,7 @@ from . import loop
 from .api import AsyncClient
 from .buyer import Buyer, Purchase
 from .collect import Collector
-from .errors import WaitTimeoutError
+from .errors import ConfigurationError, WaitTimeoutError
 from .flows import wait
 from .gate import Gate
 from .job import Job, came_to_nothing, stopped_error
@@ -31,7 +31,7 @@ from .ledger import Ledger
 from .originals import Images
 from .outcome import outcome
 from .parts import Body, Parts
-from .run import CANCELLED, FAILED, SUCCESS, TIMEOUT, Run, utc_now
+from .run import CANCELLED, FAILED, PLANNED, SUCCESS, TIMEOUT, Run, utc_now
 from .scheduler import Scheduler
 from .spec import Cadence, fail_code
 from .wire import TaskStatus
@@ -125,8 +125,19 @@ class Runner:
 
         `batch`: what it belongs to, such as a cell; batches take turns. `once`: if another process was
         quicker to ask for this very take, follow that one, and buy nothing.
+
+        Raises
+        ------
+        ConfigurationError
+            The run is in flight, or was bought before. One whose row is in the ledger is refused in its turn.
         """
         purchase = Purchase(Job(run), timeout_s, batch, once)
+        # One step, so that of two threads only one gets through.
+        if run.state != PLANNED or self._parts.live.setdefault(run.run_id, purchase.job) is not purchase.job:
+            step = "Nothing was sent. Plan it anew to ask for another draw."
+            raise ConfigurationError(
+                f"Run {run.run_id} was started before", run_id=run.run_id, next_step=step
+            )
         return self._launch(purchase.job, lambda: self._buyer.line_up(purchase))
 
     def resume(self, run: Run, timeout_s: float) -> Job:

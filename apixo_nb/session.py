@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from . import config, keys
@@ -34,9 +34,6 @@ from .runner import Runner
 from .service import Service
 from .spec import MODELS, Cadence
 from .text import dollars
-
-if TYPE_CHECKING:
-    pass
 
 
 class Session(Records):
@@ -210,7 +207,7 @@ class Session(Records):
     def start(
         self, run: Run, timeout_s: float | None = None, *, batch: Hashable = None, once: bool = False
     ) -> Job:
-        """Buy a planned run. Returns at once with its `Job`; see `Runner.start` for `batch` and `once`."""
+        """Buy a planned run, once. Returns at once with its `Job`; see `Runner.start` for the rest."""
         check_timeout(timeout_s)
         return self.runner.start(run, timeout_s or self.settings.timeout, batch=batch, once=once)
 

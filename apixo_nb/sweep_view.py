@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import axes
-from .display import dollars, render
+from .display import price, render
 from .job import Job
 from .run import Image, Run
 from .session import Session
@@ -73,7 +74,7 @@ class SweepShown:
 
     def line(self, elapsed_s: float) -> dict[str, str]:
         """One line for all: counts, money, the expected end."""
-        self._make_small(_AT_A_TIME)
+        self._make_some_small()
         tally = count(self.jobs, self._bought)
         left = about(self._forecast.left_s(self.jobs, time.monotonic()))
         words = [*tally.words(), tally.money(), f"{elapsed_s:.0f} s, {left}"] if self.jobs else ["Starting"]
@@ -120,16 +121,19 @@ class SweepShown:
 
     def lasting(self) -> dict[str, str]:
         """The summary, what went wrong, and a gallery of small pictures."""
-        self._make_small(None)
-        tiles = [self._tile(job.run, image) for job in self.jobs for image in job.run.images if image.file]
-        shown = _that_fit(tiles)
+        pictures = [(job, image) for job in self.jobs for image in job.run.images if image.file]
+        shown = _that_fit(self._tile(job, image) for job, image in pictures)
+        kept = {_key(job, image) for job, image in pictures[: len(shown)]}
+        for key in list(self._small):
+            if key not in kept:
+                self._small.pop(key, None)
         html = render(
             "sweep.html",
             summary=self.summary,
             sandbox=any(job.run.sandbox for job in self.jobs),
             failures=self.failures,
             tiles=shown,
-            more=len(tiles) - len(shown),
+            more=len(pictures) - len(shown),
         )
         return {"text/html": html, "text/plain": self.lasting_text()}
 
@@ -149,17 +153,29 @@ class SweepShown:
 
     # --- pictures ---
 
-    def _make_small(self, most: int | None) -> None:
-        """Make some pictures small, of runs that have ended; all of them if `most` is None."""
-        made = 0
-        for job in self.jobs:
-            for image in job.run.images if job.done else ():
-                key = (job.run.run_id, image.index)
-                if image.file and key not in self._small and (most is None or made < most):
-                    made += 1
-                    self._small[key] = _data_uri(self._session.images.small(*key[:1], image, SMALL_PX))
+    def _make_some_small(self) -> None:
+        """Make a few more pictures small, of runs that have ended, while there is room in the gallery."""
+        if sum(map(len, self._small.values())) >= _GALLERY_CHARACTERS:
+            return
+        left = (
+            (job, image)
+            for job in self.jobs
+            for image in job.run.images
+            if job.done and image.file and _key(job, image) not in self._small
+        )
+        for job, image in list(itertools.islice(left, _AT_A_TIME)):
+            self._make_small(job, image)
 
-    def _tile(self, run: Run, image: Image) -> Tile:
+    def _make_small(self, job: Job, image: Image) -> str:
+        """The small picture of one that is there, as a data URI; made once while it is shown."""
+        made = self._small.get(_key(job, image))
+        if made is None:
+            made = _data_uri(self._session.images.small(job.run.run_id, image, SMALL_PX))
+            self._small[_key(job, image)] = made
+        return made
+
+    def _tile(self, job: Job, image: Image) -> Tile:
+        run = job.run
         words = [printable(axes.value(run, name), 40) for name in self._names]
         words += [f"take {run.take}"] if self._takes else []
         words += [f"{image.index + 1} of {len(run.files)}"] if len(run.files) > 1 else []
@@ -167,7 +183,7 @@ class SweepShown:
         scale = min(1.0, SMALL_PX / max(width, height))
         return Tile(
             link=self._session.images.link(image),
-            data_uri=self._small.get((run.run_id, image.index), ""),
+            data_uri=self._make_small(job, image) if job.done else "",
             width=round(width * scale),
             height=round(height * scale),
             caption=" · ".join(word for word in words if word) or printable(run.prompt, 60),
@@ -176,12 +192,16 @@ class SweepShown:
         )
 
 
+def _key(job: Job, image: Image) -> tuple[str, int]:
+    return job.run.run_id, image.index
+
+
 def _data_uri(webp: bytes) -> str:
     return f"data:image/webp;base64,{base64.b64encode(webp).decode('ascii')}" if webp else ""
 
 
-def _that_fit(tiles: Sequence[Tile]) -> list[Tile]:
-    """The first ones that are together as light as a saved notebook should be."""
+def _that_fit(tiles: Iterable[Tile]) -> list[Tile]:
+    """The first ones that are together as light as a saved notebook should be; asks for one more at most."""
     room, found = _GALLERY_CHARACTERS, []
     for tile in tiles:
         room -= (
@@ -210,7 +230,7 @@ def plan_bundle(plan: Plan, base_url: str) -> dict[str, str]:
         {
             "cells": [*(printable(axes.value(run, name), 60) for name in names), f"{run.take}"],
             "prompt": printable(run.prompt, 100),
-            "cost": _WORDS[decision.action] if decision.action != "buy" else dollars(run.price_micros),
+            "cost": _WORDS[decision.action] if decision.action != "buy" else price(run.price_micros),
         }
         for decision in plan.decisions[:_ROWS]
         for run in [decision.run]

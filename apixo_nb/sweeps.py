@@ -11,19 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from . import options
-from .errors import CostLimitError, InvalidRequestError, remember
-from .expansion import Template, values_in, values_of
+from .errors import ConfigurationError, CostLimitError, remember
+from .expansion import Template, values_of
 from .job import Job, stop_all
 from .labels import check_switch, check_timeout, make_labels
 from .live import Watch
 from .loop import TICK_S
-from .planning import Asked, make_plan, typed_lists
-from .prompt_table import is_csv, is_table, templates_in, templates_of
-from .request import known_model
+from .planning import Asked, draws_of, make_plan, templates_given, typed_lists, wishes_of
 from .run import UNKNOWN, Run
 from .session import Session
 from .shared import current
@@ -31,13 +30,27 @@ from .spec import DEFAULT_MODEL
 from .sweep_view import SweepShown, plan_bundle
 from .tally import DONE, FAILED, Plan, standing
 from .template import split_prompts
-from .text import dollars, printable
+from .text import dollars
 
 if TYPE_CHECKING:
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
     from .grids import Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a sweep is to be started; the first three as in `sweep`.
+
+    `draws`: whether its runs count as this kernel's draws, see `Sweep.forget_draws`; as with `generate`,
+    where replay is wanted.
+    """
+
+    max_cost_usd: float | None = None
+    yes: bool = False
+    timeout_s: float | None = None
+    draws: bool = True
 
 
 class Sweep:
@@ -53,8 +66,10 @@ class Sweep:
         One for each of its runs, in the order of the cells; empty while it has not started.
     """
 
-    def __init__(self, session: Session, plan: Plan) -> None:
+    def __init__(self, session: Session, plan: Plan, terms: Terms | None = None) -> None:
         self.plan = plan
+        self._terms = terms or Terms()  # what counts where `agree` and `start` are told nothing else
+        self._agreed = self._begun = False
         self.jobs: list[Job] = []
         self._session = session
         self._bought: list[Job] = []
@@ -97,8 +112,10 @@ class Sweep:
 
     def frame(self) -> pd.DataFrame:
         """Its runs as a table with the columns of `history`."""
+        from .accessor import register
         from .frame import history_frame
 
+        register()
         return history_frame(self.runs, self._session.shown_path)
 
     def grid(self, x: str | None = None, y: str | None = None) -> Grid:
@@ -112,19 +129,52 @@ class Sweep:
     def agree(self, max_cost_usd: float | None = None, *, yes: bool = False) -> Self:
         """Check limits and budgets, and ask where much would be newly paid.
 
+        What is not given is as it was when the sweep was made.
+
         Raises
         ------
         CostLimitError
             It is above a limit, or nobody agreed to it.
         """
         plan, limit_usd = self.plan, self._session.settings.ask_above_usd
-        self._session.check_cost(plan.bought, max_cost_usd)
-        if not yes and plan.price_micros > round(limit_usd * 1e6):
+        terms = self._terms
+        self._session.check_cost(plan.bought, terms.max_cost_usd if max_cost_usd is None else max_cost_usd)
+        if not (yes or terms.yes) and plan.price_micros > round(limit_usd * 1e6):
             _ask(plan, limit_usd)
+        self._agreed = True
         return self
 
     def start(self, timeout_s: float | None = None) -> Self:
-        """Buy what is to be bought, and take up what is open; returns at once."""
+        """Buy what is to be bought, and take up what is open; returns at once. Once: a plan is bought once.
+
+        Where nobody has agreed to it yet, that comes first, see `agree`.
+
+        Raises
+        ------
+        ConfigurationError
+            It was started before, be it only in part.
+        CostLimitError
+            It is above a limit, or nobody agreed to it.
+        """
+        self._check_not_begun()
+        check_timeout(timeout_s)
+        if not self._agreed:
+            self.agree()
+        _ = self._session.runner  # no key, no ledger: said while nothing has begun
+        with self._lock:
+            self._check_not_begun()  # again: somebody may have taken their time to agree
+            self._begun = True
+        self._carry_out(timeout_s or self._terms.timeout_s)
+        if not self._terms.draws:
+            self.forget_draws()
+        return self
+
+    def _check_not_begun(self) -> None:
+        if self._begun:
+            step = "Nothing more was sent. `wait()` for it; to buy more, make a new sweep."
+            raise ConfigurationError("This sweep was started before", next_step=step)
+
+    def _carry_out(self, timeout_s: float | None) -> None:
         decisions = self.plan.decisions
         made: dict[int, Job] = {}
         # One take of every cell before the second of any: what is stopped early has a bit of everything.
@@ -134,12 +184,13 @@ class Sweep:
                 made[index] = self._session.carry_out(decisions[index], timeout_s, batch=self)
         except BaseException:
             stop_all(list(made.values()))
+            self._open = len(made)  # the others were never begun
             raise
-        self._bought += [made[index] for index in made if decisions[index].action == "buy"]
-        self.jobs += [made[index] for index in range(len(decisions))]
-        for job in self.jobs:
-            job.answer.add_done_callback(self._one_ended)
-        return self
+        finally:  # also of a part: what may be paid for is not lost sight of
+            self._bought += [made[index] for index in made if decisions[index].action == "buy"]
+            self.jobs += [made[index] for index in sorted(made)]
+            for job in self.jobs:
+                job.answer.add_done_callback(self._one_ended)
 
     def _one_ended(self, _answer: object) -> None:
         with self._lock:
@@ -163,7 +214,10 @@ class Sweep:
         ------
         ApixoError
             Nothing came at all: the first one's error. Where some came, see `failed`.
+        ConfigurationError
+            It was not started.
         """
+        self._check_started()
         if (shell := _shell()) is not None and not self.done:
             self.watch(shell).block()
             self._shown_in = shell.execution_count
@@ -181,6 +235,7 @@ class Sweep:
         return self._awaited().__await__()
 
     async def _awaited(self) -> Self:
+        self._check_started()
         if (shell := _shell()) is not None and not self.done:
             await self.watch(shell, button=True).wait()
             self._shown_in = shell.execution_count
@@ -193,6 +248,11 @@ class Sweep:
             raise remember(stop, run_id=self.runs[0].run_id, task_id=self.runs[0].task_id) from None
         self.shown.check()
         return self
+
+    def _check_started(self) -> None:
+        if not self.jobs:
+            step = "Call start() on it; a sweep that was stopped before it began is made anew."
+            raise ConfigurationError("This sweep was not started", next_step=step)
 
     def cancel(self) -> None:
         """Stop waiting for all of it. What was not sent is not sent; tasks stay, and can be resumed."""
@@ -300,7 +360,7 @@ def sweep(
     yes : bool
         Do not ask, however much it costs; see ``%config Apixo.ask_above_usd``.
     dry_run : bool
-        Only plan it: the Sweep shows its cells and their cost, and nothing is sent.
+        Only plan it: the Sweep shows its cells and their cost. Nothing is sent until its `start` is called.
     raw : bool
         The templates are prompts as they are; nothing is filled.
     **values
@@ -320,69 +380,17 @@ def sweep(
         model=model,
         image_urls=image_urls,
         labels=make_labels(name, tags, note),
-        repeat=_repeat(repeat),
+        repeat=draws_of(repeat),
         raw=raw,
         new=_shell() is None if replay is None else not replay,
-        **_values(model, values),
+        **wishes_of(model, values),
     )
-    made = Sweep(session, make_plan(session, _templates(template, model), asked))
-    return made if dry_run else _started(made.agree(max_cost_usd, yes=yes), timeout_s, draws=not asked.new)
+    terms = Terms(max_cost_usd, yes, timeout_s, draws=not asked.new)
+    made = Sweep(session, make_plan(session, templates_given(template, model), asked), terms)
+    return made if dry_run else _started(made.agree())
 
 
-def _started(made: Sweep, timeout_s: float | None, *, draws: bool) -> Sweep:
+def _started(made: Sweep) -> Sweep:
     if _shell() is not None:
         print(made.plan.summary)  # noqa: T201 - in a notebook it is seen before anything is paid
-    made.start(timeout_s)
-    if not draws:
-        made.forget_draws()  # as with `generate`: they are counted where replay is wanted
-    return made
-
-
-def _values(model: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given of the model's parameters and of variables; one value of a variable is a list of one."""
-    parameters = {parameter.wire for parameter in known_model(model).parameters}
-    lists = {name: values_in(name, value) for name, value in values.items() if _is_list(value)}
-    single = {name: value for name, value in values.items() if name not in lists}
-    return {
-        "parameters": {name: value for name, value in single.items() if name in parameters},
-        "lists": typed_lists(model, {name: lists[name] for name in lists if name in parameters}),
-        "sets": {
-            name: lists[name] if name in lists else values_in(name, [single[name]])
-            for name in values
-            if name not in parameters
-        },
-    }
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
-
-
-def _repeat(repeat: object) -> int:
-    if isinstance(repeat, int) and not isinstance(repeat, bool) and 1 <= repeat <= options.MOST_DRAWS:
-        return repeat
-    raise InvalidRequestError(
-        f"repeat cannot be {printable(repr(repeat), 60)}",
-        field="repeat",
-        value=repeat,
-        allowed=f"a whole number from 1 to {options.MOST_DRAWS}",
-    )
-
-
-def _templates(template: Any, model: str) -> list[Template]:
-    facts = known_model(model)
-    if is_table(template):
-        return templates_of(template, facts)
-    if is_csv(template):
-        return templates_in(template, facts)
-    if isinstance(template, str):
-        return [Template(template)]
-    texts = values_in("template", template)
-    for text in texts:
-        if not isinstance(text, str):
-            raise InvalidRequestError(
-                f"A template is no text: {printable(repr(text), 60)}", field="template", value=text
-            )
-    if not texts:
-        raise InvalidRequestError("There is no template", field="template", allowed="at least one")
-    return [Template(text) for text in texts]
+    return made.start()

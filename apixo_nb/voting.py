@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.getipython import get_ipython
+from IPython.display import display
 
 from . import axes, ballot
 from .ballot import OUTCOMES, Picture, Vote
 from .choices import KEEP, Keep, choose
-from .desk import Desk, Sentence, has_widgets
-from .display import ballot_html
-from .errors import ConfigurationError, InvalidRequestError
-from .run import Run, utc_now
+from .desk import Desk, has_widgets
+from .display import ballot_html, sentence_html
+from .errors import InvalidRequestError
+from .ledger import Ledger
+from .run import Run, checked_runs, utc_now
 from .session import Session
 from .shared import current
 from .target import checked_target, new_file
@@ -40,7 +42,7 @@ _COLUMNS = {
 }
 
 
-class Ballot(Desk):
+class Ballot:
     """A ballot over the pictures of some runs. As the value of a cell it asks for votes.
 
     Attributes
@@ -52,29 +54,47 @@ class Ballot(Desk):
     """
 
     def __init__(self, session: Session, runs: Iterable[Run], by: str, name: str) -> None:
-        from .widget import VoteWidget
-
         self.by, self.name = by, name
-        self._pictures = ballot.candidates(runs)
-        self._ledger = session.ledger
-        self._dice = random.Random(secrets.randbits(64))  # noqa: S311 - a lot, no secret
-        self._open: list[tuple[Picture, Picture]] = []
-        self._turn = 0
-        super().__init__(VoteWidget(), _NO_WIDGETS)
-        self._begin()
+        self.pictures = ballot.candidates(runs)
+        self._session = session
+        self._desk: BallotDesk | None = None
 
     def __repr__(self) -> str:
-        return f"<Ballot {self.name!r} by {self.by}: {len(self.votes())} votes, {len(self._open)} pairs left>"
+        return f"<Ballot {self.name!r} by {self.by}: {len(self.votes())} votes, {len(self)} pairs left>"
 
     def __len__(self) -> int:
         """How many pairs are still to be voted on."""
-        return len(self._open)
+        return len(self.pairs())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def _ipython_display_(self) -> None:
+        if not has_widgets(get_ipython()):
+            display({"text/html": sentence_html(_NO_WIDGETS), "text/plain": _NO_WIDGETS}, raw=True)
+            return
+        self._desk = self._desk or BallotDesk(self)
+        self._desk._ipython_display_()
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where its votes are kept."""
+        return self._session.ledger
+
+    def pairs(self) -> list[tuple[Picture, Picture]]:
+        """The pairs that are still to be asked for, newly drawn; see `ballot.pairs`."""
+        dice = random.Random(secrets.randbits(64))  # noqa: S311 - a lot, no secret
+        return ballot.pairs(self.pictures, self.by, self.votes(), dice)
 
     def votes(self) -> list[Vote]:
         """The votes of this ballot, oldest first; those of pictures that are not in it are left out."""
-        known = {picture.key for picture in self._pictures}
-        cast = self._ledger.votes(self.name)
+        known = {picture.key for picture in self.pictures}
+        cast = self.ledger.votes(self.name)
         return [vote for vote in cast if vote.left in known and vote.right in known]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What came of it, as `ballot.results` has it."""
+        return ballot.results(self.pictures, self.by, self.votes())
 
     def results(self) -> pd.DataFrame:
         """One row a value of the axis (the index), best first.
@@ -84,7 +104,7 @@ class Ballot(Desk):
         """
         from .frame import typed
 
-        rows = ballot.results(self._pictures, self.by, self.votes())
+        rows = self.rows()
         values = {column: [row[column] for row in rows] for column in _COLUMNS}
         return typed(values, _COLUMNS).set_index("value").rename_axis(self.by)
 
@@ -97,35 +117,36 @@ class Ballot(Desk):
             The file cannot be written.
         """
         target = checked_target(path, "jsonl")
-        lines = [
-            json.dumps(each, ensure_ascii=False) for each in ballot.preferences(self._pictures, self.votes())
-        ]
+        found = ballot.preferences(self.pictures, self.votes())
+        lines = [json.dumps(each, ensure_ascii=False) for each in found]
         with new_file(target, "preferences") as file:
             file.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
         return target
 
-    # --- voting ---
 
-    def _begin(self) -> None:
-        self._open = ballot.pairs(self._pictures, self.by, self.votes(), self._dice)
+class BallotDesk(Desk):
+    """Asks for the votes of a ballot."""
+
+    def __init__(self, asked: Ballot) -> None:
+        from .widget import VoteWidget
+
+        self._ballot = asked
+        self._open = asked.pairs()
+        self._turn = 0
+        super().__init__(VoteWidget(), _NO_WIDGETS)
         self._show_pair()
 
     def _show_pair(self) -> None:
         self._turn += 1
-        done = len(self.votes())
+        done = len(self._ballot.votes())
         pair: dict[str, Any] = {"done": done, "left": len(self._open), "turn": self._turn, "pictures": None}
         if self._open:
             sides = self._open[0]
             # Neither names nor alternative texts: the page is not to know what it shows.
-            pair["pictures"] = [self._blind(side) for side in sides]
+            pair["pictures"] = [_blind(side) for side in sides]
             same = sides[0].run.prompt == sides[1].run.prompt
             pair["prompt"] = sides[0].run.prompt[:_PROMPT_SHOWN] if same else ""
         self._set(pair=pair, facts={"id": self._id})
-
-    def _blind(self, side: Picture) -> dict[str, Any]:
-        image = side.image
-        size = {"width": image.width or 1, "height": image.height or 1}
-        return {"run_id": side.run.run_id, "index": image.index, "file": image.file, "alt": "", **size}
 
     def _ask_hello(self, _asked: dict[str, Any]) -> dict[str, Any]:
         self._set_again("facts", "pair", "results")
@@ -141,10 +162,9 @@ class Ballot(Desk):
             if asked.get("turn") != self._turn or not self._open:
                 return {}
             left, right = self._open[0]
-            vote = Vote(
-                secrets.token_hex(16), utc_now(), self.name, *left.key, *right.key, outcome=str(outcome)
-            )
-            self._ledger.cast(vote)
+            keys = (*left.key, *right.key)
+            vote = Vote(secrets.token_hex(16), utc_now(), self._ballot.name, *keys, outcome=str(outcome))
+            self._ballot.ledger.cast(vote)
             del self._open[0]
             self._show_pair()
         return {}
@@ -152,25 +172,31 @@ class Ballot(Desk):
     def _ask_undo(self, _asked: dict[str, Any]) -> dict[str, Any]:
         """Take the last vote back; its pair is the next one."""
         with self._lock:
-            votes = self.votes()
+            votes = self._ballot.votes()
             if not votes:
                 return {}
-            self._ledger.take_back(votes[-1].vote_id)
-            known = {picture.key: picture for picture in self._pictures}
+            self._ballot.ledger.take_back(votes[-1].vote_id)
+            known = {picture.key: picture for picture in self._ballot.pictures}
             self._open.insert(0, (known[votes[-1].left], known[votes[-1].right]))
             self._show_pair()
         return {}
 
     def _ask_count(self, _asked: dict[str, Any]) -> dict[str, Any]:
         """Show what came of it, and leave it in the notebook."""
-        rows = ballot.results(self._pictures, self.by, self.votes())
-        self._set(results={"by": self.by, "rows": rows})
+        by, rows = self._ballot.by, self._ballot.rows()
+        self._set(results={"by": by, "rows": rows})
         text = "\n".join(f"{row['value']}: {row['wins']} of {row['votes']}" for row in rows)
-        self._leave({"text/html": ballot_html(self.name, self.by, rows), "text/plain": text})
+        self._leave({"text/html": ballot_html(self._ballot.name, by, rows), "text/plain": text})
         return {}
 
 
-def vote(runs: Any, by: str | None = None, *, name: str | None = None) -> Ballot | Sentence:
+def _blind(side: Picture) -> dict[str, Any]:
+    image = side.image
+    size = {"width": image.width or 1, "height": image.height or 1}
+    return {"run_id": side.run.run_id, "index": image.index, "file": image.file, "alt": "", **size}
+
+
+def vote(runs: Any, by: str | None = None, *, name: str | None = None) -> Ballot:
     """Ask for blind votes between the pictures of runs: arrow keys choose, names are hidden.
 
     Parameters
@@ -185,9 +211,9 @@ def vote(runs: Any, by: str | None = None, *, name: str | None = None) -> Ballot
     Raises
     ------
     InvalidRequestError
-        The runs differ in nothing, or there are not two pictures to compare.
+        These are no runs, they differ in nothing, or there are not two pictures to compare.
     """
-    chosen = _runs_of(runs)
+    chosen = checked_runs(runs)
     differing = axes.names(chosen)
     if by is not None:
         axes.check(chosen, by)
@@ -198,8 +224,6 @@ def vote(runs: Any, by: str | None = None, *, name: str | None = None) -> Ballot
         raise InvalidRequestError(
             f"There are no two pictures that differ in {axis!r:.60}", field="by", value=axis
         )
-    if not has_widgets(get_ipython()):
-        return Sentence(_NO_WIDGETS)
     return Ballot(current(), chosen, axis, name or f"by {axis}")
 
 
@@ -218,11 +242,3 @@ def rate(
     """
     run_id = run.run_id if isinstance(run, Run) else run
     return choose(current(), run_id, index, rating=rating, starred=starred, note=note, tags=tags)
-
-
-def _runs_of(runs: Any) -> list[Run]:
-    found = runs.runs if hasattr(runs, "runs") else runs
-    found = list(found() if callable(found) else found)
-    if not all(isinstance(run, Run) for run in found):
-        raise ConfigurationError("Votes are about runs", next_step="Give a list of runs, or a sweep.")
-    return found

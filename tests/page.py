@@ -114,6 +114,8 @@ class Page:
     def tell(self, name: str, **given: Any) -> str:
         """Ask, and do not wait; returns what names the call."""
         call = uuid.uuid4().hex
+        if name in ("generate", "again"):  # a click agrees to what the page shows
+            given.setdefault("mark", self.state["facts"]["mark"])
         self.send({"method": "custom", "content": {"ask": name, "call": call, **given}})
         return call
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import re
 import subprocess
 import sys
-import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from pandas.testing import assert_frame_equal
 
 import apixo_nb
 from apixo_nb import formats, frame
-from apixo_nb.accessor import Table
+from apixo_nb.accessor import Table, register
 from apixo_nb.choices import choose
 from apixo_nb.errors import ApixoError, BudgetError, ConfigurationError, CostLimitError, InvalidRequestError
 from apixo_nb.run import Image, Run
@@ -32,6 +30,12 @@ from tests.test_session import a_session
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 WEBP = "data:image/webp;base64,"
+
+
+@pytest.fixture(autouse=True)
+def known() -> None:
+    """As whatever gives a table to a person does."""
+    register()
 
 
 @pytest.fixture
@@ -119,21 +123,55 @@ def test_runs_of_another_ledger_are_named_and_can_be_asked_there(service: Sandbo
         assert table.apixo.of(other).gallery().html.count(WEBP) == 1
 
 
-@pytest.mark.usefixtures("runs")
-def test_it_is_registered_once_however_often_modules_are_loaded():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        importlib.reload(frame)
-        importlib.reload(frame)
-    assert len(history().apixo.runs()) == 3
-
-
-@pytest.mark.parametrize("module", ["frame", "formats", "accessor"])
-def test_first_table_has_it_whoever_imports_pandas(module: str):
-    look = "print(*(hasattr(pandas.DataFrame(columns), 'apixo') for columns in ({}, {'run_id': []})))"
-    script = f"import apixo_nb.{module}, pandas; {look}"
+def fresh(script: str) -> list[str]:
+    """The words that a new interpreter prints, of which nobody has asked a table yet."""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
+    return done.stdout.split()
+
+
+def test_it_is_registered_once_however_often_its_module_is_loaded():
+    script = """
+import importlib, warnings
+import pandas
+from apixo_nb import accessor
+table = lambda: pandas.DataFrame(columns=["run_id"])
+warnings.simplefilter("error")
+before = hasattr(table(), "apixo")
+accessor.register()
+accessor.register()
+old = accessor.Table
+importlib.reload(accessor)
+accessor.register()
+print(before, type(table().apixo) is accessor.Table, accessor.Table is not old)
+"""
+    assert fresh(script) == ["False", "True", "True"]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "apixo_nb.history()",
+        "apixo_nb.images()",
+        "apixo_nb.sweep('a {what}', what=['fox', 'cat'], dry_run=True).frame()",
+        "shell.run_line_magic('apixo', 'history')",
+    ],
+)
+@pytest.mark.usefixtures("service")
+def test_first_table_of_a_kernel_has_it_wherever_it_comes_from(table: str):
+    script = f"""
+import apixo_nb
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.run_line_magic("load_ext", "apixo_nb")
+print(type(({table}).apixo).__name__)
+"""
+    assert fresh(script) == ["Table"]
+
+
+@pytest.mark.usefixtures("service")
+def test_tables_of_a_session_are_plain():
+    script = "from apixo_nb.shared import current; print(hasattr(current().history(), 'apixo'))"
+    assert fresh(script) == ["False"]
 
 
 # --- to look at ---
@@ -322,8 +360,7 @@ def test_plot_without_matplotlib_says_how_to_install_it(session: Session, monkey
 
 def test_nobody_waits_for_matplotlib_before_the_first_plot():
     script = "import apixo_nb.accessor, sys; print('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert fresh(script) == ["False"]
 
 
 # --- again ---

@@ -32,8 +32,8 @@ HOUSE = (
     "session",
     "board choices live lost planning purse rescue shared status sweep_view",
     "grids",
-    "accessor asks doctor exchange sweeps",
-    "desk",
+    "accessor asks doctor exchange",
+    "desk functions sweeps",
     "live_grid panels voting",
     "commands",
     "magic",
@@ -142,16 +142,16 @@ def test_sandbox_is_imported_by_the_service_and_the_command_line_only_and_late()
     ("package", "homes"),
     [
         ("httpx2", {"transport.py", "download.py", "address.py"}),
-        # session and shared name it for annotations, see below
+        # records and functions name it for annotations, see below
         (
             "pandas",
             {
                 "accessor.py",
                 "formats.py",
                 "frame.py",
+                "functions.py",
                 "gallery.py",
                 "records.py",
-                "shared.py",
                 "summaries.py",
                 "sweeps.py",
                 "voting.py",

@@ -71,6 +71,44 @@ def test_pairs_that_have_met_are_done_whichever_side_they_were_on():
     }
 
 
+def test_of_very_many_pairs_a_fair_sample_is_asked_for():
+    runs = [a_run(style, ratio) for style in ("ink", "oil", "wax") for ratio in ("1:1", "3:2")]
+    images = tuple(
+        Image(index=at, url="https://x.test/a.png", file=f"{next(_number)}.png") for at in range(7_000)
+    )
+    pictures = pictures_of(*(run.but(images=images) for run in runs))
+    assert len(pictures) == 42_000  # 294 million pairs that differ in nothing but the style
+    found = ballot.pairs(pictures, "style", [], random.Random(1))
+    keys = {frozenset((left.key, right.key)) for left, right in found}
+    assert len(found) == len(keys) == ballot.MOST_PAIRS
+    kinds: Counter[str] = Counter()
+    for left, right in found:
+        assert axes.value(left.run, "style") != axes.value(right.run, "style")
+        assert left.run.aspect_ratio == right.run.aspect_ratio
+        kinds[left.run.run_id] += 1
+    assert set(kinds) == {run.run_id for run in runs}
+    assert min(kinds.values()) > 0.8 * max(kinds.values())
+    votes = [a_vote(left, right, "tie") for left, right in found[:50]]
+    again = ballot.pairs(pictures, "style", votes, random.Random(1))
+    assert not {frozenset((left.key, right.key)) for left, right in again} & {
+        frozenset((vote.left, vote.right)) for vote in votes
+    }
+
+
+def test_pairs_are_the_same_as_one_by_one():
+    runs = [a_run(style, ratio, 2) for style, ratio in zip("aabbbc", ["1:1", "3:2"] * 3, strict=True)]
+    pictures = pictures_of(*runs)
+    expected = {
+        frozenset((one.key, other.key))
+        for one in pictures
+        for other in pictures
+        if one.run.variables != other.run.variables and one.run.aspect_ratio == other.run.aspect_ratio
+    }
+    found = ballot.pairs(pictures, "style", [], random.Random(1))
+    assert len(found) == len(expected)
+    assert {frozenset((left.key, right.key)) for left, right in found} == expected
+
+
 def test_sides_are_drawn_by_lot():
     pictures = pictures_of(*(a_run("ink") for _ in range(12)), *(a_run("oil") for _ in range(12)))
     found = ballot.pairs(pictures, "style", [], random.Random(7))
@@ -114,7 +152,14 @@ def test_every_vote_is_counted_once_on_each_side(cast: list[tuple[int, int, str]
     for row in rows:
         assert row["votes"] == row["wins"] + row["losses"] + row["ties"]
         if row["votes"]:
-            assert 0 <= row["low"] <= row["win_rate"] <= row["high"] <= 1
+            assert 0 <= row["low"] <= row["win_rate"] + 1e-9
+            assert row["win_rate"] - 1e-9 <= row["high"] <= 1
+
+
+def test_rounding_does_not_put_a_rate_outside_its_interval():
+    left, right = pictures_of(a_run("a"), a_run("b"))
+    rows = ballot.results([left, right], "style", [a_vote(left, right, "left") for _ in range(6)])
+    assert [(row["low"] <= row["win_rate"] <= row["high"]) for row in rows] == [True, True]
 
 
 def test_preferences_name_what_was_chosen_and_leave_ties_out():

@@ -24,7 +24,8 @@ from apixo_nb import bundle, commands, doctor, intake, luggage, shared
 from apixo_nb.choices import choose
 from apixo_nb.config import Apixo
 from apixo_nb.download import Limits
-from apixo_nb.errors import ApixoError, LedgerError
+from apixo_nb.errors import ApixoError, BudgetError, LedgerError
+from apixo_nb.exchange import parted
 from apixo_nb.purse import budgets, set_budget
 from apixo_nb.run import SCHEMA_VERSION, Image, Run
 from apixo_nb.sandbox import Sandbox
@@ -67,6 +68,11 @@ def encoded(kind: str = "PNG", colour: str = "red", **options: Any) -> bytes:
 SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 
+def made_at(run: Run, when: datetime) -> Run:
+    """The run as it would be if it had been made then: its id tells of it."""
+    return run.but(created_at=when, run_id=f"{when:%Y%m%d-%H%M%S}{run.run_id[15:]}")
+
+
 def with_pictures(run: Run, pictures: list[bytes], kind: str = "PNG") -> Run:
     """The run as a success with these pictures, at their places."""
     urls = tuple(f"https://pictures.example/{number}.png?sig=s3cret" for number in range(len(pictures)))
@@ -104,13 +110,13 @@ def a_success(
     colours = ["red", "green", "blue", "white"]
     pictures = [encoded(kind, colours[number]) for number in range(count)]
     run = a_run(prompt, **{"cost_micros": 350_000 * count, "sandbox": False, **changes})
-    return keep(session, with_pictures(run, pictures, kind), pictures)
+    return keep(session, with_pictures(made_at(run, run.created_at), pictures, kind), pictures)
 
 
 def fill(session: Session) -> list[Run]:
     """All kinds of runs, a value in every column of one, choices, odd texts."""
     full = a_full_run(callback_url=CALLBACK, request_type="callback", notebook="foxes.ipynb", take=3)
-    full = full.but(images=())
+    full = made_at(full.but(images=()), NOON)
     keep(
         session, with_pictures(full, [encoded(), encoded(colour="blue")]), [encoded(), encoded(colour="blue")]
     )
@@ -331,17 +337,101 @@ def test_run_that_has_ended_here_is_not_opened_again(here: Session, there: Sessi
 
 
 @pytest.mark.parametrize(
-    "changes", [{"prompt": "another"}, {"task_id": "task_2"}, {"sandbox": True}, {"created_at": NOON}]
+    "changes",
+    [
+        {"prompt": "another"},
+        {"task_id": "task_2"},
+        {"sandbox": True},
+        {"created_at": NOON.replace(microsecond=7)},
+    ],
 )
 def test_another_run_of_the_same_id_is_refused(
     here: Session, there: Session, tmp_path: Path, changes: dict[str, Any]
 ):
-    run = a_run("a fox", sandbox=False, state="processing", task_id="task_1")
+    run = made_at(a_run("a fox", sandbox=False, state="processing", task_id="task_1"), NOON)
     there.ledger.insert(run)
     here.ledger.insert(run.but(state="failed", fail_msg="made up", **changes))
     done = there.import_bundle(here.export(tmp_path / "runs.zip"))
     assert done.problems == [f"run {run.run_id}: another run of that id is here"]
     assert there.ledger.runs() == [run]
+
+
+ENDS: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
+    ({"state": "submitted", "task_id": "TASK-1"}, {"state": "failed", "cost_micros": 0}, False),
+    ({"state": "timeout", "task_id": "TASK-1"}, {"state": "failed", "task_id": "TASK-1"}, True),
+    ({"state": "unknown"}, {"state": "failed", "cost_micros": 0}, True),
+    ({"state": "unknown"}, {"state": "success", "task_id": "TASK-1"}, True),
+    ({"state": "unknown", "cost_micros": 350_000}, {"state": "failed", "cost_micros": 0}, False),
+    ({"state": "unknown", "cost_micros": 350_000}, {"state": "failed", "task_id": "TASK-1"}, True),
+]
+
+
+@pytest.mark.parametrize("number", range(len(ENDS)))
+def test_end_is_taken_only_if_it_is_that_of_the_task(
+    here: Session, there: Session, tmp_path: Path, number: int
+):
+    mine, theirs, is_taken = ENDS[number]
+    run = a_run("a fox", sandbox=False)
+    there.ledger.insert(run.but(**mine))
+    here.ledger.insert(run.but(**theirs))
+    done = there.import_bundle(here.export(tmp_path / "runs.zip"))
+    assert (done.gained, done.same, done.problems) == (int(is_taken), int(not is_taken), [])
+    assert there.run(run.run_id) == run.but(**(mine | theirs if is_taken else mine))
+
+
+def test_nothing_that_is_known_here_is_forgotten(here: Session, there: Session, tmp_path: Path):
+    run = a_run("a fox", sandbox=False, task_id="TASK-1")
+    there.ledger.insert(run.but(state="processing", submitted_at=run.created_at, callback_url=CALLBACK))
+    here.ledger.insert(run.but(state="failed", fail_msg="late"))
+    there.import_bundle(here.export(tmp_path / "runs.zip"))
+    wanted = run.but(state="failed", fail_msg="late", submitted_at=run.created_at, callback_url=CALLBACK)
+    assert there.run(run.run_id) == wanted
+    there.ledger.insert(other := a_run("a cat", task_id="TASK-2", state="processing", callback_url=CALLBACK))
+    assert there.ledger.catch_up(other.but(state="success", callback_url=None))
+    assert there.run(other.run_id) == other.but(state="success")
+
+
+def test_task_that_is_known_only_beside_the_ledger_is_not_lost(here: Session, there: Session, tmp_path: Path):
+    run = a_run("a fox", sandbox=False)
+    there.ledger.insert(run)
+    here.ledger.insert(run.but(state="failed", cost_micros=0))
+    kept = {"run_id": run.run_id, "task_id": "TASK-1", "at": run.created_at.isoformat()}
+    beside = there.settings.home_path / "ledger-tasks.jsonl"
+    beside.write_text(json.dumps(kept) + "\n", "utf-8")
+    there.import_bundle(here.export(tmp_path / "runs.zip"))
+    now = there.run(run.run_id)
+    assert (now.state, now.task_id, now.cost_micros) == ("submitted", "TASK-1", None)
+
+
+def test_run_that_somebody_works_on_is_left_alone(here: Session, there: Session, tmp_path: Path):
+    run = there.ledger.add(a_run("a fox", sandbox=False, state="processing", task_id="task_1"))
+    pictures = [encoded()]
+    keep(here, with_pictures(run, pictures), pictures)
+    path = here.export(tmp_path / "runs.zip")
+    with contextlib.closing(a_house(tmp_path / "there")) as other:  # another session on the same ledger
+        for session in (there, other):
+            done = session.import_bundle(path)
+            assert done.problems == [
+                f"run {run.run_id}: it is worked on here; import it once more afterwards"
+            ]
+            assert not session.ledger.catch_up(here.run(run.run_id))
+    assert there.run(run.run_id) == run
+    assert files(there.images.folder) == {}
+    there.ledger.release(run.run_id)
+    assert there.import_bundle(path).gained == 1
+    assert there.run(run.run_id) == here.run(run.run_id)
+
+
+def test_facts_of_another_task_change_no_row(here: Session):
+    run = a_run("a fox", state="processing", task_id="TASK-1")
+    here.ledger.insert(run)
+    theirs = with_pictures(run.but(task_id="TASK-2"), [encoded()])
+    for other in (theirs, theirs.but(task_id=None), theirs.but(task_id="TASK-1", state="processing")):
+        assert not here.ledger.catch_up(other)
+    assert here.ledger.runs() == [run]
+    here.ledger.update(run.run_id, state="success")
+    assert not here.ledger.catch_up(theirs)
+    assert here.ledger.catch_up(theirs.but(task_id="TASK-1"))
 
 
 def test_submit_without_an_answer_is_unknown_here_and_nobody_waits_for_it(
@@ -438,6 +528,17 @@ def a_picture(**changes: Any) -> list[dict[str, Any]]:
     return [{**run.images[0].model_dump(mode="json"), **changes}]
 
 
+def with_picture(count: int = 1, **changes: Any) -> dict[str, Any]:
+    """A run that is well, but for its picture."""
+    line = a_line()
+    line["images"] = [{**line["images"][0], **changes}] * count
+    return line
+
+
+def made(when: datetime) -> dict[str, Any]:
+    return made_at(a_run("a fox", sandbox=False), when).model_dump(mode="json")
+
+
 HOSTILE: dict[str, Callable[[], Any]] = {
     "no JSON": lambda: b"{",
     "no object": lambda: b"[1, 2]",
@@ -449,13 +550,34 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "absolute file": lambda: a_line(images=a_picture(file="/tmp/out.png")),
     "another's file": lambda: a_line(images=a_picture(file="20261123-120000-12345678-1.png")),
     "program as file": lambda: a_line(images=a_picture(file="run.py")),
-    "index": lambda: a_line(images=a_picture(index=-1)),
-    "huge index": lambda: a_line(images=a_picture(index=10**9)),
-    "twice": lambda: a_line(images=a_picture() * 2),
-    "rating": lambda: a_line(images=a_picture(rating=99)),
-    "hash": lambda: a_line(images=a_picture(sha256="x" * 100)),
+    "index": lambda: with_picture(index=-1),
+    "huge index": lambda: with_picture(index=10**9),
+    "twice": lambda: with_picture(2),
+    "rating": lambda: with_picture(rating=99),
+    "hash": lambda: with_picture(sha256="x" * 100),
     "huge cost": lambda: a_line(cost_micros=10**30),
     "negative cost": lambda: a_line(cost_micros=-1),
+    "cost above all sense": lambda: a_line(cost_micros=10**12 + 1),
+    "huge price": lambda: a_line(unit_price_micros=10**12 + 1),
+    "huge price of all pictures": lambda: a_line(unit_price_micros=10**12, parameters={"num_images": 4}),
+    "huge take": lambda: a_line(take=2**31 - 1),
+    "huge width": lambda: with_picture(width=2**31),
+    "huge height": lambda: with_picture(height=2**31),
+    "negative size": lambda: with_picture(bytes=-1),
+    "number of pictures": lambda: a_line(parameters={"num_images": 2**31}),
+    "huge costTime": lambda: a_line(cost_time_ms=10**12),
+    "huge wait": lambda: a_line(wait_ms=10**12),
+    "rating of the run": lambda: a_line(rating=2**31),
+    "long task id": lambda: a_line(task_id="x" * 3000),
+    "long state": lambda: a_line(state="x" * 3000, images=[], result_urls=[]),
+    "another day than its id": lambda: a_line(created_at="2026-01-02T12:00:00Z"),
+    "no day": lambda: a_line(run_id="20269999-120000-12345678", images=[]),
+    "made in the future": lambda: made(datetime.now(UTC) + timedelta(days=2)),
+    "older than the hills": lambda: made(datetime(1999, 1, 1, tzinfo=UTC)),
+    "submitted in the future": lambda: a_line(submitted_at="2999-01-01T00:00:00Z"),
+    "finished in the future": lambda: a_line(finished_at="2999-01-01T00:00:00Z"),
+    "there for ever": lambda: a_line(expires_at="2999-01-01T00:00:00Z"),
+    "time out of range": lambda: a_line(finished_at="9999-12-31T23:59:59-12:00"),
     "huge parameter": lambda: a_line(parameters={"num_images": 10**30}),
     "odd parameter": lambda: a_line(parameters={"num_images": "many"}),
     "not a sandbox's": lambda: a_line(sandbox=True, result_urls=["http://169.254.169.254/latest"]),
@@ -477,8 +599,23 @@ def test_hostile_run_is_left_out_and_the_others_come(there: Session, tmp_path: P
     assert len(files(there.images.folder)) == 2
 
 
+def test_as_much_as_is_let_in_leaves_budgets_standing(there: Session, tmp_path: Path):
+    """Many runs of 2**53 micro-dollars would add up to more than a database can count."""
+    most = {"cost_micros": 10**12, "unit_price_micros": 10**12, "take": 10**9}
+    most |= {"cost_time_ms": 366 * 86_400_000, "wait_ms": 366 * 86_400_000}
+    lines = [a_line(**most, images=[], result_urls=[]) for _ in range(20)]
+    lines += [a_line(cost_micros=2**53, images=[], result_urls=[]) for _ in range(1100)]
+    set_budget(there, 5.0, "total")
+    done = there.import_bundle(crafted(tmp_path / "runs.zip", lines))
+    assert (done.added, len(done.problems)) == (20, 1100)
+    assert [cap.spent_micros for cap in budgets(there)] == [20 * 10**12]
+    with pytest.raises(BudgetError):
+        there.ledger.add(a_run("another fox", sandbox=False))
+
+
 def test_texts_that_no_database_takes_are_made_such(there: Session, tmp_path: Path):
-    line = a_line(images=[], result_urls=[], prompt="a\0fox", note="x\0y", created_at="2026-11-23T12:00:00")
+    odd = {"prompt": "a\0fox", "note": "x\0y", "created_at": "2026-11-23T12:00:00"}
+    line = a_line(run_id="20261123-120000-0a1b2c3d", images=[], result_urls=[], **odd)
     done = there.import_bundle(crafted(tmp_path / "runs.zip", [line]))
     assert done.problems == []
     [run] = there.ledger.runs()
@@ -651,6 +788,33 @@ def test_commands_write_and_read_a_bundle(session: Session, tmp_path: Path, monk
     shared.reset()
     assert told("import 'my runs.zip'").startswith("1 run(s) and 1 picture(s) added;")
     assert shared.current().ledger.runs() == [run]
+
+
+@pytest.mark.parametrize("name", ["two  blanks.zip", "it's.zip", " edge .zip"])
+def test_name_in_quotes_is_taken_as_it_stands(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    session.begin("a fox").wait()
+    monkeypatch.chdir(tmp_path)
+    assert told(f'export "{name}"') == f"Written: {name}\n"
+    assert (tmp_path / name).is_file()
+    assert told(f'import "{name}"').startswith("0 run(s) and 0 picture(s) added;")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (r'"C:\My Runs\a  b.zip"', [r"C:\My Runs\a  b.zip"]),
+        (r"'C:\My Runs\a b.zip'", [r"C:\My Runs\a b.zip"]),
+        (r"C:\Runs\new.zip", [r"C:\Runs\new.zip"]),
+        (r'"C:\My Runs" --site', [r"C:\My Runs", "--site"]),
+        (r"it's.csv --excel", ["it's.csv", "--excel"]),
+        ('"open end.zip', ['"open', "end.zip"]),
+        ("", []),
+    ],
+)
+def test_names_of_windows_keep_their_backslashes_and_lose_their_quotes(line: str, words: list[str]):
+    assert parted(line, posix=False) == words
 
 
 @pytest.mark.parametrize("line", ["import", "import a.zip b.zip", "import --all"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+import apixo_nb
 from apixo_nb import options
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.form import Form, cell_text, check_draws, form_of, problems, python_text, read_form
+from apixo_nb.form import TAKEN, Form, cell_text, check_draws, form_of, problems, python_text, read_form
 from apixo_nb.labels import Labels, make_labels
 from apixo_nb.request import Request, make_request
 from apixo_nb.run import new_run
@@ -328,6 +330,15 @@ def test_python_asks_for_exactly_what_the_form_says(form: Form, odd: str):
         labels = [asked.pop(field, empty) for field, empty in (("name", ""), ("tags", ()), ("note", ""))]
         assert make_labels(*labels) == form.labels()
         assert outcome(functools.partial(make_request, **asked)) == expected
+
+
+def test_a_variable_has_no_name_that_python_could_not_say():
+    arguments = inspect.signature(apixo_nb.sweep).parameters
+    assert {*arguments} - {"values"} == TAKEN
+    for name in ("class", "None", "__debug__", "aspect_ratio", "num_images", *TAKEN):
+        form = Form(f"a {{{name}}} fox", sweep=f"{name} = red, blue")
+        assert f"{name} cannot be a variable" in problems(form, nearby=True)["sweep"]
+    assert problems(Form("a {match} fox", sweep="match = red, blue"), nearby=True) == {}
 
 
 def test_python_of_a_usual_form_reads_like_python():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
 
+from apixo_nb.formats import read_excel_csv
 from apixo_nb.frame import read_csv
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -86,3 +88,20 @@ def test_panel_notebook_says_what_it_needs_where_nobody_can_click(tmp_path: Path
     assert "open the notebook in JupyterLab, Notebook 7 or Voila" in page
     assert "widget" not in nbformat.read(copy, as_version=4).metadata
     assert "application/vnd.jupyter.widget" not in copy.read_text("utf-8")
+
+
+def test_experiments_notebook_makes_compares_and_exports(tmp_path: Path) -> None:
+    copy = tmp_path / "experiments.ipynb"
+    copy.write_bytes((NOTEBOOKS / "experiments.ipynb").read_bytes())
+    nbconvert(copy, "notebook", "--execute", "--inplace")
+    page = nbconvert(copy, "html")
+    assert "12 of 12 done" in page
+    assert "2 of 2 done" in page
+    assert copy.stat().st_size < 400_000
+    with zipfile.ZipFile(tmp_path / "foxes.zip") as bundle:
+        assert sum(name.endswith(".png") for name in bundle.namelist()) == 14
+    exact, safe = read_csv(tmp_path / "foxes.csv"), read_excel_csv(tmp_path / "foxes-excel.csv")
+    assert list(exact["prompt"]) == list(safe["prompt"])
+    assert set(exact["aspect_ratio"]) == {"1:1", "3:2"}
+    assert (tmp_path / "foxes.png").stat().st_size > 10_000
+    assert len(list((tmp_path / "foxes-report" / "pictures").iterdir())) >= 24

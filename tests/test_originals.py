@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import hashlib
 import io
 import json
+import os
 import struct
+import subprocess
+import sys
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,13 +19,22 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
+from apixo_nb import originals
 from apixo_nb.download import Downloaded
 from apixo_nb.errors import ImageError
+from apixo_nb.facts import read_facts
 from apixo_nb.originals import THUMBNAIL_PX, Images
 from apixo_nb.request import make_request
 from apixo_nb.run import Image, Run, new_run
 
 URL = "https://pictures.example/made/1.png?sig=x"
+KILLED = """
+import os, sys
+from pathlib import Path
+from apixo_nb import originals
+os.fsync = lambda _: os._exit(9)
+originals._write_whole(Path(sys.argv[1]), "half")
+"""
 
 
 @pytest.fixture
@@ -110,6 +124,78 @@ def test_sidecar_that_cannot_be_written_is_an_image_error(images: Images):
         images.keep(run, 0, picture)
     assert (refused.value.run_id, refused.value.task_id) == (run.run_id, "task_1")
     assert picture.path.exists()
+
+
+def test_many_threads_write_the_facts_of_one_picture(images: Images):
+    run = a_run()
+    image = images.keep(run, 0, downloaded(images, run, 0, png(60, 40)))
+    run, start = run.but(images=(image,)), threading.Barrier(8)
+
+    def write(number: int) -> list[bool]:
+        start.wait()
+        return [images.rewrite_facts(run.but(note=f"{number}"), 0) for _ in range(50)]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(all(written) for written in pool.map(write, range(8)))
+    assert json.loads(images.path(image).with_suffix(".json").read_text("utf-8"))["note"] in "01234567"
+    assert len(list(images.folder.iterdir())) == 2
+
+
+def test_facts_that_cannot_be_written_leave_nothing_behind(images: Images):
+    run = a_run()
+    picture = downloaded(images, run, 0, png(60, 40))
+    beside = picture.path.with_suffix(".json")
+    beside.mkdir()
+    with pytest.raises(ImageError):
+        images.keep(run, 0, picture)
+    beside.rmdir()
+    with pytest.raises(UnicodeEncodeError):
+        originals._write_whole(beside, "\ud800")
+    assert list(images.folder.iterdir()) == [picture.path]
+
+
+def test_half_the_facts_that_a_kill_has_left_are_cleared_with_the_picture(images: Images):
+    run = a_run()
+    picture = downloaded(images, run, 0, png(60, 40))
+    killed = [sys.executable, "-c", KILLED, str(picture.path.with_suffix(".json"))]
+    assert subprocess.run(killed, check=False).returncode == 9
+    assert [path.suffix for path in images.folder.iterdir() if path != picture.path] == [".part"]
+    images.clear(run.run_id, 1)
+    assert len(list(images.folder.iterdir())) == 2
+    images.clear(run.run_id, 0)
+    assert list(images.folder.iterdir()) == [picture.path]
+
+
+def test_facts_are_written_though_a_new_download_clears_up_meanwhile(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+):
+    run = a_run()
+    sync = os.fsync
+    cleared: list[str] = []
+
+    def clears(number: int) -> None:
+        sync(number)
+        if not cleared:
+            cleared.append(run.run_id)
+            images.clear(run.run_id, 0)
+
+    monkeypatch.setattr(os, "fsync", clears)
+    image = images.keep(run, 0, downloaded(images, run, 0, png(60, 40)))
+    assert cleared
+    assert images.path(image).with_suffix(".json").is_file()
+
+
+def test_address_of_a_callback_is_not_among_the_facts(images: Images):
+    run = a_run().but(request_type="callback", callback_url="https://hooks.example/5ecret")
+    image = images.keep(run, 0, downloaded(images, run, 0, png(60, 40)))
+    beside = images.path(image).with_suffix(".json")
+    assert "5ecret" not in beside.read_text("utf-8")
+    facts = json.loads(beside.read_text("utf-8"))
+    assert "callback_url" not in facts
+    assert read_facts(beside) == (run.but(callback_url=None), image)
+    # Those of earlier versions have it, and are read as ever.
+    beside.write_text(json.dumps({**facts, "callback_url": run.callback_url}), "utf-8")
+    assert read_facts(beside) == (run, image)
 
 
 def test_targets_are_made_of_run_and_number_only(images: Images):

@@ -399,6 +399,7 @@ def test_sweep_is_counted_asked_for_and_made(open_panel: OpenPanel) -> None:
     panel.button("Generate · $5.60").click()
     asked = panel.root.get_by_role("dialog", name="Is that the sum you want?")
     expect(asked).to_contain_text("16 tasks")
+    panel.notebook.screenshot("panel-ask")
     asked.get_by_role("button", name="Not now").click()
     expect(panel.cards).to_have_count(0)
     panel.root.get_by_label("Draws").fill("1")
@@ -536,7 +537,7 @@ def test_panel_is_readable_and_has_no_barriers(
     line.fill("ftp://example.com/a.png")
     line.press("Enter")
     expect(panel.root.locator(".apx-references .apx-problem")).to_be_visible()
-    panel.root.locator("summary").click()
+    panel.root.get_by_text("Name, tags and note").click()
     panel.notebook.screenshot(f"panel-{name}")
     fits = "root => root.scrollWidth <= root.clientWidth + 1"
     assert panel.root.evaluate(fits)

@@ -107,6 +107,19 @@ def test_the_same_click_twice_buys_once(page: Page, service: Sandbox) -> None:
     assert (len(rows()), service.account.submits) == (1, 1)
 
 
+def test_a_click_buys_at_the_service_that_the_page_showed_and_at_no_other(
+    page: Page, service: Sandbox
+) -> None:
+    mark = page.state["facts"]["mark"]
+    page.run("%config Apixo.timeout = 600")
+    page.ask("pictures", wanted=[])  # the panel has seen the change, the page of this click has not
+    asked = {"form": {"prompt": "a fox"}, "token": "once", "price_micros": PRICE}
+    said = problem(page.ask("generate", mark=mark, **asked))
+    assert "settings have changed" in said["text"]
+    assert (rows(), service.account.submits) == ([], 0)
+    assert page.ask("generate", **asked)["run_ids"]
+
+
 def test_the_same_click_on_several_threads_buys_once(page: Page, service: Sandbox) -> None:
     asked = {"form": {"prompt": "a fox"}, "token": "once", "price_micros": PRICE}
     calls = []

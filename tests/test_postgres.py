@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
@@ -260,3 +261,23 @@ def test_session_works_with_a_shared_ledger_and_its_own_pictures(url: str, sandb
     assert "ledger    postgresql+psycopg://team:***@" in text
     assert PASSWORD not in text
     assert not (session.settings.home_path / "ledger.db").exists()
+
+
+def test_bundle_of_the_largest_values_is_taken_in_and_one_of_larger_ones_stops_nothing(
+    url: str, tmp_path: Path
+):
+    most: dict[str, Any] = {"cost_micros": 10**12, "unit_price_micros": 10**12, "cost_time_ms": 10**10}
+    largest = a_run(sandbox=False, task_id="é" * 500, take=10**9, **most)
+    larger: list[dict[str, Any]] = [
+        {"take": 2**31 - 1},
+        {"task_id": os.urandom(4000).hex()},
+        {"cost_micros": 2**62},
+    ]
+    runs = [*(a_run(sandbox=False, **changes) for changes in larger), largest]
+    with zipfile.ZipFile(tmp_path / "runs.zip", "w") as archive:
+        archive.writestr("runs.jsonl", "\n".join(run.model_dump_json() for run in runs))
+    with contextlib.closing(Session(config.Apixo(ledger=url, home=str(tmp_path)))) as session:
+        done = session.import_bundle(tmp_path / "runs.zip")
+        assert (done.added, len(done.problems)) == (1, 3)
+        assert session.run(largest.run_id).task_id == largest.task_id
+        assert session.ledger.add(a_run(sandbox=False)).take == 10**9 + 1

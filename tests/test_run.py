@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+import apixo_nb
+from apixo_nb.errors import InvalidRequestError
 from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, expiry, new_run, utc_now
+from apixo_nb.run import Image, Run, checked_runs, expiry, new_run, utc_now
 
 
 def a_run(prompt: str = "a fox", *, num_images: int = 1, **changes: Any) -> Run:
@@ -111,3 +114,34 @@ def test_model_of_another_version_still_reads():
 def test_result_urls_expire_after_15_days():
     now = utc_now()
     assert expiry(now) - now == timedelta(days=15)
+
+
+# --- runs that somebody gives ---
+
+
+def test_runs_are_given_one_by_one_together_or_by_what_has_them():
+    runs = [a_run("a fox"), a_run("a cat")]
+
+    class Sweep:
+        runs = tuple(a_run(prompt) for prompt in "ab")
+
+    class Rows:
+        def runs(self) -> list[Run]:
+            return runs
+
+    assert checked_runs(runs[0]) == runs[:1]
+    assert checked_runs(iter(runs)) == checked_runs(Rows()) == runs
+    assert checked_runs(Sweep()) == list(Sweep.runs)
+    assert checked_runs([]) == []
+
+
+@pytest.mark.parametrize("wrong", [["x"], [a_run(), None], 7, None, "20261125-1", {"a": 1}, a_run])
+def test_what_is_no_run_is_named(wrong: Any):
+    with pytest.raises(InvalidRequestError, match="This is no run"):
+        checked_runs(wrong)
+
+
+@pytest.mark.parametrize("ask", [apixo_nb.vote, apixo_nb.grid])
+def test_who_asks_for_runs_refuses_what_is_none(ask: Callable[[Any], Any]):
+    with pytest.raises(InvalidRequestError, match="This is no run: '20261125-1'"):
+        ask("20261125-1")

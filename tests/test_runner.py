@@ -23,6 +23,7 @@ from PIL import Image as Pillow
 
 from apixo_nb import config, database, errors, loop
 from apixo_nb.ledger import Ledger
+from apixo_nb.request import make_request
 from apixo_nb.retry import RetryPolicy
 from apixo_nb.run import Run
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
@@ -287,6 +288,36 @@ def test_lost_answer_says_what_is_at_stake_and_is_never_sent_again(session: Sess
 def test_refusal_for_haste_is_sent_again_and_bought_once(session: Session, sandbox: Sandbox):
     run = session.begin("[busy:1] a fox").wait()
     assert (run.state, sandbox.account.submits, len(sandbox.account.accepted)) == ("success", 2, 1)
+
+
+@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("prompt", ["a fox", "[lost] a fox", "[http:402] a fox"])
+def test_a_run_is_bought_once_however_often_it_is_started(
+    session: Session, sandbox: Sandbox, prompt: str, *, once: bool
+):
+    planned = session.plan(make_request(prompt))
+    first = session.start(planned, once=once)
+    ended(first)
+    asked = sandbox.account.submits
+    with pytest.raises(errors.LedgerError, match="in the ledger already") as refused:
+        session.start(planned, once=once).wait()
+    assert "Nothing was sent" in refused.value.advice
+    assert not refused.value.maybe_billed
+    with pytest.raises(errors.ConfigurationError, match="started before"):
+        session.start(first.run, once=once)
+    assert (sandbox.account.submits, len(session.ledger.runs())) == (asked, 1)
+    assert session.ledger.get(planned.run_id) == first.run
+
+
+def test_a_run_in_flight_is_not_started_again_and_keeps_its_job(session: Session, sandbox: Sandbox):
+    planned = session.plan(make_request("[never] a fox"))
+    job = session.start(planned)
+    with pytest.raises(errors.ConfigurationError, match="started before"):
+        session.start(planned, once=True)
+    assert session.jobs() == [job]
+    job.cancel()
+    ended(job)
+    assert sandbox.account.submits <= 1
 
 
 def test_nobody_listening_is_not_sent_and_costs_nothing(make_session: Callable[..., Session]):

@@ -125,7 +125,7 @@ def test_sessions_export_knows_both_kinds(sweep: list[Run], sandbox: Sandbox, tm
     with a_session(base_url=sandbox.base_url) as session:
         session.images = Images(tmp_path / "images")
         assert session.export(tmp_path / "site", "site", sweep).name == "index.html"
-        [said] = export_lines(session, [str(tmp_path / "all"), "--site"])
+        [said] = export_lines(session, f"'{tmp_path / 'all'}' --site")
         assert said == f"Written: {tmp_path / 'all' / 'index.html'}"
         assert session.export(tmp_path / "sheet.webp", None, sweep).name == "sheet.webp"
 

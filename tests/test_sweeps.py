@@ -15,12 +15,19 @@ from typing import Any
 import pytest
 
 import apixo_nb
-from apixo_nb import sweeps, tally
-from apixo_nb.errors import ApixoError, CostLimitError, InvalidRequestError, RunCancelledError
+from apixo_nb import originals, sweep_view, sweeps, tally
+from apixo_nb.errors import (
+    ApixoError,
+    ConfigurationError,
+    CostLimitError,
+    InvalidRequestError,
+    RunCancelledError,
+)
 from apixo_nb.job import Job
 from apixo_nb.request import make_request
 from apixo_nb.run import Run, new_run
 from apixo_nb.sandbox import Sandbox
+from apixo_nb.shared import current
 from apixo_nb.sweep_view import _GALLERY_CHARACTERS, Tile, _that_fit
 from apixo_nb.tally import Forecast, about
 
@@ -129,6 +136,79 @@ def test_a_csv_needs_no_pandas(tmp_path: Path):
     assert done.stdout.split() == ["1", "False"]
 
 
+@pytest.mark.parametrize("replay", [True, False])
+def test_a_plan_is_bought_once_however_often_it_is_started(service: Sandbox, *, replay: bool):
+    made = apixo_nb.sweep("{x}", x=["a", "b"], replay=replay, dry_run=True)
+    made.start().wait()
+    with pytest.raises(ConfigurationError, match="started before") as refused:
+        made.start()
+    assert "Nothing more was sent" in refused.value.advice
+    assert (service.account.submits, len(made.jobs)) == (2, 2)
+
+
+def test_what_was_started_in_part_keeps_its_jobs_and_is_not_started_again(
+    service: Sandbox, monkeypatch: pytest.MonkeyPatch
+):
+    made = apixo_nb.sweep("{x}", x=["[never] a", "b", "c"], dry_run=True)
+    session, carry_out, begun = current(), current().carry_out, itertools.count()
+
+    def stopped(*args: Any, **options: Any) -> Job:
+        if next(begun) == 2:
+            raise KeyboardInterrupt
+        return carry_out(*args, **options)
+
+    monkeypatch.setattr(session, "carry_out", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        made.start()
+    for job in made.jobs:
+        job.ended.result(20)
+    submits = service.account.submits
+    with pytest.raises(ConfigurationError, match="started before"):
+        made.start()
+    assert (len(made.jobs), service.account.submits) == (2, submits)
+
+
+def test_what_could_not_begin_can_be_started_later(service: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    made = apixo_nb.sweep("{x}", x=["a"], max_cost_usd=0.1, dry_run=True)
+    with pytest.raises(CostLimitError):
+        made.start()
+    with pytest.raises(InvalidRequestError):
+        made.agree(1.0).start(timeout_s=-1)
+    made.start().wait()
+    assert service.account.submits == 1
+    monkeypatch.setattr("builtins.input", lambda _question: "n")
+    with pytest.raises(CostLimitError, match="Not started"):
+        apixo_nb.sweep("{x}", x=range(15), dry_run=True).start()
+    assert service.account.submits == 1
+
+
+def test_a_sweep_that_was_not_started_is_not_waited_for():
+    made = apixo_nb.sweep("{x}", x=["a"], dry_run=True)
+    with pytest.raises(ConfigurationError, match="not started") as told:
+        made.wait()
+    assert "start()" in told.value.advice
+
+    async def awaited() -> None:
+        await made
+
+    with pytest.raises(ConfigurationError, match="not started"):
+        asyncio.run(awaited())
+
+
+def test_any_iterable_reaches_all_cells():
+    url = "https://example.com/a.png"
+    made = apixo_nb.sweep(
+        (text for text in ["a {x}", "b {x}"]),
+        x=(x for x in "12"),
+        image_urls=(each for each in [url]),
+        tags=(tag for tag in ["t"]),
+        dry_run=True,
+    )
+    assert [(run.prompt, run.image_urls, run.tags) for run in made] == [
+        (prompt, (url,), ("t",)) for prompt in ("a 1", "a 2", "b 1", "b 2")
+    ]
+
+
 # --- before it is bought -----------------------------------------------------------------------------
 
 
@@ -193,6 +273,15 @@ def test_what_is_wrong_is_said_before_anything_is_sent(
     with pytest.raises(InvalidRequestError) as caught:
         apixo_nb.sweep("a {x}", **values)
     assert told in str(caught.value)
+    assert service.account.submits == 0
+
+
+def test_a_default_that_is_said_is_the_same_request(service: Sandbox, tmp_path: Path):
+    path = tmp_path / "prompts.csv"
+    path.write_text("prompt,aspect_ratio\na fox,1:1\na fox,\n", "utf-8")
+    with pytest.raises(InvalidRequestError, match=r"Two cells ask for the same \(row") as caught:
+        apixo_nb.sweep(path)
+    assert "repeat" in caught.value.advice
     assert service.account.submits == 0
 
 
@@ -280,6 +369,30 @@ def test_the_gallery_ends_where_it_would_grow_too_heavy():
     shown = _that_fit([tile] * 100)
     assert 20 < len(shown) < 100
     assert sum(len(each.data_uri) for each in shown) < _GALLERY_CHARACTERS
+
+
+def test_only_what_the_gallery_shows_is_made_small_and_kept(monkeypatch: pytest.MonkeyPatch):
+    made = apixo_nb.sweep("{x}", x=range(12), yes=True).wait()
+    monkeypatch.setattr(sweep_view, "_GALLERY_CHARACTERS", 6_000)
+    opened: list[Path] = []
+    small = originals.small
+
+    def counted(path: Path, px: int) -> bytes:
+        opened.append(path)
+        return small(path, px)
+
+    monkeypatch.setattr(originals, "small", counted)
+    for _look in range(2):
+        html = made._repr_mimebundle_()["text/html"]
+    shown = html.count("data:image/webp")
+    assert 0 < shown < 12
+    assert f"{12 - shown} more pictures" in html
+    assert len(made.shown._small) == shown
+    assert len(opened) <= shown + 2  # each look makes the first one that has no room
+    for _redraw in range(12):
+        made.shown.line(1.0)
+    assert sum(map(len, made.shown._small.values())) < 6_000 + 4 * 20_000
+    assert len(made.shown._small) < 12
 
 
 def test_a_sweep_is_laid_out_as_a_grid():

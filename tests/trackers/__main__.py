@@ -1,7 +1,7 @@
 """Exports to MLflow and wandb, and what these libraries read of it afterwards; needs their own environment.
 
 ``python -m tests.trackers mlflow HOME PLACE push rate=3 push read``, and the same with ``wandb``: takes the
-steps one after the other, and prints what came of each as a list in JSON. `tests/test_trackers.py` calls it.
+steps one after the other, and prints what came of each as a list in JSON. `libraries.py` beside it calls it.
 """
 
 from __future__ import annotations

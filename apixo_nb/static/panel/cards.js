@@ -92,7 +92,7 @@ function liveCard(desk, first) {
 
   function tick() {
     const seconds = Math.max(0, (Date.now() - card.began_ms) / 1000);
-    const parts = [`${Math.round(seconds)} s`, card.expected, many(card.polls, "poll"), card.downloads && `${card.downloads} pictures`, card.cost];
+    const parts = [...card.facts.slice(0, 2), `${Math.round(seconds)} s`, card.expected, many(card.polls, "poll"), card.downloads && `${card.downloads} pictures`, card.cost];
     setText(phase, card.phase);
     setText(told, parts.filter(Boolean).join(" · "));
     // As the cell's bar: it slows down towards the expected time, and never runs backwards.
@@ -134,8 +134,10 @@ function endedCard(desk, card) {
       setText(problem, [refused.text, refused.advice].filter(Boolean).join(" "));
       problem.hidden = false;
     }
-    asked = false;
-    dim(button, false);
+    setTimeout(() => {
+      asked = false;
+      dim(button, false);
+    }, REST_MS);
   };
   const button = (text, onclick) => h("button", { type: "button", class: "apx-button apx-small", onclick }, text);
   const nothing = () => {};
@@ -152,7 +154,7 @@ function endedCard(desk, card) {
     card.said ? h("p", { class: "apx-facts" }, card.said) : null,
     h("p", { class: "apx-facts" }, card.facts.filter((fact) => fact !== card.took && fact !== card.cost).join(" · ")),
     h("div", { class: "apx-row" },
-      card.again ? button(`Try again · ${card.again}`, act("again", () => ({ token: token(), price_micros: card.again_micros }), nothing)) : null,
+      card.again ? button(`Try again · ${card.again}`, act("again", () => ({ token: token(), mark: desk.facts().mark, price_micros: card.again_micros }), nothing)) : null,
       card.resumable ? button("Resume · free", act("resume", () => ({}), nothing)) : null,
       button("Send to form", act("form", () => ({}), (answer) => desk.form.put(answer.form)))),
     problem,

@@ -52,7 +52,7 @@ function makeCompare(desk) {
 
   return {
     async open(run_ids) {
-      draw(await desk.link.ask("compare", { run_ids }));
+      draw(await desk.link.ask("compare", { run_ids }, { patient: true }));
       dialog.open();
     },
   };

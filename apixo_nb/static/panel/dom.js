@@ -141,8 +141,9 @@ function makeDialog(root, label, className) {
   return {
     element: dialog,
     open() {
+      if (dialog.open) return;
       before = document.activeElement;
-      if (!dialog.open) dialog.showModal();
+      dialog.showModal();
     },
     close: () => dialog.close(),
   };

@@ -5,12 +5,15 @@ const CHECK_MS = 250;
 function makeForm(desk) {
   const { model, link } = desk;
   let pending = false; // a purchase that the kernel has not answered yet: no second one meanwhile
+  let bought = null; // the form that was just bought, for as long as another press may be the same one
 
   const form = () => model.get("form");
   const spec = () => desk.facts().models.find((one) => one.id === form().model) ?? desk.facts().models[0];
   const save = whenQuiet(CHECK_MS, () => model.save_changes());
 
   function change(values) {
+    show(problem, "");
+    setText(status, "");
     model.set("form", { ...form(), ...values, rev: (form().rev ?? 0) + 1 });
     save();
   }
@@ -24,8 +27,9 @@ function makeForm(desk) {
     placeholder: "a cozy cyberpunk cafe with neon lights",
     oninput: () => change({ prompt: prompt.value }),
   });
+  const hint = h("span", {});
   const promptField = labelled("Prompt", prompt, h("div", { class: "apx-under" },
-    h("span", {}, "Ctrl+Enter generates. It is sent as you type it."), count), promptProblem);
+    hint, count), promptProblem);
 
   const model_ = h("select", { class: "apx-input", onchange: () => chooseModel(model_.value) });
   const modelField = labelled("Model", model_);
@@ -34,7 +38,7 @@ function makeForm(desk) {
 
   const repeat = h("input", {
     type: "number", class: "apx-input apx-number", min: "1", step: "1", inputmode: "numeric",
-    oninput: () => change({ repeat: Math.trunc(Number(repeat.value)) || 1 }),
+    oninput: () => change({ repeat: Number(repeat.value) }),
   });
   const repeatProblem = h("p", { class: "apx-problem", hidden: true });
   const repeatField = labelled("Draws", repeat, repeatProblem);
@@ -70,16 +74,16 @@ function makeForm(desk) {
   const element = h("section", { class: "apx-form", "aria-label": "Make pictures" },
     promptField, modelField, parameters, repeatField, references.element, sweepBox, labels,
     h("div", { class: "apx-buy" }, h("div", { class: "apx-grow" }, price, money), generate),
-    problem,
+    problem, status,
     h("div", { class: "apx-row apx-copies" },
       action("Copy as %%apixo cell", () => copy("cell")), action("Copy as Python", () => copy("python")), action("Clear", clear)),
-    copied, status);
+    copied);
 
   element.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
     event.stopPropagation();
-    buy();
+    if (!event.repeat) buy();
   });
 
   function action(text, onclick) {
@@ -169,6 +173,9 @@ function makeForm(desk) {
     references.fill();
     if (filled.name || filled.note || filled.tags.length) labels.open = true;
     setText(count, `${[...filled.prompt].length.toLocaleString("en-US")} / ${spec().prompt_max.toLocaleString("en-US")}`);
+    // A name in braces is filled in a cell and in a sweep; here nobody would.
+    const [named] = (!isSweep() && filled.prompt.match(/\{[\p{L}_]\w*\}/u)) || [];
+    setText(hint, named ? `${named} is sent as it stands; a sweep, below, fills names.` : "Sent exactly as written. Ctrl+Enter generates.");
     count.classList.toggle("apx-over", [...filled.prompt].length > spec().prompt_max);
     showPrice();
   }
@@ -178,8 +185,11 @@ function makeForm(desk) {
     return Number(form().parameters[spec().count] ?? counted?.default ?? 1);
   }
 
-  /** How many pictures are asked for; null while the kernel still counts those of a sweep. */
+  const goodDraws = () => Number.isInteger(form().repeat) && form().repeat >= 1 && form().repeat <= desk.facts().most_draws;
+
+  /** How many pictures are asked for; null while that is no number, or the kernel still counts those of a sweep. */
   function asked() {
+    if (!goodDraws()) return null;
     if (!isSweep()) return pictureCount() * form().repeat;
     const checked = model.get("checked");
     return checked.rev === form().rev && checked.pictures ? checked.pictures : null;
@@ -191,14 +201,15 @@ function makeForm(desk) {
     const { sandbox } = desk.facts();
     const draws = form().repeat;
     const counted = asked() !== null;
+    show(repeatProblem, goodDraws() ? "" : `Draws are a whole number from 1 to ${desk.facts().most_draws}.`);
     let made = draws > 1 ? `${many(draws, "draw")} × ${many(pictureCount(), "picture")}` : many(pictureCount(), "picture");
-    if (isSweep()) made = counted ? `${many(model.get("checked").tasks, "task")}, ${many(asked(), "picture")}` : "A sweep";
+    if (isSweep() || !counted) made = counted ? `${many(model.get("checked").tasks, "task")}, ${many(asked(), "picture")}` : isSweep() ? "A sweep" : "Pictures";
     setText(price, counted ? `${made}: ${dollars(total())}${sandbox ? " by list price, not paid" : ""}` : `${made}: not counted yet`);
     const caps = model.get("money").budgets ?? [];
     setText(money, caps.map((cap) => leftOf(cap)).join(" · "));
     money.hidden = caps.length === 0;
     money.classList.toggle("apx-over", caps.some((cap) => cap.left_micros < total()));
-    dim(generate, pending || !counted);
+    dim(generate, pending || !counted || rests());
     const busy = link.late ? "Waiting for the kernel …" : "Sending …";
     setText(generate, pending ? busy : counted ? `Generate · ${dollars(total())}` : "Generate");
   }
@@ -213,7 +224,7 @@ function makeForm(desk) {
     const found = model.get("checked").problems ?? {};
     show(promptProblem, found.prompt);
     prompt.setAttribute("aria-invalid", String(Boolean(found.prompt)));
-    show(repeatProblem, found.repeat);
+    show(repeatProblem, goodDraws() ? "" : `Draws are a whole number from 1 to ${desk.facts().most_draws}.`);
     show(sweepProblem, found.sweep);
     showPrice();
     if (model.get("checked").rev === form().rev) references.showProblems(found);
@@ -226,21 +237,36 @@ function makeForm(desk) {
 
   // --- doing it ---
 
+  const rests = () => bought !== null && bought === form().rev;
+
   async function buy() {
-    if (pending) return;
+    if (pending || rests()) return;
     show(problem, "");
     if (!form().prompt.trim()) {
       show(promptProblem, "Write a prompt first.");
       prompt.focus();
       return;
     }
-    if (asked() === null || !(await agreed())) return;
+    if (asked() === null) return;
     pending = true;
+    // What is sent is what was agreed to, whatever changes meanwhile.
+    const order = { form: form(), mark: desk.facts().mark, token: token(), price_micros: total() };
     save.now();
     showPrice();
+    if (!(await agreed())) {
+      pending = false;
+      showPrice();
+      return;
+    }
     try {
-      const { run_ids } = await link.ask("generate", { form: form(), token: token(), price_micros: total() });
+      const { run_ids } = await link.ask("generate", order);
       setText(status, `${many(run_ids.length, "run")} started.`);
+      desk.root.querySelector(".apx-runs")?.scrollIntoView({ block: "nearest" });
+      bought = order.form.rev;
+      setTimeout(() => {
+        bought = null;
+        showPrice();
+      }, REST_MS);
     } catch (refused) {
       show(problem, [refused.text, refused.advice].filter(Boolean).join(" "));
       if (refused.field === "prompt") prompt.focus();
@@ -253,10 +279,11 @@ function makeForm(desk) {
   function agreed() {
     if (total() <= desk.facts().ask_above_micros) return Promise.resolve(true);
     const dialog = makeDialog(desk.root, "Is that the sum you want?", "apx-ask");
+    const spend = `Spend ${dollars(total())}?`;
     const answer = (said) => h("button", { type: "button", class: `apx-button ${said ? "apx-primary" : ""}`, onclick: () => dialog.element.close(said ? "yes" : "") },
       said ? `Generate · ${dollars(total())}` : "Not now");
-    dialog.element.append(h("p", { class: "apx-price" }, `${price.textContent}.`),
-      h("p", { class: "apx-facts" }, `It is asked above ${dollars(desk.facts().ask_above_micros)}; %config Apixo.ask_above_usd sets that sum.`),
+    dialog.element.append(h("h3", { class: "apx-title" }, spend), h("p", {}, `${price.textContent}.`),
+      h("p", { class: "apx-facts" }, `You are asked above ${dollars(desk.facts().ask_above_micros)}; %config Apixo.ask_above_usd sets that sum.`),
       h("div", { class: "apx-row" }, answer(true), answer(false)));
     dialog.open();
     return new Promise((resolve) => {

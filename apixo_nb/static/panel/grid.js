@@ -22,13 +22,7 @@ function gridCell(desk, cell) {
     setText(pick, picture.starred ? "★ Winner" : "☆ Pick");
     pick.setAttribute("aria-pressed", String(picture.starred));
     pick.setAttribute("aria-label", `${picture.starred ? "Winner" : "Pick as winner"}: picture ${at + 1} of ${pictures.length} in ${label}`);
-    frame.replaceChildren(...thumbnails(desk, [picture], "card").map((thumb) => {
-      thumb.onclick = (event) => {
-        event.stopImmediatePropagation();
-        desk.lightbox.open(pictures, at);
-      };
-      return thumb;
-    }));
+    frame.replaceChildren(...thumbnails(desk, [picture], "card", () => desk.lightbox.open(pictures, at)));
   }
 
   /** One winner a cell: the star goes from the one that had it. */
@@ -52,6 +46,14 @@ function gridCell(desk, cell) {
   }
 
   if (pictures.length) show(0);
+  // The lightbox may have said something of one of these pictures.
+  desk.heard.push((row) => {
+    for (const news of row.pictures) {
+      const known = pictures.find((one) => one.run_id === news.run_id && one.index === news.index);
+      if (known) Object.assign(known, news);
+    }
+    if (pictures.length) show(at);
+  });
   const flipping = pictures.length > 1 ? [previous, place, next] : [];
   return h("td", { class: "apx-cell" },
     pictures.length ? frame : null,
@@ -66,6 +68,7 @@ function drawGrid(model, el) {
   const place = h("div", { class: "apx-scroll apx-grid-scroll", tabindex: "0", role: "region", "aria-label": "Grid of pictures" });
 
   function draw() {
+    desk.heard = [];
     const { x, y, sections } = model.get("grid");
     const corner = [y && `${y} ↓`, x && `${x} →`].filter(Boolean).join("  ");
     place.replaceChildren(...(sections ?? []).map((section) => h("section", {},
@@ -76,6 +79,7 @@ function drawGrid(model, el) {
           row.cells.map((cell) => gridCell(desk, cell)))))))));
   }
 
+  desk.said = (row) => desk.heard.forEach((hear) => hear(row));
   desk.on("change:grid", draw);
   draw();
   desk.root.append(desk.late, place);

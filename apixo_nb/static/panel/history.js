@@ -193,7 +193,7 @@ function makeHistory(desk) {
   async function exportRuns() {
     dim(save, true);
     setText(result, "Writing …");
-    const answer = await guarded(() => desk.link.ask("export", { kind: kind.value, run_ids: [...selected], query }));
+    const answer = await guarded(() => desk.link.ask("export", { kind: kind.value, run_ids: [...selected], query }, { patient: true }));
     dim(save, false);
     setText(result, "");
     if (answer) {
@@ -203,7 +203,7 @@ function makeHistory(desk) {
   }
 
   async function fetchFile(file) {
-    const { buffers } = await desk.link.ask("fetch", { file });
+    const { buffers } = await desk.link.ask("fetch", { file }, { patient: true });
     const url = URL.createObjectURL(new Blob(buffers));
     saveFile(url, file);
     setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser may take a moment to begin

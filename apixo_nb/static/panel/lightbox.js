@@ -99,8 +99,8 @@ function makeLightbox(desk) {
     if (document.activeElement !== note) note.value = shown.note;
     if (document.activeElement !== tags) tags.value = shown.tags.join(", ");
     dim(download, !shown.file);
-    dim(reference, !shown.url);
-    reference.title = shown.url ? "" : "The address of this picture at APIXO has expired";
+    dim(reference, !shown.alive);
+    reference.title = shown.alive ? "" : "The address of this picture at APIXO has expired";
   }
 
   function words(text) {
@@ -130,9 +130,13 @@ function makeLightbox(desk) {
     else saveFile(url, file);
   }
 
-  function useAsReference() {
-    const problem = desk.form.addReference(now().url);
-    setText(status, problem || "Added to the references of the form. Its address lives some 15 days.");
+  async function useAsReference() {
+    try {
+      const { url } = await desk.link.ask("reference", { run_id: now().run_id, index: now().index });
+      setText(status, desk.form.addReference(url) || "Added to the references of the form. Its address lives some 15 days.");
+    } catch (problem) {
+      failed(problem);
+    }
   }
 
   return {

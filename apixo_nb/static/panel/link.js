@@ -1,6 +1,7 @@
 // The kernel's side of the panel, shared by all views of it in this page: asks and answers, and what is pending.
 
 const LATE_MS = 1500;
+const REST_MS = 1000; // after a purchase: a second click, or a key that is held, is no second wish
 
 class Link extends EventTarget {
   #model;
@@ -13,12 +14,15 @@ class Link extends EventTarget {
     model.on("msg:custom", (message, buffers) => this.#hear(message, buffers ?? []));
   }
 
-  /** Ask the kernel; resolves with its answer, rejects with its problem ({ text, advice, field }). */
-  ask(name, given = {}) {
+  /**
+   * Ask the kernel; resolves with its answer, rejects with its problem ({ text, advice, field }).
+   * A `patient` ask may take its time without a word: it reads or writes files.
+   */
+  ask(name, given = {}, { patient = false } = {}) {
     const call = token();
     this.#model.send({ ask: name, call, ...given });
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.#setLate(call, true), LATE_MS);
+      const timer = patient ? null : setTimeout(() => this.#setLate(call, true), LATE_MS);
       this.#calls.set(call, { resolve, reject, timer });
     });
   }

@@ -1,12 +1,13 @@
 // Pictures as the page has them: object URLs of bytes that came from the kernel, never a network address.
 
-const MOST_FULL = 8; // originals kept; they have megabytes
+// How many of each size are kept: originals have megabytes, the others some kilobytes.
+const MOST = { full: 8, card: 300, row: 600 };
 
 const keyOf = (picture, size) => `${picture.run_id}/${picture.index}/${size}/${picture.file}`;
 
 class Pictures {
   #link;
-  #known = new Map(); // key -> { url, file } or { gone }
+  #known = new Map(); // key -> { url, file }
   #waiting = new Map(); // key -> { promise, resolve }
   #wanted = [];
 
@@ -44,22 +45,33 @@ class Pictures {
     queueMicrotask(() => {
       const wanted = this.#wanted;
       this.#wanted = [];
-      this.#link.ask("pictures", { wanted }).catch(() => {}); // what does not come stays a kept place
+      // What did not come by the time of the answer does not come: it is asked for anew when it is next wanted.
+      const left = (why) => wanted.forEach((each) => this.#giveUp(each, why));
+      this.#link.ask("pictures", { wanted }, { patient: true }).then(() => left("It cannot be read"), (problem) => left(problem.text));
     });
   }
 
-  #arrived({ message, buffers }) {
-    const key = keyOf(message, message.size);
-    if (!this.#known.has(key)) this.#known.set(key, this.#made(message, buffers[0]));
-    this.#waiting.get(key)?.resolve(this.#known.get(key));
-    this.#waiting.delete(key);
-    this.#forgetOld();
+  #giveUp({ run_id, index, size }, gone) {
+    for (const [key, { resolve }] of this.#waiting) {
+      if (!key.startsWith(`${run_id}/${index}/${size}/`)) continue;
+      resolve({ gone });
+      this.#waiting.delete(key);
+    }
   }
 
-  #made(message, bytes) {
-    if (message.gone) return { gone: message.gone };
-    const blob = new Blob([bytes], { type: message.mime });
-    return { url: URL.createObjectURL(blob), file: message.file };
+  #arrived({ message, buffers }) {
+    if (message.gone) {
+      this.#giveUp(message, message.gone);
+      return;
+    }
+    const key = keyOf(message, message.size);
+    if (!this.#known.has(key)) {
+      const blob = new Blob([buffers[0]], { type: message.mime });
+      this.#known.set(key, { url: URL.createObjectURL(blob), file: message.file });
+    }
+    this.#waiting.get(key)?.resolve(this.#known.get(key));
+    this.#waiting.delete(key);
+    this.#forgetOld(message.size);
   }
 
   #used(key) {
@@ -69,19 +81,19 @@ class Pictures {
     return found;
   }
 
-  #forgetOld() {
-    const full = [...this.#known.keys()].filter((key) => key.split("/")[2] === "full");
-    for (const key of full.slice(0, Math.max(0, full.length - MOST_FULL))) {
+  #forgetOld(size) {
+    const old = [...this.#known.keys()].filter((key) => key.split("/")[2] === size);
+    for (const key of old.slice(0, Math.max(0, old.length - MOST[size]))) {
       URL.revokeObjectURL(this.#known.get(key).url);
       this.#known.delete(key);
     }
   }
 }
 
-/** Thumbnails as buttons; a click or Enter opens the lightbox at that picture. */
-function thumbnails(desk, pictures, size) {
+/** Thumbnails as buttons; a click or Enter opens the lightbox at that picture, or does what is given. */
+function thumbnails(desk, pictures, size, open = (index) => desk.lightbox.open(pictures, index)) {
   return pictures.map((picture, index) =>
-    h("button", { type: "button", class: `apx-thumb apx-thumb-${size}`, onclick: () => desk.lightbox.open(pictures, index) },
+    h("button", { type: "button", class: `apx-thumb apx-thumb-${size}`, onclick: () => open(index) },
       desk.link.pictures.image(picture, size),
       marks(picture),
     ),

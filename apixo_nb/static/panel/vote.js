@@ -15,21 +15,20 @@ function drawVote(model, el) {
   const ballot = h("div", { class: "apx-ballot", tabindex: "0", role: "group", "aria-label": "Which is better? Arrow left, arrow right, arrow down for neither, u to undo" },
     h("div", { class: "apx-pair" }, sides.map(({ frame }) => frame)),
     h("div", { class: "apx-row apx-vote-keys" }, left, tie, right, h("span", { class: "apx-grow" }), undo, count));
-  let asked = false;
+  let before = Promise.resolve(); // what was asked before; keys are carried out in their order
 
   const pair = () => model.get("pair");
 
-  async function act(name, given) {
-    if (asked) return;
-    asked = true;
-    problem.hidden = true;
-    try {
-      await desk.link.ask(name, given);
-    } catch (refused) {
-      setText(problem, [refused.text, refused.advice].filter(Boolean).join(" "));
-      problem.hidden = false;
-    }
-    asked = false;
+  function act(name, given) {
+    before = before.then(async () => {
+      problem.hidden = true;
+      try {
+        await desk.link.ask(name, given);
+      } catch (refused) {
+        setText(problem, [refused.text, refused.advice].filter(Boolean).join(" "));
+        problem.hidden = false;
+      }
+    });
   }
 
   function vote(outcome) {
@@ -38,7 +37,7 @@ function drawVote(model, el) {
 
   ballot.addEventListener("keydown", (event) => {
     const outcome = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" }[event.key];
-    if (!outcome && event.key !== "u") return;
+    if ((!outcome && event.key !== "u") || event.repeat) return;
     event.preventDefault();
     if (outcome) vote(outcome);
     else act("undo", {});
