@@ -17,6 +17,7 @@ from .run import Image, Run
 from .session import Session
 from .tally import (
     DONE,
+    STOPPED,
     Failure,
     Forecast,
     Plan,
@@ -112,7 +113,8 @@ class SweepShown:
     def summary(self) -> str:
         """How it stands, in one line."""
         tally = count(self.jobs, self._bought)
-        return " · ".join([self._plan.size, *tally.words(), tally.money()])
+        again = ["run it again for what is missing"] if tally.counts[STOPPED] else []
+        return " · ".join([self._plan.size, *tally.words(), *self._plan.free, tally.money(), *again])
 
     @property
     def failures(self) -> list[Failure]:

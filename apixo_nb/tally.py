@@ -55,9 +55,20 @@ class Plan:
         return f"{self.product} = {_count(len(runs), 'task')}, {_count(pictures, 'picture')}"
 
     @property
+    def _actions(self) -> Counter[str]:
+        return Counter(decision.action for decision in self.decisions)
+
+    @property
+    def free(self) -> list[str]:
+        """What costs nothing now, as short texts: it was paid for before."""
+        counts = self._actions
+        said = {"show": "stored, shown at $0", "follow": "taken up again at $0"}
+        return [f"{counts[action]} {text}" for action, text in said.items() if counts[action]]
+
+    @property
     def summary(self) -> str:
         """Count and cost in a few words: what is stored, what is open, what is to be paid for."""
-        counts: Counter[str] = Counter(decision.action for decision in self.decisions)
+        counts = self._actions
         free = ", in the sandbox: nothing is paid" if any(run.sandbox for run in self.bought) else ""
         price = dollars(self.price_micros / 1e6)
         said = {

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from nbconvert import HTMLExporter
 from playwright.sync_api import Locator, Page, expect
 
 from apixo_nb.frame import read_csv
@@ -483,6 +484,9 @@ def test_what_was_made_stays_in_the_notebook_as_plain_html(open_panel: OpenPanel
     assert "to stay &lt;script&gt;" in lasting
     assert lasting.count("data:image/webp") == 1
     assert "widgets" not in saved.metadata
+    page, _ = HTMLExporter().from_notebook_node(saved)
+    assert "to stay &lt;script&gt;" in page
+    assert page.count("data:image/webp") == 1
     assert len(json.dumps(saved)) < 60_000
     panel.notebook.restart_kernel()
     panel.notebook.reload()  # tomorrow: no panel, and the picture is there
@@ -501,6 +505,26 @@ def test_changed_settings_are_never_bought_with(open_panel: OpenPanel) -> None:
     expect(panel.cards).to_have_count(0)
     panel.prompt.press("Control+Enter")
     expect(panel.cards.first).to_contain_text("$2.00")
+
+
+def test_second_model_can_be_chosen_and_one_is_no_question(open_panel: OpenPanel) -> None:
+    another = "dataclasses.replace(spec.MODELS['gpt-image-1'], id='gpt-image-2', mode='gpt-image-2')"
+    panel = open_panel(
+        f"import dataclasses\nfrom apixo_nb import spec\nspec.MODELS['gpt-image-2'] = {another}"
+    )
+    panel.show()
+    expect(panel.root.get_by_label("Model")).to_be_hidden()
+    panel.notebook.restart_kernel()
+    panel.notebook.run_cell(2)
+    panel.show()
+    panel.root.get_by_label("Model").select_option("gpt-image-2")
+    panel.generate("by another model")
+    expect(panel.cards.first).to_contain_text("Done")
+    panel.open_history()
+    expect(panel.rows()).to_have_count(1)
+    made = panel.notebook.page.evaluate("document.querySelector('tr[data-run]').dataset.run")
+    sidecar = panel.folder / "apixo-runs" / "images" / f"{made}-1.json"
+    assert json.loads(sidecar.read_text("utf-8"))["model"] == "gpt-image-2"
 
 
 def test_keys_of_the_notebook_stay_out_of_the_panel(open_panel: OpenPanel) -> None:
