@@ -23,7 +23,7 @@ lab: $(LAB) ## open the quickstart notebook in JupyterLab
 	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
 test: $(TEST) programs lint ## lint, check types and run all tests (ARGS="-k name" is passed to pytest)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 kills: $(TEST) programs ## kill 2,000 kernels and programs at work, and judge what is left (ten minutes or so)
 	$(BIN)/python -m tests.kills --kills 2000 $(ARGS)
@@ -45,7 +45,7 @@ office: $(TEST) ## open the CSV for spreadsheets in LibreOffice (installs it)
 	$(BIN)/python -m pytest tests/office/spreadsheet.py $(ARGS)
 
 pictures: $(TEST) programs ## make the README's pictures anew, from the sandbox
-	$(BIN)/python -m pytest -q tests/test_lab.py tests/test_panel.py -k the_picture_of_the_readme
+	$(BIN)/python -m pytest -q tests/test_lab.py tests/test_panel_pages.py -k the_picture_of_the_readme
 	cp tests/screenshots/readme.png notebooks/quickstart.png
 	cp tests/screenshots/readme-panel.png notebooks/panel.png
 
