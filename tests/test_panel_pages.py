@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from playwright.sync_api import expect
@@ -284,7 +285,7 @@ def test_the_picture_of_the_readme_panel(open_panel: OpenPanel) -> None:
     panel.generate("a cozy cyberpunk cafe with neon lights")
     expect(panel.card("cyberpunk cafe")).to_contain_text("Done")
     panel.generate("a paper boat on a puddle, after the rain")
-    expect(panel.card("paper boat")).to_contain_text("1 poll")
+    expect(panel.card("paper boat")).to_contain_text(re.compile("1 poll|Done"))  # or a moment later
     panel.page.mouse.move(0, 0)
     panel.root.screenshot(path=SCREENSHOTS / "readme-panel.png", animations="disabled")
     assert (SCREENSHOTS / "readme-panel.png").stat().st_size > 10_000

@@ -268,7 +268,7 @@ function makeForm(desk) {
         showPrice();
       }, REST_MS);
     } catch (refused) {
-      show(problem, [refused.text, refused.advice].filter(Boolean).join(" "));
+      show(problem, [refused.text ?? String(refused), refused.advice].filter(Boolean).join(" "));
       if (refused.field === "prompt") prompt.focus();
     }
     pending = false;
