@@ -129,6 +129,16 @@ def test_lost_submit_offers_no_second_purchase(open_panel: OpenPanel) -> None:
     expect(card.get_by_role("button", name="Try again")).to_have_count(0)
 
 
+@pytest.mark.parametrize("key", ["Control+Enter", "Meta+Enter"])
+def test_the_key_generates(open_panel: OpenPanel, key: str) -> None:
+    panel = open_panel().show()
+    panel.prompt.fill("by a key")
+    expect(panel.prompt).to_be_focused()
+    panel.prompt.press(key)
+    expect(panel.card("by a key")).to_contain_text("Done")
+    expect(panel.cards).to_have_count(1)
+
+
 def test_hurried_clicks_buy_once(open_panel: OpenPanel) -> None:
     panel = open_panel().show()
     panel.prompt.fill("bought once")
