@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ pytest_plugins = ["tests.browser"]
 
 #: Made up, odd enough to be searched for, and never valid anywhere.
 KEY = "sk-test-7Gq2-Zebra-Pelican-91x"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Files with slow tests begin first, whatever the order of the rest: no worker is left alone with one."""
+    yield
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)
