@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import getpass
 import math
 import os
 from collections.abc import Callable
@@ -91,12 +90,7 @@ def _login(words: list[str], _shell: InteractiveShell) -> None:
     if words:
         step = "It may now stand in the notebook and its history: remove it there, or make a new key."
         raise ConfigurationError("%apixo login takes no key on the line", next_step=step)
-    try:
-        key = keys.ApiKey(getpass.getpass("APIXO API key (not shown): "), "you typed")
-    except (EOFError, NotImplementedError) as error:
-        # ipykernel raises a subclass of NotImplementedError where the front end takes no input.
-        step = f"Set {keys.KEY_VARIABLE} before Jupyter starts."
-        raise ConfigurationError("There is nobody to ask for the key here", next_step=step) from error
+    key = keys.asked_key()
     say("Trying the key ...")
     left = _balance_of(key, _session().settings)
     stored = _stored(key)

@@ -35,9 +35,8 @@ def export_lines(session: Session, line: str) -> list[str]:
     known = not flags or flags[0] in (*_KINDS, *_TRACKERS)
     fewest = 0 if flags and flags[0] in _TRACKERS else 1
     if not known or len(flags) > 1 or not fewest <= len(names) <= 1:
-        raise InvalidRequestError(
-            f"Which file is {' '.join(words)!r:.60}?", field="export", allowed=EXPORT_RULE
-        )
+        problem = f"Which file is {' '.join(words)!r:.60}?" if words else "Where shall the runs be written?"
+        raise InvalidRequestError(problem, field="export", allowed=EXPORT_RULE)
     flag = flags[0] if flags else ""
     if flag == "--mlflow":
         return session.to_mlflow(tracking_uri=names[0] if names else None).lines()
@@ -52,7 +51,8 @@ def import_lines(session: Session, line: str) -> list[str]:
     words = parted(line)
     if len(words) != 1 or words[0].startswith("--"):
         allowed = "%apixo import FILE.zip, or a folder of pictures with their .json files"
-        raise InvalidRequestError(f"Which file is {' '.join(words)!r:.60}?", field="import", allowed=allowed)
+        problem = f"Which file is {' '.join(words)!r:.60}?" if words else "What shall be brought in?"
+        raise InvalidRequestError(problem, field="import", allowed=allowed)
     return session.import_bundle(words[0]).lines()
 
 

@@ -23,7 +23,7 @@ from .options import MOST_DRAWS
 from .request import Request, make_request
 from .run import Run
 from .spec import DEFAULT_MODEL, MODELS, Value
-from .template import split_prompts
+from .template import names_in, split_prompts
 from .wire import storable
 
 
@@ -59,13 +59,27 @@ class Form:
 
     @property
     def sets(self) -> dict[str, list[str]]:
-        """The values of each variable; raises InvalidRequestError for a line that says nothing."""
-        return dict(_set_of(line) for line in self.sweep.splitlines() if line.strip())
+        """The values of each variable; raises InvalidRequestError for a line that says nothing, or anew."""
+        found: dict[str, list[str]] = {}
+        for line in filter(str.strip, self.sweep.splitlines()):
+            name, texts = _set_of(line)
+            if name in found:
+                step = "Write all its values on one line."
+                raise InvalidRequestError(f"{name} has two lines", field="sweep", value=line, next_step=step)
+            found[name] = texts
+        return found
 
     def cells(self) -> list[Cell]:
         """All that it asks for, one draw of each; raises InvalidRequestError."""
-        template = [Template(self.prompt)]
-        return expand(template, self.sets, self.lists, raw=not self.is_sweep, repeat=self.repeat)
+        sets = self.sets
+        if self.is_sweep and (left := [name for name in names_in(self.prompt) if name not in sets]):
+            raise InvalidRequestError(
+                f"The prompt uses {{{left[0]}}}, and the sweep gives no values for it",
+                field="sweep",
+                value=left[0],
+                next_step=f"Add a line: {left[0]} = value, value. Braces that stay are {{{{ and }}}}.",
+            )
+        return expand([Template(self.prompt)], sets, self.lists, raw=not self.is_sweep, repeat=self.repeat)
 
     def count(self) -> tuple[int, int]:
         """How many tasks and how many pictures it asks for; raises InvalidRequestError."""

@@ -48,6 +48,27 @@ class ApiKey:
         raise TypeError("an API key is not pickled; make a new client from the environment there")
 
 
+def asked_key() -> ApiKey:
+    """Ask the person at the notebook for a key, which is not shown.
+
+    Raises
+    ------
+    ConfigurationError
+        Nobody can be asked here, the question was stopped, or what was typed is no key.
+    """
+    import getpass
+
+    try:
+        return ApiKey(getpass.getpass("APIXO API key (not shown): "), "you typed")
+    except KeyboardInterrupt:
+        problem = "No key was given: the question was stopped"
+        raise ConfigurationError(problem, next_step="Run %apixo login again when you have it.") from None
+    except (EOFError, NotImplementedError) as error:
+        # ipykernel raises a subclass of NotImplementedError where the front end takes no input.
+        step = f"Set {KEY_VARIABLE} before Jupyter starts."
+        raise ConfigurationError("There is nobody to ask for the key here", next_step=step) from error
+
+
 _COPY_AGAIN = "Copy the key again from your APIXO dashboard, without the text around it."
 
 

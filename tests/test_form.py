@@ -351,3 +351,11 @@ def test_python_of_a_usual_form_reads_like_python():
         "    tags=['a'],\n"
         ") for draw in range(2)]"
     )
+
+
+def test_what_a_sweep_leaves_out_or_says_twice_is_named_in_the_words_of_the_form():
+    left_out = problems(Form("a {red} fox in a {place}", sweep="red = 1, 2"), nearby=True)["sweep"]
+    assert "{place}" in left_out
+    assert "place = value, value" in left_out
+    twice = problems(Form("a {red} fox", sweep="red = 1\nred = 2"), nearby=True)["sweep"]
+    assert "red has two lines" in twice

@@ -282,6 +282,17 @@ def test_login_asks_in_private_tries_the_key_and_never_shows_it(
     assert rows()[0].state == "success"
 
 
+def test_login_that_is_stopped_says_so_in_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("APIXO_API_KEY")
+    with kernel(tmp_path) as notebook:
+        message_id = notebook.start("%apixo login", allow_stdin=True)
+        notebook.client.get_stdin_msg(timeout=60)
+        notebook.interrupt()
+        told = error_of(notebook.finish(message_id))
+    assert told["ename"] == "ConfigurationError"
+    assert len("\n".join(told["traceback"]).strip().splitlines()) == 2
+
+
 def test_login_without_a_front_end_says_what_else_to_do(tmp_path: Path) -> None:
     notebook = execute([LOAD, "%apixo login"], tmp_path, allow_errors=True)
     assert "Set APIXO_API_KEY before Jupyter starts" in text_of(notebook.cells[1])
