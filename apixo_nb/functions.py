@@ -142,7 +142,13 @@ def history(
     Returns
     -------
     DataFrame
-        See `frame.history_frame` for columns, dtypes and units.
+        Among its columns: ``run_id``, ``created_at`` (UTC), ``prompt``, ``variables`` (a dict),
+        ``aspect_ratio``, ``num_images``, ``state``, ``costTime`` (ms), ``cost_usd`` (an estimate),
+        ``fail_code``, ``files`` (paths), ``name``, ``tags``, ``rating``. `frame.history_frame` has them all.
+
+    Examples
+    --------
+    >>> apixo_nb.history(name="foxes", since="2026-11-25").apixo.summary(by="style")
     """
     from .accessor import register
 
