@@ -7,6 +7,7 @@ LAB := .venv/.lab-installed
 TEST := .venv/.test-installed
 PEERS := .venv-peers/.installed
 TRACKERS := .venv-trackers/.installed
+BENCH := .venv-bench/.installed
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -37,8 +38,8 @@ peers: $(PEERS) ## count how often other clients send one paid request (a few mi
 trackers: $(TEST) $(TRACKERS) ## test the exports to MLflow and Weights & Biases, with their own libraries
 	$(BIN)/python -m pytest tests/trackers/libraries.py $(ARGS)
 
-bench: $(TEST) ## measure tables, search and exports of ledgers of up to 100,000 rows (writes build/bench)
-	$(BIN)/python -m tests.benchmarks.ledger $(ARGS)
+bench: $(BENCH) ## measure this package beside others (a quarter of an hour; writes build/bench; ARGS="polling weight")
+	.venv-bench/bin/python -m tests.benchmarks $(ARGS)
 
 office: $(TEST) ## open the CSV for spreadsheets in LibreOffice (installs it)
 	@sh tests/install.sh office
@@ -58,7 +59,7 @@ programs: # browser tests drive Chromium and axe-core, the ledger's a PostgreSQL
 	@sh tests/install.sh chromium axe postgres strace
 
 clean: ## remove .venv, caches, build and demo output (never apixo-runs: those are your pictures)
-	rm -rf .venv .venv-peers .venv-trackers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots tests/node_modules
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots tests/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.created:
@@ -82,6 +83,14 @@ $(TRACKERS): pyproject.toml constraints.txt tests/trackers/constraints.txt
 	$(PYTHON) -m venv .venv-trackers
 	.venv-trackers/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -c tests/trackers/constraints.txt -e '.[mlflow,wandb]'
+	@touch $@
+
+# Of their own, with all that the benchmarks compare this package with.
+$(BENCH): pyproject.toml constraints.txt tests/peers/constraints.txt tests/trackers/constraints.txt tests/benchmarks/constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -c tests/peers/constraints.txt -c tests/trackers/constraints.txt -c tests/benchmarks/constraints.txt \
+		-e '.[lab,mlflow,parquet,wandb]' aiohttp fal-client httpx jupyter-ai-magics jupysql replicate requests
 	@touch $@
 
 # The test set contains the lab set, so both stamps are fresh afterwards.
