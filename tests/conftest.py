@@ -22,7 +22,8 @@ KEY = "sk-test-7Gq2-Zebra-Pelican-91x"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """Files with slow tests begin first, whatever the order of the rest: no worker is left alone with one."""
     yield
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    marks = ("slow", "browser")
+    slow = Counter(item.path for item in items if any(map(item.get_closest_marker, marks)))
     items.sort(key=lambda item: -slow[item.path])
 
 

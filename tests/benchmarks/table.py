@@ -46,7 +46,7 @@ class Line:
 
     def __str__(self) -> str:
         """Show one row of the table."""
-        figures = f"{_short(self.theirs):>10} {_short(self.ours):>10} {self.unit:<10} {self.ratio:>7.2f}"
+        figures = f"{short(self.theirs):>10} {short(self.ours):>10} {self.unit:<10} {self.ratio:>7.2f}"
         return f"{self.what:<44} {self.peer:<24} {figures}  {self.note}".rstrip()
 
 
@@ -103,7 +103,7 @@ def versions(names: Iterable[str]) -> dict[str, str | None]:
     return found
 
 
-def _short(figure: float) -> str:
+def short(figure: float) -> str:
     """Three digits that matter, with the thousands apart."""
     if figure != figure:  # noqa: PLR0124 - NaN
         return "-"
