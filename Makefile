@@ -8,11 +8,13 @@ TEST := .venv/.test-installed
 PEERS := .venv-peers/.installed
 TRACKERS := .venv-trackers/.installed
 BENCH := .venv-bench/.installed
+DOCS := .venv-docs/.installed
+BINDER := .venv-binder/.installed
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test kills stories peers bench trackers office pictures lint programs clean
+.PHONY: help demo lab test kills stories peers bench docs binder frontends trackers office pictures lint programs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +42,13 @@ trackers: $(TEST) $(TRACKERS) ## test the exports to MLflow and Weights & Biases
 
 bench: $(BENCH) ## measure this package beside others (a quarter of an hour; writes build/bench; ARGS="polling weight")
 	.venv-bench/bin/python -m tests.benchmarks $(ARGS)
+
+docs: $(DOCS) ## build the reference from the docstrings into build/site (a warning is an error)
+	.venv-docs/bin/python -m sphinx -q -W --keep-going -b html -d build/docs-cache .docs build/site
+	@echo "build/site/index.html"
+
+binder: $(TEST) $(BINDER) ## install what Binder does, run its scripts, have repo2docker read the folder (minutes)
+	$(BIN)/python -m pytest tests/binder/image.py $(ARGS)
 
 office: $(TEST) ## open the CSV for spreadsheets in LibreOffice (installs it)
 	@sh tests/install.sh office
@@ -83,6 +92,20 @@ $(TRACKERS): pyproject.toml constraints.txt tests/trackers/constraints.txt
 	$(PYTHON) -m venv .venv-trackers
 	.venv-trackers/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -c tests/trackers/constraints.txt -e '.[mlflow,wandb]'
+	@touch $@
+
+# Of its own: it brings Docker's client library.
+$(BINDER): constraints.txt tests/binder/constraints.txt
+	$(PYTHON) -m venv .venv-binder
+	.venv-binder/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -c tests/binder/constraints.txt jupyter-repo2docker
+	@touch $@
+
+# Of their own: what builds pages is not for our tests.
+$(DOCS): pyproject.toml constraints.txt .docs/constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -c .docs/constraints.txt -e . furo sphinx
 	@touch $@
 
 # Of their own, with all that the benchmarks compare this package with.

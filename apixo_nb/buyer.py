@@ -67,6 +67,7 @@ class Buyer:
         self._beaten = beaten
         self.gate = Gate(client.retry, client.clock)
         self._line = Lane(lambda: self.gate.at_once, self.gate.wait_s)
+        self.gate.room = self._line.go_on
         self._waiting: dict[Job, Purchase] = {}
 
     def line_up(self, purchase: Purchase, *, first: bool = False) -> None:
@@ -160,6 +161,7 @@ class Buyer:
             await self._turned_away(purchase, answer, again=self.gate.refused(sent, answer.retry_after_s))
             return False
         self.gate.accepted()
+        job.takes_place(self.gate)
         await self._keeper.bought(job, answer, utc_now())
         return True
 

@@ -26,7 +26,7 @@ def say(*lines: str) -> None:
     print("\n".join(lines))  # noqa: T201 - what the magics say
 
 
-def carry_out(line: str, shell: InteractiveShell) -> Any:
+def carry_out(line: str, shell: InteractiveShell | None) -> Any:
     """Carry out the line after ``%apixo``; its value is shown by the cell.
 
     Raises
@@ -77,14 +77,14 @@ def _nothing_after(command: str, words: list[str]) -> None:
         )
 
 
-def _help(_words: list[str], _shell: InteractiveShell) -> None:
+def _help(_words: list[str], _shell: InteractiveShell | None) -> None:
     say(cell_help(), "", line_help())
 
 
 # --- key and settings -------------------------------------------------------------------------------
 
 
-def _login(words: list[str], _shell: InteractiveShell) -> None:
+def _login(words: list[str], _shell: InteractiveShell | None) -> None:
     from .shared import reset
 
     if words:
@@ -120,7 +120,7 @@ def _balance_of(key: keys.ApiKey, settings: config.Apixo) -> str:
         return f"It could not be tried: {error.message}."
 
 
-def _logout(words: list[str], _shell: InteractiveShell) -> None:
+def _logout(words: list[str], _shell: InteractiveShell | None) -> None:
     from .shared import reset
 
     _nothing_after("logout", words)
@@ -129,7 +129,7 @@ def _logout(words: list[str], _shell: InteractiveShell) -> None:
     say("The stored key is removed. A key in the environment stays until Jupyter restarts.")
 
 
-def _sandbox(words: list[str], _shell: InteractiveShell) -> None:
+def _sandbox(words: list[str], _shell: InteractiveShell | None) -> None:
     wanted = {(): True, ("on",): True, ("off",): False}.get(tuple(words))
     if wanted is None:
         raise InvalidRequestError(
@@ -151,7 +151,7 @@ def _sandbox(words: list[str], _shell: InteractiveShell) -> None:
         say(line)
 
 
-def _config(words: list[str], _shell: InteractiveShell) -> None:
+def _config(words: list[str], _shell: InteractiveShell | None) -> None:
     _nothing_after("config", words)
     values = config.settings().trait_values(config=True)
     width = max(map(len, values))
@@ -162,14 +162,14 @@ def _config(words: list[str], _shell: InteractiveShell) -> None:
 # --- looking back -----------------------------------------------------------------------------------
 
 
-def _status(words: list[str], _shell: InteractiveShell) -> None:
+def _status(words: list[str], _shell: InteractiveShell | None) -> None:
     from .status import status_lines
 
     _nothing_after("status", words)
     say(*status_lines(_session()))
 
 
-def _history(words: list[str], _shell: InteractiveShell) -> Any:
+def _history(words: list[str], _shell: InteractiveShell | None) -> Any:
     from .accessor import register
     from .frame import brief
 
@@ -186,13 +186,13 @@ def _whole_number(text: str) -> int:
     )
 
 
-def _export(words: list[str], _shell: InteractiveShell) -> None:
+def _export(words: list[str], _shell: InteractiveShell | None) -> None:
     from .exchange import export_lines
 
     say(*export_lines(_session(), "".join(words)))
 
 
-def _import(words: list[str], _shell: InteractiveShell) -> None:
+def _import(words: list[str], _shell: InteractiveShell | None) -> None:
     from .exchange import import_lines
 
     say(*import_lines(_session(), "".join(words)))
@@ -201,7 +201,7 @@ def _import(words: list[str], _shell: InteractiveShell) -> None:
 # --- money ------------------------------------------------------------------------------------------
 
 
-def _balance(words: list[str], _shell: InteractiveShell) -> None:
+def _balance(words: list[str], _shell: InteractiveShell | None) -> None:
     from .purse import compare_balance
 
     _nothing_after("balance", words)
@@ -211,7 +211,7 @@ def _balance(words: list[str], _shell: InteractiveShell) -> None:
     say(f"{_mark(session)}${usd:.2f} left", *([compared] if compared else []))
 
 
-def _spend(words: list[str], _shell: InteractiveShell) -> None:
+def _spend(words: list[str], _shell: InteractiveShell | None) -> None:
     from .spend import GROUPS, spend_lines
 
     unknown = [word for word in words if word not in GROUPS]
@@ -226,7 +226,7 @@ def _spend(words: list[str], _shell: InteractiveShell) -> None:
 _SCOPES = {"--total": "total", "--day": "day", "--notebook": "notebook"}
 
 
-def _budget(words: list[str], _shell: InteractiveShell) -> None:
+def _budget(words: list[str], _shell: InteractiveShell | None) -> None:
     from .purse import budgets, set_budget
 
     flags = [word for word in words if word.startswith("--")]
@@ -265,7 +265,7 @@ def _sum(text: str) -> float | None:
 # --- unfinished business ----------------------------------------------------------------------------
 
 
-def _resume(words: list[str], shell: InteractiveShell) -> None:
+def _resume(words: list[str], shell: InteractiveShell | None) -> None:
     from .live import Watch
 
     if len(words) > 2:
@@ -305,7 +305,7 @@ def lost_lines(lost: list[Run]) -> list[str]:
     ]
 
 
-def _settle(words: list[str], _shell: InteractiveShell) -> None:
+def _settle(words: list[str], _shell: InteractiveShell | None) -> None:
     from .lost import settle
 
     if len(words) != 2 or words[1] not in ("paid", "free"):
@@ -320,7 +320,7 @@ def _settle(words: list[str], _shell: InteractiveShell) -> None:
     say(f"Run {run.run_id} counts as {dollars((run.cost_micros or 0) / 1e6)}, and is settled.")
 
 
-def _rescue(words: list[str], shell: InteractiveShell) -> None:
+def _rescue(words: list[str], shell: InteractiveShell | None) -> None:
     from .live import Watch
     from .rescue import rescue, rescued_lines
 
@@ -336,7 +336,7 @@ def _rescue(words: list[str], shell: InteractiveShell) -> None:
     say(*rescued_lines(before, [job.run for job in jobs]))
 
 
-def _doctor(words: list[str], _shell: InteractiveShell) -> None:
+def _doctor(words: list[str], _shell: InteractiveShell | None) -> None:
     from .doctor import examine, rebuild
 
     if words not in ([], ["--rebuild"]):
@@ -353,14 +353,14 @@ def _doctor(words: list[str], _shell: InteractiveShell) -> None:
     say(*examine(session).lines())
 
 
-def _panel(words: list[str], _shell: InteractiveShell) -> Any:
+def _panel(words: list[str], _shell: InteractiveShell | None) -> Any:
     from .panels import panel
 
     _nothing_after("panel", words)
     return panel()
 
 
-def _wait(words: list[str], _shell: InteractiveShell) -> None:
+def _wait(words: list[str], _shell: InteractiveShell | None) -> None:
     from .live import wait
 
     _nothing_after("wait", words)
@@ -372,7 +372,7 @@ def _mark(session: Session) -> str:
     return "SANDBOX · " if session.is_sandbox else ""
 
 
-_ACTIONS: dict[str, Callable[[list[str], InteractiveShell], Any]] = {
+_ACTIONS: dict[str, Callable[[list[str], InteractiveShell | None], Any]] = {
     "login": _login,
     "logout": _logout,
     "status": _status,

@@ -68,13 +68,22 @@ class Database:
         """Let go of it."""
         self._engine.dispose()
 
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is one of SQLite's."""
+        return self._engine.dialect.name == "sqlite"
+
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that writes, alone: no other kernel's is in it, on no database."""
+    def writing(self, patience_ms: int | None = None) -> Iterator[sa.Connection]:
+        """A transaction that writes, alone: no other kernel's is in it, on no database.
+
+        `patience_ms`: how long it waits for another kernel's on SQLite, where that is not as long as usual.
+        """
         if self._newer is not None:
             raise _too_new(self._newer)
         self._check_still_there()  # before SQLite makes an empty file in its place
-        with self._explained(), self._engine.begin() as connection:
+        engine = self._engine.execution_options(apixo_patience_ms=patience_ms)
+        with self._explained(), engine.begin() as connection:
             self._check_still_there()
             if connection.dialect.name == "postgresql":  # on SQLite, BEGIN IMMEDIATE has done so already
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
@@ -184,8 +193,19 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    reading = connection.get_execution_options().get("apixo_reading")
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get("apixo_reading"):
+        connection.exec_driver_sql("BEGIN")
+        return
+    patience_ms = options.get("apixo_patience_ms")
+    if patience_ms is None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={patience_ms:d}").close()
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MS}").close()
 
 
 # --- versions ---------------------------------------------------------------------------------------
@@ -201,6 +221,8 @@ def _upgrade(connection: sa.Connection) -> str | None:
         text = f"The ledger {connection.engine.url.database} is a database of something else"
         raise LedgerError(text, damaged=True, next_step=MEND)
     tables.metadata.create_all(connection)
+    if fresh:
+        tables.watch_texts(connection)
     for migration in tables.MIGRATIONS:
         if migration.version > found:
             migration.carry_out(connection)

@@ -97,7 +97,7 @@ class ApixoError(Exception):
 
     @property
     def headline(self) -> str:
-        """The first line: the message and the codes and ids that belong to it."""
+        """The first line, which is the message with the codes and ids that belong to it."""
         facts = [
             f"HTTP {self.status}" if self.status is not None else "",
             f"code {self.code}" if self.code not in (None, self.status) else "",
@@ -110,7 +110,7 @@ class ApixoError(Exception):
 
     @property
     def advice(self) -> str:
-        """The second line: what it cost and what to do next."""
+        """The second line, of what it cost and what to do next."""
         return " ".join(part for part in (self._cost(), self.next_step) if part)
 
     def _cost(self) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from .errors import ApixoError, InvalidRequestError
+from .filters import query_of
+from .lines import Line
 from .originals import Images
 from .run import Run, checked_runs
+from .search import Query
 from .target import SUFFIXES, Written, checked_target
 from .text import printable
 
@@ -17,8 +21,20 @@ FOLDERS = ("imagefolder", "embed", "site")
 KINDS = (*SUFFIXES, *FOLDERS)
 
 
+class Stored(Protocol):
+    """All runs of a ledger."""
+
+    def runs(self) -> list[Run]:
+        """As records."""
+        ...
+
+    def lines(self, query: Query) -> Iterator[Line]:
+        """For a table: those that a query asks for."""
+        ...
+
+
 def export(
-    runs: Iterable[Run],
+    runs: Iterable[Run] | Stored,
     path: str | os.PathLike[str],
     kind: str | None,
     images: Images,
@@ -28,7 +44,7 @@ def export(
 
     Parameters
     ----------
-    runs : iterable of Run, or one
+    runs : iterable of Run, or one, or a ledger, which means all of its runs
     path : path
         Its end tells the kind: .csv (exact CSV, as a name without an end), .jsonl, .parquet, .html, .zip, or
         .png, .webp, .jpg for a contact sheet.
@@ -49,15 +65,21 @@ def export(
         what is no run.
     """
     kind = _kind(path, kind)
+    if kind in ("csv", "excel", "jsonl", "parquet"):
+        return Written(_table(kind, runs, path, shown_path))
     chosen = checked_runs(runs)
     if kind in ("bundle", "imagefolder", "embed"):
         return _with_pictures(kind, chosen, path, images)
     if kind in ("sheet", "site"):
         return Written(_laid_out(kind, chosen, path, images))
-    if kind == "html":
-        from .report import write_report
+    from .report import write_report
 
-        return Written(write_report(chosen, path, images))
+    return Written(write_report(chosen, path, images))
+
+
+def _table(
+    kind: str, runs: Iterable[Run] | Stored, path: str | os.PathLike[str], shown_path: Callable[[str], str]
+) -> Path:
     from . import formats, frame
 
     writers = {
@@ -66,7 +88,9 @@ def export(
         "jsonl": formats.write_jsonl,
         "parquet": formats.write_parquet,
     }
-    return Written(writers[kind](frame.history_frame(chosen, shown_path), path))
+    # A ledger may have 100,000 rows: they go into the table without being records.
+    rows = runs.lines(query_of()) if hasattr(runs, "lines") else checked_runs(runs)
+    return writers[kind](frame.history_frame(rows, shown_path), path)
 
 
 def _laid_out(kind: str, runs: list[Run], path: str | os.PathLike[str], images: Images) -> Path:

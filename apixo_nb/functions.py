@@ -47,7 +47,8 @@ def generate(
     image_urls : list of str
         Up to 5 public URLs of reference pictures.
     model : str
-    name, note : str, and tags : list of str
+    name, note : str
+    tags : list of str
         Kept on the row.
     max_cost_usd : float
         Refuse to start above it.

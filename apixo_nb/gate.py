@@ -2,15 +2,18 @@
 
 Additive increase, multiplicative decrease, as in TCP: each refusal halves the rate and the number of submits
 that may be on their way at once, each acceptance adds a little of it back. A pause that APIXO asks for
-(Retry-After) holds for everybody. What never clears is a quota: then the gate gives up, and says so, in place
-of hammering on.
+(Retry-After) holds for everybody. Refusals at the same count of tasks at work tell of a limit on that count:
+then it is that which is kept, see `places`. What never clears, though no task is at work, is a quota: then
+the gate gives up, and says so, in place of hammering on.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from .places import Places
 from .retry import Clock, RetryPolicy
 
 MOST_AT_ONCE = 8  # submits on their way together; each needs a connection of its own
@@ -46,13 +49,17 @@ class Gate:
         self._next_at = -math.inf  # no submit leaves earlier
         self._refused_at = -math.inf
         self._slowed_at = -math.inf
+        self._asked_until = -math.inf  # a pause that APIXO asked for; no submit leaves earlier, come what may
         self._in_a_row = 0
+        self._in_vain = 0  # of these, while no task was at work whose end could make room
         self._paused_s = 0.0
+        self.places = Places(policy.base_s)
+        self.room: Callable[[], None] = lambda: None  # called when the next submit may leave earlier
 
     @property
     def at_once(self) -> int:
         """How many submits may be on their way together."""
-        return 1 if self._in_a_row else max(1, int(self._window))
+        return 1 if self._in_a_row else max(1, int(min(self._window, self.places.left)))
 
     @property
     def rate(self) -> float:
@@ -61,13 +68,27 @@ class Gate:
 
     def wait_s(self) -> float:
         """Seconds until the next submit may leave; 0 means now."""
-        return max(0.0, self._next_at - self._clock.monotonic())
+        at = max(self._next_at, self.places.probe_at) if self.places.taken else self._next_at
+        return max(0.0, at - self._clock.monotonic())
+
+    def begins(self) -> None:
+        """A task is at work from now on, until `ends` is called for it."""
+        self.places.at_work += 1
+
+    def ends(self) -> None:
+        """The end of a task was seen, or nobody waits for it any more."""
+        self.places.at_work -= 1
+        if self._in_a_row:  # its place may be the one that was missing
+            now = self._clock.monotonic()
+            self._next_at = max(self._asked_until, min(self._next_at, now))
+        self.room()
 
     def leave(self) -> Pass:
         """A submit leaves."""
         now = self._clock.monotonic()
         if now - max(self._refused_at, self._slowed_at) > _FORGOTTEN_S:
             self._window, self._rate, self._step, self._in_a_row = float(MOST_AT_ONCE), math.inf, 0.0, 0
+            self.places.forget()
         if math.isfinite(self._rate):
             self._next_at = max(self._next_at, now) + 1.0 / self._rate
         return Pass(now)
@@ -80,7 +101,8 @@ class Gate:
             # Each probe in vain has halved the rate once more; it told when to come back, not at which pace.
             self._rate = max(self._rate, self._ground)
             self._step = self._rate / 10
-        self._in_a_row, self._paused_s = 0, 0.0
+        self._in_a_row, self._in_vain, self._paused_s = 0, 0, 0.0
+        self.places.accepted(now)
         self._window = min(float(MOST_AT_ONCE), self._window + 1.0 / self._window)
         self._rate += self._step
 
@@ -96,26 +118,42 @@ class Gate:
         """
         now = self._clock.monotonic()
         if now - self._refused_at > _FRESH_S:
-            self._in_a_row, self._paused_s = 0, 0.0
+            self._in_a_row, self._in_vain, self._paused_s = 0, 0, 0.0
         again = sent.left_at > self._refused_at
-        if again:
-            self._in_a_row += 1
-            self._cut(now)
+        self._in_a_row += again
         self._refused_at = now
         pause = self._pause(retry_after_s)
         self._next_at = max(self._next_at, now + pause)
+        if retry_after_s is not None:
+            self._asked_until = max(self._asked_until, self._next_at)
         if again:
+            self._learn(now, pause, retry_after_s)
+        if self.places.at_work:
+            return pause <= self._policy.total_s
+        return self._in_vain < self._policy.attempts and self._paused_s <= self._policy.total_s
+
+    def _learn(self, now: float, pause: float, retry_after_s: float | None) -> None:
+        self.places.refused(self._next_at, retry_after_s)
+        if self.places.certain:  # the submits were not too fast, and many may be missing after a pause
+            self._window = float(MOST_AT_ONCE)
+            self._rate = max(self._rate, 2 * self._pace(now))
+        else:
+            self._cut(now)
+        if not self.places.at_work:
+            self._in_vain += 1
             self._paused_s += pause
-        return self._in_a_row < self._policy.attempts and self._paused_s <= self._policy.total_s
 
     def _cut(self, now: float) -> None:
         self._window = max(1.0, self._window / 2)
-        recent = [at for at in self._accepted if now - at < 10.0]
-        seen = len(recent) / max(1.0, now - recent[0]) if len(recent) > 1 else 1.0 / self._policy.base_s
-        self._rate = max(0.02, min(self._rate, seen) / 2)
+        self._rate = max(0.02, min(self._rate, self._pace(now)) / 2)
         self._step = self._rate / 10
         if self._in_a_row <= 1:
             self._ground = self._rate
+
+    def _pace(self, now: float) -> float:
+        """Submits a second that were accepted lately."""
+        recent = [at for at in self._accepted if now - at < 10.0]
+        return len(recent) / max(1.0, now - recent[0]) if len(recent) > 1 else 1.0 / self._policy.base_s
 
     def _pause(self, retry_after_s: float | None) -> float:
         if retry_after_s is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from . import loop
 from .errors import ApixoError, RunCancelledError, SubmitUnknownError, TaskFailedError, remember
@@ -13,6 +13,16 @@ from .run import FAILED, SUBMITTING, UNKNOWN, Run
 from .text import printable
 
 _GRACE_S = 0.2  # how long Stop waits for the row to say "cancelled" before it returns
+
+
+class Counts(Protocol):
+    """Whoever counts the tasks that are at work."""
+
+    def begins(self) -> None:
+        """One more."""
+
+    def ends(self) -> None:
+        """One less."""
 
 
 class Job:
@@ -44,6 +54,7 @@ class Job:
         self.polls = 0
         self.submitting = self.posted = False
         self.stopped = False
+        self._counted: Counts | None = None
 
     def __repr__(self) -> str:
         return f"<Job {self.run.run_id}: {self.run.state}{', ended' if self.done else ''}>"
@@ -105,8 +116,21 @@ class Job:
         if not self.answer.done():
             self.answer.set_result(self.run)
 
+    def takes_place(self, counts: Counts) -> None:
+        """The runner's side: its task is at work, and counts once."""
+        if self._counted is None:
+            self._counted = counts
+            counts.begins()
+
+    def leaves_place(self) -> None:
+        """The runner's side: its task has ended, or is waited for no more."""
+        counts, self._counted = self._counted, None
+        if counts is not None:
+            counts.ends()
+
     def end(self) -> None:
         """The runner's side: nothing more happens to it."""
+        self.leaves_place()
         if not self.ended.done():
             self.ended.set_result(None)
 
@@ -119,7 +143,7 @@ class Job:
         """The runner's side, in the child of a fork: the run goes on in the parent, and `wait` says so."""
         # New ones: the locks in the old ones may be held by a thread that is not here.
         self.answer, self.ended = concurrent.futures.Future(), concurrent.futures.Future()
-        self.give_up, self.stopped = None, True
+        self.give_up, self.stopped, self._counted = None, True, None
         error = RunCancelledError(
             "It is in flight in the process that this one was forked from, and is not waited for here",
             run_id=self.run.run_id,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import shutil
 import sys
 import threading
 import time
@@ -363,7 +364,9 @@ class _TextView:
     def refresh(self, elapsed_s: float) -> None:
         terminal = sys.stdout.isatty()
         line = self._subject.line(elapsed_s)
-        news = line["text/plain"] if terminal else self._subject.news()
+        # Only a line that is not wrapped can be rewritten.
+        room = shutil.get_terminal_size().columns - 1
+        news = line["text/plain"][:room] if terminal else self._subject.news()
         if news != self._shown:
             self._shown = news
             self._write(news, "\r" if terminal else "")
@@ -374,6 +377,7 @@ class _TextView:
         self._finished = True
         if sys.stdout.isatty():
             self._write("", "\r")
+            print(end="\r")  # noqa: T201
         print(self._subject.lasting_text())  # noqa: T201 - the output of the magic in a terminal
 
     def _write(self, text: str, back: str) -> None:

@@ -96,7 +96,7 @@ class Records:
         from .frame import history_frame
 
         asked = query_of(name=name, tag=tag, since=since, state=state, text=text)
-        return history_frame(self.ledger.each(asked), self._shown_paths())
+        return history_frame(self.ledger.lines(asked), self._shown_paths())
 
     def pictures(
         self,
@@ -113,7 +113,7 @@ class Records:
         from .frame import images_frame
 
         asked = query_of(name=name, tag=tag, since=since, state=state, text=text)
-        return images_frame(self.ledger.each(asked), self._shown_paths())
+        return images_frame(self.ledger.lines(asked, pictures=True), self._shown_paths())
 
     def export_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write `history` to a CSV file, exactly; see `frame.write_csv`."""
@@ -139,7 +139,7 @@ class Records:
         """As `export`, but what there is to say is returned."""
         from .export import export
 
-        chosen = self.ledger.runs() if runs is None else runs
+        chosen = self.ledger if runs is None else runs
         return export(chosen, path, kind, self.images, self._shown_paths())
 
     def import_bundle(self, path: str | os.PathLike[str]) -> Imported:

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from .errors import LedgerError
+from .lines import STORED, Line, make_line
 from .run import CHOICE, FAILED, PLANNED, SUCCESS, UNKNOWN, Image, Run
 from .tables import images, missing_pictures, runs
 
@@ -32,17 +33,49 @@ def read_runs(connection: sa.Connection, wanted: sa.Select[Any]) -> list[Run]:
     """The runs that a selection of `runs` gives, in its order, with their pictures."""
     # A ledger may have 100,000 rows: little is done for each, and what a Run does not know is not read.
     rows = _dicts(connection.execute(wanted.with_only_columns(*_RUN)))
-    found: dict[str, list[Image]] = {}
+    found: dict[str, Sequence[Image]] = {}
     for part in parts([row["run_id"] for row in rows]):
-        pictures = sa.select(images).where(images.c.run_id.in_(part)).order_by(images.c.index)
-        for row in _dicts(connection.execute(pictures)):
-            found.setdefault(row["run_id"], []).append(Image.model_validate(row))
+        found |= {run_id: pictures for run_id, (_, pictures) in _images_of(connection, part).items()}
     return [run_of(row, found.get(row["run_id"], ())) for row in rows]
+
+
+def read_lines(connection: sa.Connection, run_ids: Sequence[str], *, pictures: bool) -> list[Line]:
+    """The runs of some ids, in their order, for a table; with pictures, or the names of files only."""
+    read = _images_of if pictures else _files_of
+    found = read(connection, run_ids)
+    wanted = sa.select(*(runs.c[name] for name in STORED)).where(runs.c.run_id.in_(run_ids))
+    known = {row[0]: row for row in connection.execute(wanted).all()}
+    none: tuple[Any, Any] = ((), ())
+    return [make_line((*known[each], *found.get(each, none))) for each in run_ids if each in known]
+
+
+def _files_of(
+    connection: sa.Connection, run_ids: Sequence[str]
+) -> dict[str, tuple[Sequence[str], Sequence[Image]]]:
+    stored = sa.select(images.c.run_id, images.c.file).where(images.c.run_id.in_(run_ids))
+    found: dict[str, list[str]] = {}
+    for run_id, file in connection.execute(stored.order_by(images.c.index)).all():
+        if file:
+            found.setdefault(run_id, []).append(file)
+    return {run_id: (files, ()) for run_id, files in found.items()}
+
+
+def _images_of(
+    connection: sa.Connection, run_ids: Sequence[str]
+) -> dict[str, tuple[Sequence[str], Sequence[Image]]]:
+    found: dict[str, list[Image]] = {}
+    stored = sa.select(images).where(images.c.run_id.in_(run_ids))
+    for row in _dicts(connection.execute(stored.order_by(images.c.index))):
+        found.setdefault(row["run_id"], []).append(Image.model_validate(row))
+    return {
+        run_id: ([image.file for image in pictures if image.file], pictures)
+        for run_id, pictures in found.items()
+    }
 
 
 def _dicts(result: sa.CursorResult[Any]) -> list[dict[str, Any]]:
     names = tuple(result.keys())
-    return [dict(zip(names, row, strict=True)) for row in result]
+    return [dict(zip(names, row, strict=True)) for row in result.all()]
 
 
 def check_new(connection: sa.Connection, run_id: str) -> None:

@@ -14,7 +14,7 @@ from .request import Request, RequestType
 from .spec import FINAL_STATES, MODELS, RESULT_DAYS, ModelSpec, Value
 from .text import printable
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # The states of a run, in the order they are met. Only `success` and `failed` are final; a word that is not
 # here came from APIXO, is kept verbatim and is not final.

@@ -177,8 +177,10 @@ class Runner:
 
     def _watch(self, job: Job, timeout_s: float, age_s: float, cadence: Cadence) -> None:
         started = time.monotonic()
+        job.takes_place(self.gate)
 
         def ended(status: TaskStatus | None, error: BaseException | None) -> None:
+            job.leaves_place()
             job.give_up = None  # it stands in line for its last part, which looks whether it was stopped
             waited_ms = int((time.monotonic() - started + age_s) * 1000)
             self._then(job, self._conclude(job, status, error, waited_ms))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from .errors import InvalidRequestError
+from . import lookup, rows
+from .database import Database
+from .errors import InvalidRequestError, LedgerError
 from .labels import check_number, check_switch
+from .lines import Line
 from .run import BEST, Run
-from .sqltext import Dialect, dialect_of
+from .sqltext import Dialect, dialect_of, words_in
 from .tables import images, runs
 from .text import printable
 from .wire import storable
@@ -134,37 +137,88 @@ class Facets:
     names: list[tuple[str, int]]
 
 
-def ask(connection: sa.Connection, query: Query) -> tuple[int | None, sa.Select[Any]]:
-    """How many runs a query finds, and the selection of its page; None where all of them are on it."""
+def page(database: Database, query: Query) -> Found:
+    """The runs that a query asks for, and how many there are in all."""
+    total, ids = _ids(database, query)
+    return Found(list(_in_order(database, ids)), total)
+
+
+def each(database: Database, query: Query) -> Iterator[Run]:
+    """As `page`, one by one, for large tables: no lock is held meanwhile, and no record is kept."""
+    return _in_order(database, _ids(database, query)[1])
+
+
+def lines(database: Database, query: Query, *, pictures: bool) -> Iterator[Line]:
+    """As `each`, for a table; with the pictures, or the names of their files only."""
+    for part in rows.parts(_ids(database, query)[1]):
+        with database.reading() as connection:
+            found = rows.read_lines(connection, part, pictures=pictures)
+        yield from found
+
+
+def _ids(database: Database, query: Query) -> tuple[int, Sequence[str]]:
+    """How many runs a query finds, and the ids of those on its page, in order."""
+    if not query.text.split():
+        with database.reading() as connection:
+            return _ids_within(connection, query, indexed=False)
+    lookup.refresh(database)
+    try:
+        with database.reading() as connection:
+            return _ids_within(connection, query, indexed=lookup.is_there(connection))
+    except LedgerError:
+        with database.reading() as connection:  # if it is only the index that is damaged, the rows answer
+            return _ids_within(connection, query, indexed=False)
+
+
+def _ids_within(connection: sa.Connection, query: Query, *, indexed: bool) -> tuple[int, Sequence[str]]:
     says = dialect_of(connection)
-    which = sa.and_(sa.true(), *_conditions(query, says))
-    page = sa.select(runs).where(which).order_by(*_order(query, says))
+    which = sa.and_(sa.true(), *_conditions(query, says, indexed=indexed))
+    ids = sa.select(runs.c.run_id).where(which).order_by(*_order(query, says))
     if query.limit is None and not query.offset:
-        return None, page
+        found = connection.scalars(ids).all()
+        return len(found), found
+    part = ids.limit(query.limit).offset(query.offset)
+    if query.text:  # what finds the rows is the work, so it is done once
+        rows_found = connection.execute(part.add_columns(sa.func.count().over())).all()
+        if rows_found:
+            return rows_found[0][1], [row[0] for row in rows_found]
     total = connection.scalar(sa.select(sa.func.count()).select_from(runs).where(which)) or 0
-    return total, page.limit(query.limit).offset(query.offset)
+    return total, connection.scalars(part).all() if total > query.offset else ()
+
+
+def _in_order(database: Database, ids: Sequence[str]) -> Iterator[Run]:
+    for part in rows.parts(ids):
+        with database.reading() as connection:
+            found = rows.read_runs(connection, sa.select(runs).where(runs.c.run_id.in_(part)))
+        known = {run.run_id: run for run in found}
+        yield from (known[run_id] for run_id in part if run_id in known)
 
 
 def facets(connection: sa.Connection, *, sandbox: bool | None) -> Facets:
     """Count what can be asked for."""
     kind = sa.true() if sandbox is None else runs.c.sandbox == sandbox
-    states, names = (
-        Counter({word: count for word, count in connection.execute(_counts(column, kind)) if word})
-        for column in (runs.c.state, runs.c.name)
-    )
-    of_run: dict[str, set[str]] = {}
-    for tagged, column in ((runs, runs.c.tags), (runs.join(images), images.c.tags)):
-        some = kind & (sa.cast(column, sa.Text) != "[]")
-        for run_id, tags in connection.execute(
-            sa.select(runs.c.run_id, column).select_from(tagged).where(some)
-        ):
-            of_run.setdefault(run_id, set()).update(tag for tag in tags if isinstance(tag, str))
-    tags = Counter(tag for some_tags in of_run.values() for tag in some_tags)
+    states, names, tags = Counter[str](), Counter[str](), Counter[str]()
+    # In one go, as it reads all rows; few have each their own name and tags.
+    alike = (runs.c.state, runs.c.name, sa.cast(runs.c.tags, sa.Text))
+    for state, name, said, count in connection.execute(
+        sa.select(*alike, sa.func.count()).where(kind).group_by(*alike)
+    ):
+        states[state] += count
+        names[name] += count
+        tags.update(dict.fromkeys(words_in(said), count))
+    tags.update(tag for own in _of_pictures(connection, kind).values() for tag in own)
+    del states[""], names[""]  # no state and no name are nothing to ask for
     return Facets(_ranked(states), _ranked(tags), _ranked(names))
 
 
-def _counts(column: sa.Column[Any], kind: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    return sa.select(column, sa.func.count()).where(kind).group_by(column)
+def _of_pictures(connection: sa.Connection, kind: sa.ColumnElement[bool]) -> dict[str, set[str]]:
+    """By run, the tags that its pictures have and it has not itself."""
+    of_run, of_picture = (sa.cast(table.c.tags, sa.Text) for table in (runs, images))
+    tagged = sa.select(runs.c.run_id, of_run, of_picture).select_from(runs.join(images))
+    found: dict[str, set[str]] = {}
+    for run_id, known, own in connection.execute(tagged.where(kind & (of_picture != "[]"))):
+        found.setdefault(run_id, set()).update({*words_in(own)} - {*words_in(known)})
+    return found
 
 
 def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
@@ -174,7 +228,7 @@ def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
 # --- a query as SQL ---------------------------------------------------------------------------------
 
 
-def _conditions(query: Query, says: Dialect) -> Iterable[sa.ColumnElement[bool]]:
+def _conditions(query: Query, says: Dialect, *, indexed: bool) -> Iterable[sa.ColumnElement[bool]]:
     for compare, column, value in (
         (operator.eq, runs.c.sandbox, query.sandbox),
         (operator.eq, runs.c.name, query.name or None),
@@ -193,35 +247,20 @@ def _conditions(query: Query, says: Dialect) -> Iterable[sa.ColumnElement[bool]]
     for tag in query.tags:
         yield says.has(runs.c.tags, tag) | _some_picture(says.has(images.c.tags, tag))
     if words := list(dict.fromkeys(query.text.split())):
-        yield says.holds(_all_text(says), words, runs)
+        yield lookup.holds(says, words, indexed=indexed)
 
 
 def _some_picture(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     return sa.exists(sa.select(sa.literal(1)).where((images.c.run_id == runs.c.run_id) & condition))
 
 
-def _all_text(says: Dialect) -> sa.ColumnElement[str]:
-    """Everything that a person may remember of a run, as lines."""
-    columns = ("prompt", "prompt_template", "name", "note", "run_id", "fail_code", "fail_msg")
-    of_run: list[sa.ColumnElement[str]] = [runs.c[column] for column in columns]
-    of_run += [sa.func.coalesce(runs.c.task_id, ""), says.lines(runs.c.tags)]
-    of_picture = _lines([images.c.note, says.lines(images.c.tags)])
-    pictures = sa.select(sa.func.aggregate_strings(of_picture, "\n")).where(images.c.run_id == runs.c.run_id)
-    return _lines([*of_run, sa.func.coalesce(pictures.correlate(runs).scalar_subquery(), "")])
-
-
-def _lines(texts: list[Any]) -> sa.ColumnElement[str]:
-    joined: sa.ColumnElement[str] = sa.cast(texts[0], sa.Text)
-    for text in texts[1:]:
-        joined = joined.concat("\n").concat(text)
-    return joined
-
-
 def _order(query: Query, says: Dialect) -> list[sa.ColumnElement[Any]]:
     turn: Callable[[Any], Any] = sa.desc if query.descending else sa.asc
+    by_time = [turn(runs.c.created_at), turn(says.sortable(runs.c.run_id))]
+    if query.sort == "created_at":  # never missing; as plain as this, an index has them in order
+        return by_time
     key = _sort_key(query.sort, says)
-    missing = sa.case((key.is_(None), 1), else_=0)
-    return [missing, turn(key), turn(runs.c.created_at), turn(says.sortable(runs.c.run_id))]
+    return [sa.case((key.is_(None), 1), else_=0), turn(key), *by_time]
 
 
 def _sort_key(sort: str, says: Dialect) -> sa.ColumnElement[Any]:

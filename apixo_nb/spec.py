@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from .timetable import Timetable, timetable
+
 Value = str | int
 
 DEFAULT_MODEL = "gpt-image-1"
@@ -65,7 +67,8 @@ class Cadence:
     """When to poll, in seconds.
 
     `expected_s` is the typical duration of a task. `durations_s` are those that tasks of this kind were seen
-    to take, sorted; with enough of them the polls go where tasks end, within the bounds of the page.
+    to take, sorted; with enough of them a timetable sends the polls where tasks end, within the bounds of the
+    page.
     """
 
     expected_s: float
@@ -73,6 +76,7 @@ class Cadence:
     interval_s: float
     interval_bounds_s: tuple[float, float]
     durations_s: tuple[float, ...] = ()
+    timetable: Timetable | None = None
 
     @property
     def slow_s(self) -> float | None:
@@ -82,29 +86,26 @@ class Cadence:
     def learned(self, durations_s: Iterable[float]) -> Cadence:
         """With the durations seen so far; unchanged while they are too few to tell anything.
 
-        The first poll moves to where a tenth of the tasks has ended, but never before the page's own.
+        The page advises a first poll after 20 s of typically 30. Where tasks take longer, it moves to where
+        they end; where they are faster than the page says, it is as much earlier, and no earlier than that.
         """
         known = tuple(sorted(durations_s))
         if len(known) < ENOUGH_DURATIONS:
             return self
+        typical_s = _quantile(known, 0.5)
+        earliest_s = self.first_poll_s * min(1.0, typical_s / self.expected_s)
+        best = timetable(known, earliest_s, self.interval_bounds_s, self.interval_s)
         return replace(
-            self,
-            expected_s=_quantile(known, 0.5),
-            first_poll_s=max(self.first_poll_s, _quantile(known, 0.1)),
-            durations_s=known,
+            self, expected_s=typical_s, first_poll_s=best.first_s, durations_s=known, timetable=best
         )
 
     def pause_s(self, age_s: float) -> float:
-        """How long to wait for the next poll of a task of this age, before jitter, within the bounds.
-
-        Where durations are known: until three in ten of the tasks that last longer than this have ended.
-        """
+        """How long to wait for the next poll of a task of this age, before jitter, within the bounds."""
         low, high = self.interval_bounds_s
-        longer = [duration for duration in self.durations_s if duration > age_s]
-        if longer:
-            return min(high, max(low, longer[int(0.3 * len(longer))] - age_s))
+        if self.timetable is not None:
+            return min(high, max(low, self.timetable.next_at(age_s) - age_s))
         late = age_s > _LATE * max(self.expected_s, self.first_poll_s)
-        return high if late or self.durations_s else self.interval_s
+        return high if late else self.interval_s
 
     def scaled(self, factor: float) -> Cadence:
         """The same rhythm, faster or slower: the sandbox works in a fraction of the real time."""
@@ -115,16 +116,17 @@ class Cadence:
             self.interval_s * factor,
             (low * factor, high * factor),
             tuple(duration * factor for duration in self.durations_s),
+            self.timetable and self.timetable.scaled(factor),
         )
 
     def override(self, first_poll_s: float | None, interval_s: float | None) -> Cadence:
-        """The user's own numbers in place of the page's; an own interval is its own bounds."""
+        """The user's own numbers in place of the page's; an own interval is its own bounds, and is kept."""
         cadence = self
         if first_poll_s is not None:
             cadence = replace(cadence, first_poll_s=first_poll_s)
         if interval_s is not None:
             bounds = (interval_s * 0.8, interval_s * 1.2)
-            cadence = replace(cadence, interval_s=interval_s, interval_bounds_s=bounds)
+            cadence = replace(cadence, interval_s=interval_s, interval_bounds_s=bounds, timetable=None)
         return cadence
 
 

@@ -37,7 +37,7 @@ class Dialect(Protocol):
         """Whether a JSON list holds exactly this word."""
         ...
 
-    def holds(self, text: Text, words: list[str], of: sa.Table) -> Truth:
+    def holds(self, text: Text, words: list[str], of: sa.FromClause) -> Truth:
         """Whether all words stand in a text of a row, in any case; no word has a line end in it."""
         ...
 
@@ -65,7 +65,7 @@ class _Sqlite:
     def has(self, words: sa.Column[Any], word: str) -> Truth:
         return sa.func.list_has(words, sa.literal(word, sa.Text), type_=sa.Boolean)
 
-    def holds(self, text: Text, words: list[str], of: sa.Table) -> Truth:  # noqa: ARG002 - as the protocol
+    def holds(self, text: Text, words: list[str], of: sa.FromClause) -> Truth:  # noqa: ARG002 - as the protocol
         folded = sa.literal("\n".join(words).casefold(), sa.Text)
         return sa.func.holds_lines(self.folded(text), folded, type_=sa.Boolean)
 
@@ -95,7 +95,7 @@ class _Postgres:
     def _each(self, words: sa.Column[Any]) -> Text:
         return sa.func.json_array_elements_text(words, type_=sa.Text).column_valued(f"each_of_{words.table}")
 
-    def holds(self, text: Text, words: list[str], of: sa.Table) -> Truth:
+    def holds(self, text: Text, words: list[str], of: sa.FromClause) -> Truth:
         folded = self.folded(sa.literal("\n".join(words), sa.Text))
         lines = sa.func.string_to_array(folded, "\n")
         each = sa.func.unnest(lines, type_=sa.Text).table_valued("word", name="words").render_derived()
@@ -119,19 +119,19 @@ def _casefold(text: object) -> str | None:
 
 
 def _list_lines(words: object) -> str:
-    return "\n".join(_words(words))
+    return "\n".join(words_in(words))
 
 
 def _list_has(words: object, word: str) -> bool:
-    return word in _words(words)
+    return word in words_in(words)
 
 
 def _holds_lines(text: str, words: str) -> bool:
     return all(word in text for word in words.split("\n"))
 
 
-def _words(words: object) -> list[str]:
-    """What a list column holds; nothing if somebody has put something else there."""
+def words_in(words: object) -> list[str]:
+    """What the text of a list column holds; nothing if somebody has put something else there."""
     if words == "[]":  # most are, and a search asks for each
         return []
     try:

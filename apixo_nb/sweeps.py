@@ -371,10 +371,6 @@ def sweep(
     ------
     ApixoError
         Before anything is bought: what is wrong, too expensive, or not agreed to.
-
-    Examples
-    --------
-    >>> foxes = apixo_nb.sweep("a fox, {style}", style=["oil", "ink"], aspect_ratio=["1:1", "3:2"])
     """
     check_timeout(timeout_s)
     for what, switch in {"yes": yes, "replay": replay, "dry_run": dry_run, "raw": raw}.items():

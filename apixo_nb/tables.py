@@ -76,6 +76,8 @@ runs = sa.Table(
     sa.Column("owner", sa.String(32)),
     # Result pictures of a success that are not on disk; so that they are found without reading all rows.
     sa.Column("missing", sa.Integer, nullable=False, server_default="0", index=True),
+    # Since version 4: a page, and how many there are, without reading all rows.
+    sa.Index("ix_runs_sandbox", "sandbox", "created_at"),
 )
 
 images = sa.Table(
@@ -154,6 +156,50 @@ migrations = sa.Table(
     sa.Column("applied_at", UtcDateTime, nullable=False),
 )
 
+# Since version 4, on SQLite only: the runs whose texts are not in the index of texts yet, or have changed
+# since; see `lookup`. Triggers write it, whatever program it is that writes a run: all that a purchase pays.
+unsearched = sa.Table("unsearched", sa.MetaData(), sa.Column("run_id", sa.String(64), primary_key=True))
+
+#: What is searched of a run; its task id may be missing, its tags are a list.
+RUN_TEXTS = (
+    "prompt",
+    "prompt_template",
+    "name",
+    "note",
+    "run_id",
+    "fail_code",
+    "fail_msg",
+    "task_id",
+    "tags",
+)
+_PICTURE_TEXTS = ("note", "tags")
+
+
+def watch_texts(connection: sa.Connection) -> None:
+    """Have SQLite note in `unsearched` whose texts change; a ledger on another database does without."""
+    if connection.dialect.name != "sqlite":
+        return
+    unsearched.create(connection)
+    some = "new.note <> '' OR new.tags <> '[]'"
+    for name, event, condition, row in (
+        ("new_run", "INSERT ON runs", "1", "new"),
+        ("changed_run", *_change("runs", RUN_TEXTS), "new"),
+        ("new_picture", "INSERT ON images", some, "new"),
+        ("changed_picture", *_change("images", _PICTURE_TEXTS), "new"),
+        ("gone_picture", "DELETE ON images", "1", "old"),
+    ):
+        # Not OR IGNORE: a statement of another program that says OR ABORT would say so in here as well.
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER {name} AFTER {event} WHEN ({condition}) AND {row}.run_id NOT IN unsearched "  # noqa: S608
+            f"BEGIN INSERT INTO unsearched VALUES ({row}.run_id); END"
+        )
+
+
+def _change(table: str, columns: tuple[str, ...]) -> tuple[str, str]:
+    """When such columns of a table change, and not only are written."""
+    changed = " OR ".join(f"old.{column} IS NOT new.{column}" for column in columns)
+    return f"UPDATE OF {', '.join(columns)} ON {table}", changed
+
 
 # --- older ledgers ----------------------------------------------------------------------------------
 
@@ -203,6 +249,13 @@ def _choices(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"ALTER TABLE images ADD COLUMN {column}")
 
 
+def _texts(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("CREATE INDEX ix_runs_sandbox ON runs (sandbox, created_at)")
+    watch_texts(connection)
+    if connection.dialect.name == "sqlite":
+        connection.execute(unsearched.insert().from_select(["run_id"], sa.select(runs.c.run_id)))
+
+
 def missing_pictures(result_urls: object, on_disk: int) -> int:
     """What stands in ``missing`` of a success; one whose result could not be read misses at least one."""
     expected = len(result_urls) if isinstance(result_urls, list | tuple) and result_urls else 1
@@ -212,6 +265,7 @@ def missing_pictures(result_urls: object, on_disk: int) -> int:
 MIGRATIONS = (
     Migration(2, "owners, budgets and missing pictures", _owners_and_budgets),
     Migration(3, "choices of pictures", _choices),
+    Migration(4, "an index of texts", _texts),
 )
 
 if MIGRATIONS[-1].version != SCHEMA_VERSION:  # pragma: no cover - a slip of the next author

@@ -12,7 +12,7 @@ import functools
 import ssl
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies
 
 import httpx2
@@ -24,6 +24,9 @@ from .errors import ApixoError, ConfigurationError
 
 T = TypeVar("T")
 
+# More wait outside httpx2, whose pool looks through all its connections and requests for each of them.
+_SUBMITS_AT_ONCE = 50
+_POLLS_AT_ONCE = 20
 _MAX_ANSWER_BYTES = 4_000_000  # decoded; real answers have a few hundred bytes
 _NEVER_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 
@@ -97,11 +100,18 @@ class Transport:
     async def exchange(self, send: flows.Send) -> flows.Reply | flows.Fault:
         """Send one request: its answer, or why there is none."""
         clients = self._open()
-        client, method = (clients.polls, "GET") if send.body is None else (clients.submits, "POST")
         timeout_s = min(self._request_timeout_s, send.timeout_s or self._request_timeout_s)
+        # httpx2 takes an address apart once more for `params`, which costs as much as to read the answer.
+        query = f"?{urlencode(send.query)}" if send.query else ""
+        url = f"{self._base_url}/{send.path}{query}"
         try:
-            async with asyncio.timeout(timeout_s):
-                reply = await _request(client, method, f"{self._base_url}/{send.path}", send)
+            if send.body is None:
+                async with asyncio.timeout(timeout_s), clients.poll_turns:
+                    reply = await _request(clients.polls, "GET", url, send)
+            else:
+                # The deadline begins with its turn: one that ends before that would look like a lost answer.
+                async with clients.submit_turns, asyncio.timeout(timeout_s):
+                    reply = await _request(clients.submits, "POST", url, send)
         except _NEVER_CONNECTED as error:
             host = urlsplit(self._base_url).netloc
             return flows.Fault("unsent", f"no connection to {host} ({type(error).__name__})")
@@ -135,7 +145,7 @@ class Transport:
             "timeout": httpx2.Timeout(timeout_s, connect=min(15.0, timeout_s)),
         }
         fresh = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-        pool = httpx2.Limits(max_connections=20, max_keepalive_connections=20)
+        pool = httpx2.Limits(max_connections=_POLLS_AT_ONCE, max_keepalive_connections=_POLLS_AT_ONCE)
         pictures = common | {
             "headers": {"Accept": "image/png,image/jpeg,image/webp", "Accept-Encoding": "identity"},
             "timeout": httpx2.Timeout(30.0, connect=15.0),
@@ -146,6 +156,8 @@ class Transport:
             httpx2.AsyncClient(**api, cookies=_no_cookies(), limits=pool),
             # Each on its own connection: they are kept by address, and a second name there is another host.
             httpx2.AsyncClient(**pictures, cookies=_no_cookies(), limits=fresh),
+            asyncio.Semaphore(_SUBMITS_AT_ONCE),
+            asyncio.Semaphore(_POLLS_AT_ONCE),
         )
 
 
@@ -157,6 +169,8 @@ class _Clients:
     submits: httpx2.AsyncClient
     polls: httpx2.AsyncClient
     pictures: httpx2.AsyncClient
+    submit_turns: asyncio.Semaphore
+    poll_turns: asyncio.Semaphore
 
 
 @functools.cache  # it takes 30 ms
@@ -171,7 +185,7 @@ def _no_cookies() -> CookieJar:
 
 async def _request(client: httpx2.AsyncClient, method: str, url: str, send: flows.Send) -> flows.Reply:
     body = {"json": dict(send.body)} if send.body is not None else {}
-    async with client.stream(method, url, params=dict(send.query), **body) as response:  # type: ignore[arg-type]
+    async with client.stream(method, url, **body) as response:  # type: ignore[arg-type]
         content = bytearray()
         async for chunk in response.aiter_bytes():
             content += chunk

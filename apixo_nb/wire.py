@@ -45,6 +45,8 @@ _NO_FUNDS = re.compile(
 
 def storable(text: str) -> str:
     """Text that any database and any CSV takes: lone surrogates and NUL become the replacement character."""
+    if text.isascii() and "\0" not in text:  # nearly all of it, and each poll brings some
+        return text
     return "".join("\ufffd" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in text)
 
 

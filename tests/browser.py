@@ -13,7 +13,6 @@ Inside a test that has a page open, Playwright's own event loop is running in th
 half a second): kept for the session, it would take `asyncio.run` away from every other test.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -165,8 +164,9 @@ class NotebookPage(WatchedPage):
 
     def notebook(self) -> NotebookNode:
         """The notebook as the page holds it now: its model, for the DOM has only the cells in view."""
-        model = self.page.evaluate(f"{_PANEL}.context.model.toJSON()")
-        return nbformat.reads(json.dumps(model), as_version=4)
+        # As text: what is undefined in it, as attachments of a cell, would come as null otherwise.
+        text = self.page.evaluate(f"JSON.stringify({_PANEL}.context.model.toJSON())")
+        return nbformat.reads(text, as_version=4)
 
     def outputs(self, cell: int | None = None) -> list[dict[str, Any]]:
         """The outputs of one cell, or of all cells in order, as nbformat has them."""

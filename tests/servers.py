@@ -43,6 +43,7 @@ class Server:
     home: Path
 
     program: ClassVar[str]  #: a module, for ``python -m``
+    before: ClassVar[tuple[str, ...]] = ()  #: a command that starts the program
     page: ClassVar[str]  #: the path of its pages, to which a notebook's path is added
     signs: ClassVar[str] = "api"  #: a path that answers as soon as the server is up
     #: What its pages do by themselves, whatever the notebook: addresses elsewhere that they ask for, and one
@@ -62,7 +63,7 @@ class Server:
         with log_path.open("wb") as log:
             # Its own process group, so that the end of the test reaches the server and nothing else.
             process = subprocess.Popen(
-                [*(sys.executable, "-m", cls.program), *server.options()],
+                [*cls.before, *(sys.executable, "-m", cls.program), *server.options()],
                 env=_clean_environ() | server._folders() | (env or {}),
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from apixo_nb import transport
 from apixo_nb.api import AsyncClient, Client
 from apixo_nb.errors import (
     ApixoError,
@@ -459,6 +460,37 @@ def test_many_waits_share_one_asynchronous_client(sandbox):
         return await asyncio.gather(*(client.wait(task_id) for task_id in task_ids))
 
     assert {status.state for status in ask(sandbox.base_url, crowd)} == {"success"}
+
+
+def test_submit_that_stands_in_line_is_no_lost_answer(server, monkeypatch):
+    # The first is never answered. The second waits behind it for as long as a request may take, and is sent.
+    monkeypatch.setattr(transport, "_SUBMITS_AT_ONCE", 1)
+    server.script("submit", faults.hang())
+
+    async def both(client: AsyncClient) -> list[str | BaseException]:
+        return await asyncio.gather(client.submit("a fox"), client.submit("a hare"), return_exceptions=True)
+
+    first, second = ask(server.base_url, both, request_timeout_s=1.0)
+    assert isinstance(first, SubmitUnknownError)
+    assert isinstance(second, str)
+    assert [json.loads(post.body)["input"]["prompt"] for post in server.seen("submit")] == ["a fox", "a hare"]
+
+
+def test_submits_in_line_open_no_connection(server, monkeypatch):
+    monkeypatch.setattr(transport, "_SUBMITS_AT_ONCE", 3)
+    server.always("submit", faults.hang())
+
+    async def crowd(client: AsyncClient) -> int:
+        calls = [asyncio.ensure_future(client.submit(f"fox {number}")) for number in range(12)]
+        await asyncio.to_thread(server.arrived, "submit", 3)
+        opened = server.connections
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        return opened
+
+    assert ask(server.base_url, crowd) == 3
+    assert server.posts == 3
 
 
 def test_asynchronous_client_may_move_to_another_loop(server):

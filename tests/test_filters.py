@@ -67,6 +67,7 @@ def prompts(session: Session, **asked: Any) -> list[str]:
 def test_nothing_asked_is_the_whole_ledger_oldest_first_real_runs_and_sandbox(ledger: Session):
     assert prompts(ledger) == ["a red fox", "a grey fox", "a cat", "a dog"]
     assert_frame_equal(ledger.history(), frame.history_frame(ledger.ledger.runs(), ledger.shown_path))
+    assert_frame_equal(ledger.pictures(), frame.images_frame(ledger.ledger.runs(), ledger.shown_path))
 
 
 @pytest.mark.parametrize(

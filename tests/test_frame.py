@@ -20,6 +20,9 @@ from apixo_nb.request import make_request
 from apixo_nb.run import Image, Run, new_run
 
 # Written out here, as notebooks and other people's code rely on it.
+#: What pandas makes of texts: "str", and before pandas 3 "object".
+TEXT = str(pd.Series(["a"]).dtype)
+
 CONTRACT = [
     "run_id",
     "task_id",
@@ -133,7 +136,7 @@ def test_columns_are_the_contract_in_its_order():
 @pytest.mark.parametrize("runs", [(), (a_run(),), (a_success(), a_run())], ids=["empty", "one", "two"])
 def test_dtypes_do_not_depend_on_what_is_in_the_table(runs: tuple[Run, ...]):
     found = table(*runs).dtypes.astype(str).to_dict()
-    expected: dict[str, str] = dict.fromkeys(TEXTS, "str") | dict.fromkeys(LISTS, "object")
+    expected: dict[str, str] = dict.fromkeys(TEXTS, TEXT) | dict.fromkeys(LISTS, "object")
     expected |= dict.fromkeys(MILLISECONDS, "Int64") | dict.fromkeys(TIMES, "datetime64[us, UTC]")
     expected |= {"variables": "object", "num_images": "int64", "schema_version": "int64", "sandbox": "bool"}
     expected |= {"rating": "Int64", "cost_usd": "Float64", "unit_price_usd": "float64"}
@@ -199,28 +202,28 @@ def test_collector_of_garbage_goes_on_after_a_table_was_made_or_could_not_be():
 # --- the table of pictures ---
 
 IMAGE_CONTRACT = {
-    "run_id": "str",
+    "run_id": TEXT,
     "index": "int64",
-    "file": "str",
-    "url": "str",
+    "file": TEXT,
+    "url": TEXT,
     "rating": "Int64",
     "starred": "bool",
-    "note": "str",
+    "note": TEXT,
     "tags": "object",
-    "sha256": "str",
+    "sha256": TEXT,
     "bytes": "Int64",
     "width": "Int64",
     "height": "Int64",
-    "format": "str",
-    "error": "str",
-    "prompt": "str",
+    "format": TEXT,
+    "error": TEXT,
+    "prompt": TEXT,
     "variables": "object",
-    "aspect_ratio": "str",
-    "model": "str",
+    "aspect_ratio": TEXT,
+    "model": TEXT,
     "created_at": "datetime64[us, UTC]",
     "cost_usd": "Float64",
-    "name": "str",
-    "state": "str",
+    "name": TEXT,
+    "state": TEXT,
     "sandbox": "bool",
     "expires_at": "datetime64[us, UTC]",
 }

@@ -104,7 +104,7 @@ ROWS: list[tuple[str, int | None, str, tuple[str, ...], int]] = [
     ("success", 350_000, TWO, (), 2),
     ("success", 350_000, "[]", (), 1),
 ]
-STEPS = [(2, "owners, budgets and missing pictures"), (3, "choices of pictures")]
+STEPS = [(2, "owners, budgets and missing pictures"), (3, "choices of pictures"), (4, "an index of texts")]
 NOW = str(SCHEMA_VERSION)
 WITHOUT_A_TASK = ("planned", "submitting", "unknown")
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb import sqltext
+from apixo_nb import lookup, sqltext
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.ledger import Ledger
 from apixo_nb.run import Image, Run
@@ -30,10 +30,14 @@ clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.se
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    """An empty one, on each database."""
-    if request.param == "sqlite":
+@pytest.fixture(params=["sqlite", "index", "postgres"])
+def ledger(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Ledger]:
+    """An empty one, on each database; on SQLite with and without an index of its texts."""
+    if request.param == "index":
+        monkeypatch.setattr(lookup, "_FEW", 0)
+    if request.param != "postgres":
         with contextlib.closing(Ledger(tmp_path / "ledger.db")) as opened:
             yield opened
         return

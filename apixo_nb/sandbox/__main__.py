@@ -9,7 +9,6 @@ import signal
 import sys
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 from apixo_nb.sandbox.faults import read
 from apixo_nb.sandbox.kinds import handbook
@@ -21,7 +20,7 @@ from apixo_nb.spec import DEFAULT_MODEL, MODELS
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the first line printed is ``base_url=…``, for programs to read."""
-    wishes = _wishes(arguments)
+    wishes = vars(parser().parse_args(arguments))
     stopping = Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stopping.set())
@@ -81,24 +80,25 @@ and what its kind has, here with its default (accept: a submit is accepted and c
 """
 
 
-def _wishes(arguments: list[str] | None) -> dict[str, Any]:
+def parser() -> argparse.ArgumentParser:
+    """The options of the program; those of `SandboxOptions` that make sense for one."""
     default = SandboxOptions()
-    parser = argparse.ArgumentParser(
+    made = argparse.ArgumentParser(
         "apixo-nb sandbox",
         description="APIXO, imitated on this machine.",
         epilog=f"{_TROUBLE}\n{_FAULTS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    option = parser.add_argument
+    option = made.add_argument
     option("--port", type=int, default=default.port, help="port of the API; 0 takes a free one")
     option("--picture-port", type=int, default=default.picture_port, help="port of the picture host")
     option("--seconds", type=float, default=default.seconds, help="typical duration of a task")
     option("--balance", type=float, default=default.balance_usd, dest="balance_usd", help="USD to spend")
-    option("--journal", type=Path, help="file that remembers the tasks over restarts")
+    option("--journal", type=Path, metavar="FILE", help="file that remembers the tasks over restarts")
     option("--key", help="the only API key accepted; without it, any")
     option("--picture-scale", type=float, default=default.picture_scale, help="1.0 draws 1024 pixels")
     option("--faults", type=Path, metavar="FILE", help="JSON file of faults, see below")
-    return vars(parser.parse_args(arguments))
+    return made
 
 
 if __name__ == "__main__":

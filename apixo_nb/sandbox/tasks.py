@@ -83,7 +83,7 @@ class Task:
 
     @cached_property
     def token(self) -> str:
-        """The folder of its pictures, fixed by the taskId: URLs survive a restart on the same port."""
+        """The folder of its pictures, fixed by the taskId, so URLs survive a restart on the same port."""
         return hashlib.blake2s(self.task_id.encode(), digest_size=8).hexdigest()
 
     def state(self, now_ms: int) -> str:

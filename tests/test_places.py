@@ -1,0 +1,174 @@
+"""A limit on tasks at work is found by refusals, kept with few of them, and is never taken for a quota."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import random
+
+import pytest
+
+from apixo_nb.gate import Gate
+from apixo_nb.job import Job
+from apixo_nb.lane import Lane
+from apixo_nb.request import make_request
+from apixo_nb.retry import Clock, RetryPolicy
+from apixo_nb.run import new_run
+from tests.swift import swiftly
+from tests.test_gate import LONG_S, Time, accept, refuse
+
+POLICY = RetryPolicy()
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def gate(time: Time) -> Gate:
+    return Gate(POLICY, time.clock)
+
+
+def full_at(gate: Gate, time: Time, count: int) -> None:
+    """So many accepted and at work, and then refusals at that count until it is certain."""
+    for _ in range(count):
+        accept(gate, time, 1, every_s=0.1)
+        gate.begins()
+    for _ in range(2):
+        refuse(gate, time)
+
+
+def test_without_tasks_at_work_nothing_is_learned_of_places(gate: Gate, time: Time) -> None:
+    refuse(gate, time)
+    refuse(gate, time)
+    assert gate.places.limit == math.inf
+    assert not gate.places.certain
+
+
+def test_refusals_at_one_count_tell_of_a_limit_and_the_end_of_a_task_makes_room(
+    gate: Gate, time: Time
+) -> None:
+    told: list[bool] = []
+    gate.room = lambda: told.append(gate.wait_s() == 0.0)
+    full_at(gate, time, 20)
+    assert (gate.places.limit, gate.places.taken) == (20, True)
+    assert gate.wait_s() > 0
+    gate.ends()
+    assert told == [True]
+
+
+def test_a_pause_that_was_asked_for_is_kept_though_a_task_ends(gate: Gate, time: Time) -> None:
+    full_at(gate, time, 20)
+    refuse(gate, time, 30.0)
+    gate.ends()
+    assert gate.wait_s() >= 30.0
+
+
+def test_patience_lasts_as_long_as_tasks_are_at_work_and_then_as_ever(gate: Gate, time: Time) -> None:
+    full_at(gate, time, 1)
+    assert all(refuse(gate, time) for _ in range(50))
+    gate.ends()
+    assert [refuse(gate, time) for _ in range(POLICY.attempts)] == [True] * (POLICY.attempts - 1) + [False]
+
+
+def test_a_pause_longer_than_all_patience_ends_it_also_while_tasks_are_at_work(
+    gate: Gate, time: Time
+) -> None:
+    full_at(gate, time, 5)
+    assert not refuse(gate, time, POLICY.total_s + 1.0)
+
+
+def test_tasks_that_never_end_do_not_stop_all_submits(gate: Gate, time: Time) -> None:
+    full_at(gate, time, 1)
+    assert 0 < gate.wait_s() <= POLICY.cap_s + 5 * POLICY.base_s
+    time.now += gate.wait_s()
+    for count in range(2, 40):  # what refused is over: soon there is no limit to feel
+        accept(gate, time, 1, every_s=gate.wait_s())
+        gate.begins()
+        assert gate.wait_s() <= 5 * POLICY.base_s, count
+
+
+def test_a_long_quiet_time_forgets_the_limit(gate: Gate, time: Time) -> None:
+    full_at(gate, time, 3)
+    time.now += 10 * LONG_S
+    accept(gate, time, 5)
+    assert gate.places.limit == math.inf
+
+
+def test_a_job_counts_once_and_not_in_the_child_of_a_fork(gate: Gate) -> None:
+    jobs = [Job(new_run(make_request("a fox"), unit_price_micros=350_000, sandbox=True)) for _ in range(2)]
+    for job in jobs:
+        job.takes_place(gate)
+        job.takes_place(gate)
+    assert gate.places.at_work == 2
+    for _ in range(2):
+        jobs[0].leaves_place()
+    jobs[0].end()
+    assert gate.places.at_work == 1
+    jobs[1].leave_to_parent()
+    assert gate.places.at_work == 1
+
+
+# --- a service with so many places ------------------------------------------------------------------
+
+
+def crowd(places: int, count: int, asked_s: float | None, seed: int) -> tuple[float, int, int]:
+    """Tasks of about 30 s: the time over the least that is possible, refusals, and submits sent too early."""
+    chance = random.Random(seed)
+    lasts = [chance.uniform(20.0, 40.0) for _ in range(count)]
+    took, refusals, early = [0.0], [0], [0]
+
+    async def main() -> None:
+        now = asyncio.get_running_loop().time
+        gate = Gate(POLICY, Clock(now, now, chance.random))
+        lane = Lane(lambda: gate.at_once, gate.wait_s)
+        gate.room = lane.go_on
+        ends: list[float] = []
+        closed = [math.inf, -math.inf]
+
+        def add(number: int, *, first: bool = False) -> None:
+            lane.add(lambda: submit(number), first=first)
+
+        async def submit(number: int) -> None:
+            sent = gate.leave()
+            early[0] += closed[0] <= now() < closed[1]
+            await asyncio.sleep(0.2)
+            while ends and ends[0] <= now():
+                heapq.heappop(ends)
+            if len(ends) >= places:
+                refusals[0] += 1
+                closed[:] = [now(), now() + (asked_s or 0.0)]
+                assert gate.refused(sent, asked_s), "patience ended though tasks are at work"
+                add(number, first=True)
+                return
+            heapq.heappush(ends, now() + lasts[number])
+            gate.accepted()
+            gate.begins()
+            await_end = lasts[number] + chance.uniform(0.0, 4.0)
+            asyncio.get_running_loop().call_later(await_end, ended)
+
+        def ended() -> None:
+            gate.ends()
+            took.append(now())
+
+        for number in range(count):
+            add(number)
+        while len(took) <= count:  # noqa: ASYNC110 - on this loop looking costs nothing
+            await asyncio.sleep(0.5)
+
+    swiftly(main())
+    return took[-1] / (sum(lasts) / places), refusals[0], early[0]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("asked_s", [None, 1.0, 5.0, 20.0])
+@pytest.mark.parametrize("places", [5, 50])
+def test_the_places_of_the_service_are_filled_and_none_is_sent_too_early(
+    places: int, asked_s: float | None, seed: int
+) -> None:
+    over, refusals, early = crowd(places, 12 * places, asked_s, seed)
+    assert over < 1.35
+    assert refusals < 12 * places
+    assert early == 0
