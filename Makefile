@@ -10,6 +10,7 @@ TRACKERS := .venv-trackers/.installed
 BENCH := .venv-bench/.installed
 DOCS := .venv-docs/.installed
 BINDER := .venv-binder/.installed
+FRONTENDS := .venv-nox/.installed
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -50,6 +51,9 @@ docs: $(DOCS) ## build the reference from the docstrings into build/site (a warn
 binder: $(TEST) $(BINDER) ## install what Binder does, run its scripts, have repo2docker read the folder (minutes)
 	$(BIN)/python -m pytest tests/binder/image.py $(ARGS)
 
+frontends: $(FRONTENDS) programs ## try other front ends, and the oldest and newest versions (a while; ARGS="-s marimo")
+	.venv-nox/bin/nox -f tests/frontends/noxfile.py $(ARGS)
+
 office: $(TEST) ## open the CSV for spreadsheets in LibreOffice (installs it)
 	@sh tests/install.sh office
 	$(BIN)/python -m pytest tests/office/spreadsheet.py $(ARGS)
@@ -68,7 +72,7 @@ programs: # browser tests drive Chromium and axe-core, the ledger's a PostgreSQL
 	@sh tests/install.sh chromium axe postgres strace
 
 clean: ## remove .venv, caches, build and demo output (never apixo-runs: those are your pictures)
-	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots tests/node_modules
+	rm -rf .venv .venv-* .mypy_cache .nox .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots tests/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.created:
@@ -99,6 +103,12 @@ $(BINDER): constraints.txt tests/binder/constraints.txt
 	$(PYTHON) -m venv .venv-binder
 	.venv-binder/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -c tests/binder/constraints.txt jupyter-repo2docker
+	@touch $@
+
+# Of its own: it makes an environment for each session.
+$(FRONTENDS): tests/frontends/constraints.txt
+	$(PYTHON) -m venv .venv-nox
+	.venv-nox/bin/python -m pip install --quiet --disable-pip-version-check -c tests/frontends/constraints.txt nox uv
 	@touch $@
 
 # Of their own: what builds pages is not for our tests.

@@ -76,8 +76,9 @@ runs = sa.Table(
     sa.Column("owner", sa.String(32)),
     # Result pictures of a success that are not on disk; so that they are found without reading all rows.
     sa.Column("missing", sa.Integer, nullable=False, server_default="0", index=True),
-    # Since version 4: a page, and how many there are, without reading all rows.
-    sa.Index("ix_runs_sandbox", "sandbox", "created_at"),
+    # Since version 4: how many there are of a service, without reading all rows. The time comes first, or
+    # SQLite takes it for the better index of a request's draws, and reads nearly all rows.
+    sa.Index("ix_runs_made", "created_at", "sandbox"),
 )
 
 images = sa.Table(
@@ -250,7 +251,7 @@ def _choices(connection: sa.Connection) -> None:
 
 
 def _texts(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("CREATE INDEX ix_runs_sandbox ON runs (sandbox, created_at)")
+    connection.exec_driver_sql("CREATE INDEX ix_runs_made ON runs (created_at, sandbox)")
     watch_texts(connection)
     if connection.dialect.name == "sqlite":
         connection.execute(unsearched.insert().from_select(["run_id"], sa.select(runs.c.run_id)))

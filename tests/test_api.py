@@ -467,7 +467,7 @@ def test_submit_that_stands_in_line_is_no_lost_answer(server, monkeypatch):
     monkeypatch.setattr(transport, "_SUBMITS_AT_ONCE", 1)
     server.script("submit", faults.hang())
 
-    async def both(client: AsyncClient) -> list[str | BaseException]:
+    async def both(client: AsyncClient) -> tuple[str | BaseException, str | BaseException]:
         return await asyncio.gather(client.submit("a fox"), client.submit("a hare"), return_exceptions=True)
 
     first, second = ask(server.base_url, both, request_timeout_s=1.0)

@@ -118,12 +118,12 @@ def test_picture_or_run_that_another_program_takes_away_is_found_no_more(ledger:
 
 
 def test_vacuum_changes_no_answer(ledger: Ledger, place: Path):
-    kept(ledger, *(f"fox {number}" for number in range(20)))
-    assert found(ledger, "fox 17") == {"fox 17"}
-    execute(place, "DELETE FROM images", "DELETE FROM runs WHERE prompt < 'fox 15'")
+    kept(ledger, *(f"lynx{number}lynx" for number in range(10, 30)))
+    assert found(ledger, "x17l") == {"lynx17lynx"}
+    execute(place, "DELETE FROM images", "DELETE FROM runs WHERE prompt < 'lynx15'")
     with contextlib.closing(sqlite3.connect(place)) as connection:
         connection.execute("VACUUM")
-    assert found(ledger, "fox 17") == {"fox 17"}
+    assert found(ledger, "x17l") == {"lynx17lynx"}
 
 
 def test_sqlite_without_such_an_index_finds_the_same_and_what_it_writes_is_found(
@@ -180,6 +180,18 @@ def test_page_of_an_indexed_search_reads_no_row_that_does_not_fit(ledger: Ledger
         plan = [str(row[3]) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}")]
     assert not [step for step in plan if step.startswith("SCAN") and "runs" in step]
     assert any("texts_index VIRTUAL TABLE INDEX" in step for step in plan)
+
+
+def test_draws_of_a_request_are_looked_up_by_it(ledger: Ledger):
+    run = ledger.add(a_run("a fox"))
+    with ledger._database.reading() as connection:
+        last = f"SELECT max(take) FROM runs WHERE digest = '{run.digest}' AND sandbox = 1"
+        [plan] = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {last}").all()
+        [count] = connection.exec_driver_sql(
+            "EXPLAIN QUERY PLAN SELECT count(*) FROM runs WHERE sandbox = 1"
+        ).all()
+    assert "ix_runs_digest" in plan[3]
+    assert "COVERING INDEX ix_runs_made" in count[3]
 
 
 def test_texts_of_an_older_ledger_wait_until_a_search(place: Path):

@@ -60,7 +60,7 @@ QUICK = (Size(1, 30.0, (OURS, *PEERS)), Size(50, 30.0, EVERYBODY))
 
 #: What is told of each client, and in which unit. Of one task alone, the delay is a matter of luck.
 MEASURES = {
-    "cpu_ms": ("CPU a task, with start and imports", "ms"),
+    "cpu_ms": ("CPU a task, with imports", "ms"),
     "requests": ("requests a task", "requests"),
     "delay_ms": ("done to known, mean", "ms"),
     "makespan_s": ("all of them known", "s"),
