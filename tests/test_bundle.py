@@ -820,5 +820,5 @@ def test_names_of_windows_keep_their_backslashes_and_lose_their_quotes(line: str
 @pytest.mark.parametrize("line", ["import", "import a.zip b.zip", "import --all"])
 def test_import_without_one_name_says_what_it_takes(line: str):
     with pytest.raises(ApixoError) as refused:
-        commands.carry_out(line, None)  # type: ignore[arg-type]
+        commands.carry_out(line, None)
     assert "%apixo import FILE.zip" in str(refused.value)
