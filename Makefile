@@ -68,8 +68,8 @@ lint: $(TEST) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-programs: # browser tests drive Chromium and axe-core, the ledger's a PostgreSQL server, and the kill harness strace
-	@sh tests/install.sh chromium axe postgres strace
+programs: # browser tests drive Chromium and axe-core, the ledger's a PostgreSQL server, the kill harness strace, completion shells
+	@sh tests/install.sh chromium axe postgres strace zsh fish
 
 clean: ## remove .venv, caches, build and demo output (never apixo-runs: those are your pictures)
 	rm -rf .venv .venv-* .mypy_cache .nox .pytest_cache .ruff_cache .hypothesis build dist demo-output tests/screenshots tests/node_modules

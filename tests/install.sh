@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes sure of the programs that tests drive, named as arguments: chromium, postgres, strace, axe, office. What is missing
-# is installed from Debian's packages when that needs no password; otherwise this says what to install. axe-core, which
+# Makes sure of the programs that tests drive, named as arguments: chromium, postgres, strace, axe, zsh, fish, office. What is
+# missing is installed from Debian's packages when that needs no password; otherwise this says what to install. axe-core, which
 # looks for barriers on pages, comes from npm: in the version of package.json, into node_modules beside it.
 set -eu
 tests=$(dirname "$0")
@@ -12,6 +12,7 @@ there() {
         postgres) found initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ;;
         # With it a process is ended at any system call; on other systems there is none, and the tests say so.
         strace) found strace || [ "$(uname -s)" != Linux ] ;;
+        zsh | fish) found "$1" ;;
         office) found soffice || found libreoffice ;;
         axe) axe_is_there || found npm ;;
         *) echo "There is no $1 to install." >&2; exit 2 ;;

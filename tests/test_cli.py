@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -400,7 +399,6 @@ def completed() -> dict[str, str]:
     return {shell: run("completion", shell).stdout for shell in SHELLS}
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -413,7 +411,7 @@ def completed() -> dict[str, str]:
         (["sandbox", "--ba"], {"--balance"}),
         (["completion", ""], set(SHELLS)),
     ],
-    ids=" ".join,
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
 def test_bash_completes(words: list[str], offered: set[str], completed: dict[str, str], tmp_path: Path):
     (tmp_path / "runs.csv").touch()
@@ -429,14 +427,12 @@ def test_bash_completes(words: list[str], offered: set[str], completed: dict[str
     assert (set(done.stdout.split()), done.stderr) == (offered, "")
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
 def test_fish_completes(completed: dict[str, str]):
     script = f"{completed['fish']}\ncomplete -C 'apixo-nb ex'; complete -C 'apixo-nb settle x '"
     done = subprocess.run(["fish", "--no-config"], input=script, capture_output=True, text=True, check=True)
     assert {line.split("\t")[0] for line in done.stdout.splitlines()} == {"export", "paid", "free"}
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
 def test_zsh_can_read_its_script(completed: dict[str, str]):
     subprocess.run(["zsh", "--no-rcs", "-n"], input=completed["zsh"], text=True, check=True)
 
