@@ -76,7 +76,7 @@ class Buyer:
         if job.stopped:
             self._parts.begin(job, self._not_sent(purchase))
             return
-        if (pause_s := self.gate.wait_s()) > self._client.retry.total_s:
+        if (pause_s := self.gate.pause_s()) > self._client.retry.total_s:
             self._parts.begin(job, self._not_now(purchase, pause_s))
             return
 
@@ -153,12 +153,14 @@ class Buyer:
             await self._keeper.change(job, state=UNKNOWN, fail_msg=error.headline)
             raise
         except ApixoError as error:
-            self.gate.accepted()  # what is wrong is this request, not that it was one too many
+            self.gate.accepted(made=False)  # what is wrong is this request, not that it was one too many
             await self._keeper.change(job, **refusal(error))
             raise
         if isinstance(answer, TurnedAway):
             job.posted = False
-            await self._turned_away(purchase, answer, again=self.gate.refused(sent, answer.retry_after_s))
+            told = isinstance(answer.problem, RateLimitError)
+            again = self.gate.refused(sent, answer.retry_after_s, told=told)
+            await self._turned_away(purchase, answer, again=again)
             return False
         self.gate.accepted()
         job.takes_place(self.gate)

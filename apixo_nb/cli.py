@@ -209,6 +209,9 @@ def _run(arguments: list[str]) -> int:
         from .sandbox.__main__ import main as serve
 
         return serve(rest)
+    if rest and given.command == "login":
+        step = "It may now stand in the history of your shell: remove it there, or make a new key."
+        raise ConfigurationError("`apixo-nb login` takes no key on the line", next_step=step)
     if rest:
         reader.error(f"unrecognized arguments: {' '.join(rest)}")
     action = _ACTIONS.get(given.command)
@@ -227,8 +230,10 @@ def _check_command(reader: argparse.ArgumentParser, arguments: list[str]) -> Non
     if arguments[0] in known or arguments[0].startswith("-"):
         return
     near = difflib.get_close_matches(arguments[0], known, n=1)
-    meant = f"did you mean {near[0]}?" if near else "`apixo-nb --help` lists them."
-    reader.error(f"there is no command {arguments[0]!r:.60}; {meant}")
+    if near:
+        reader.error(f"there is no command {arguments[0]!r:.60}; did you mean {near[0]}?")
+    # What is like no command is not repeated: it may be a key.
+    reader.error("there is no such command; `apixo-nb --help` lists them.")
 
 
 def _carry_out(given: argparse.Namespace) -> int:

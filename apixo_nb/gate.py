@@ -66,8 +66,12 @@ class Gate:
         """Submits a second that may leave; infinite until a first refusal."""
         return self._rate
 
+    def pause_s(self) -> float:
+        """Seconds of the pause that refusals have led to; 0 if there is none."""
+        return max(0.0, self._next_at - self._clock.monotonic())
+
     def wait_s(self) -> float:
-        """Seconds until the next submit may leave; 0 means now."""
+        """Seconds until the next submit may leave, if no task ends before; 0 means now."""
         at = max(self._next_at, self.places.probe_at) if self.places.taken else self._next_at
         return max(0.0, at - self._clock.monotonic())
 
@@ -93,8 +97,8 @@ class Gate:
             self._next_at = max(self._next_at, now) + 1.0 / self._rate
         return Pass(now)
 
-    def accepted(self) -> None:
-        """A submit was accepted, or at least not turned away for being too many."""
+    def accepted(self, *, made: bool = True) -> None:
+        """A submit was accepted; or, with `made` false, at least not turned away for being too many."""
         now = self._clock.monotonic()
         self._accepted = [*(at for at in self._accepted if now - at < 10.0), now][-256:]
         if self._in_a_row and math.isfinite(self._rate):
@@ -102,7 +106,8 @@ class Gate:
             self._rate = max(self._rate, self._ground)
             self._step = self._rate / 10
         self._in_a_row, self._in_vain, self._paused_s = 0, 0, 0.0
-        self.places.accepted(now)
+        if made:
+            self.places.accepted(now)
         self._window = min(float(MOST_AT_ONCE), self._window + 1.0 / self._window)
         self._rate += self._step
 
@@ -111,10 +116,11 @@ class Gate:
         self._slowed_at = self._clock.monotonic()
         self._cut(self._slowed_at)
 
-    def refused(self, sent: Pass, retry_after_s: float | None) -> bool:
+    def refused(self, sent: Pass, retry_after_s: float | None, *, told: bool = True) -> bool:
         """A submit was turned away. Returns whether it is worth another try.
 
-        Submits that were on their way together are refused together; that counts once.
+        Submits that were on their way together are refused together; that counts once. `told` is false where
+        there was no connection: that says nothing of how many tasks there may be.
         """
         now = self._clock.monotonic()
         if now - self._refused_at > _FRESH_S:
@@ -127,19 +133,20 @@ class Gate:
         if retry_after_s is not None:
             self._asked_until = max(self._asked_until, self._next_at)
         if again:
-            self._learn(now, pause, retry_after_s)
-        if self.places.at_work:
+            self._learn(now, pause, retry_after_s, told=told)
+        if told and self.places.at_work:
             return pause <= self._policy.total_s
         return self._in_vain < self._policy.attempts and self._paused_s <= self._policy.total_s
 
-    def _learn(self, now: float, pause: float, retry_after_s: float | None) -> None:
-        self.places.refused(self._next_at, retry_after_s)
-        if self.places.certain:  # the submits were not too fast, and many may be missing after a pause
+    def _learn(self, now: float, pause: float, retry_after_s: float | None, *, told: bool) -> None:
+        if told:
+            self.places.refused(self._next_at, retry_after_s)
+        if told and self.places.certain:  # submits were not too fast, and many may be missing after a pause
             self._window = float(MOST_AT_ONCE)
             self._rate = max(self._rate, 2 * self._pace(now))
         else:
             self._cut(now)
-        if not self.places.at_work:
+        if not (told and self.places.at_work):
             self._in_vain += 1
             self._paused_s += pause
 

@@ -155,10 +155,19 @@ class Job:
         self.end()
 
 
+def cancel_all(jobs: Sequence[Job]) -> None:
+    """`Job.cancel` for several; in one go, so that the end of one makes no room for the next."""
+
+    def cancel() -> None:
+        for job in jobs:
+            job._cancel()  # noqa: SLF001 - of this module
+
+    loop.loop_thread().loop.call_soon_threadsafe(cancel)
+
+
 def stop_all(jobs: Sequence[Job]) -> None:
     """Stop several jobs, and give their rows one moment together to say so."""
-    for job in jobs:
-        job.cancel()
+    cancel_all(jobs)
     concurrent.futures.wait([job.ended for job in jobs], timeout=_GRACE_S)
 
 

@@ -31,7 +31,7 @@ from .display import (
     run_text,
 )
 from .errors import remember
-from .job import Job, stop_all
+from .job import Job, cancel_all, stop_all
 from .originals import THUMBNAIL_PX
 from .run import Run
 from .session import Session
@@ -327,8 +327,7 @@ class _WidgetView(_HtmlView):
     def _stop(self) -> None:
         self._cancel.disabled = True
         self._cancel.description = "Stopping"
-        for job in self._subject.jobs:
-            job.cancel()
+        cancel_all(self._subject.jobs)
 
     def refresh(self, elapsed_s: float) -> None:
         line = self._subject.line(elapsed_s)

@@ -59,12 +59,25 @@ def refresh(database: Database) -> None:
     if database.read_only or not database.is_sqlite or not is_known():
         return
     until = time.monotonic() + _AT_MOST_S
-    with suppress(LedgerError):
+    try:
         while _are_many(database):
             with database.writing(_PATIENCE_MS) as connection:
                 _take_in(connection)
             if time.monotonic() > until:
                 return
+    except LedgerError as error:
+        if error.damaged:
+            forget(database)
+
+
+def forget(database: Database) -> None:
+    """Drop a damaged index: the next searches make it anew. Nothing is wrong if that fails too."""
+    with suppress(LedgerError), database.writing(_PATIENCE_MS) as connection:
+        for name in ("texts_index", "texts"):
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
+        waiting = sa.select(unsearched.c.run_id)
+        rest = sa.select(runs.c.run_id).where(runs.c.run_id.not_in(waiting))
+        connection.execute(unsearched.insert().from_select(["run_id"], rest))
 
 
 def _are_many(database: Database) -> bool:

@@ -12,6 +12,8 @@ import math
 
 _ALIKE = 0.75  # two counts are alike if the smaller is at least so much of the larger
 _MORE = 0.05  # of a place, for each submit that was accepted within them
+_DEAREST = 16.0  # so that places that others had held are found within some refusals
+_LONGEST_S = 60.0
 _PAUSE = 2.0  # in the pauses of the retry policy: while all are taken, between two tries whether that is so
 
 
@@ -68,7 +70,7 @@ class Places:
         """
         low, high = sorted((self.at_work, self._refused_at_work))
         self.certain = low > 0 and low >= _ALIKE * high
-        self._dear = max(1.0, (asked_s or 0.0) / self._base_s) ** 2
+        self._dear = min(_DEAREST, max(1.0, (asked_s or 0.0) / self._base_s) ** 2)
         if self.certain and self.taken:
             self._patience = min(10.0, self._patience * 1.5)
         self._step, self._refused_at_work = 1.0, self.at_work
@@ -77,4 +79,4 @@ class Places:
 
     @property
     def _pause_s(self) -> float:
-        return _PAUSE * self._base_s * self._dear * self._patience
+        return min(_LONGEST_S, _PAUSE * self._base_s * self._dear * self._patience)

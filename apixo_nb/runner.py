@@ -24,7 +24,7 @@ from .collect import Collector
 from .errors import ConfigurationError, WaitTimeoutError
 from .flows import wait
 from .gate import Gate
-from .job import Job, came_to_nothing, stopped_error
+from .job import Job, came_to_nothing, cancel_all, stopped_error
 from .keeper import Keeper, Listener
 from .lane import Lane
 from .ledger import Ledger
@@ -101,8 +101,7 @@ class Runner:
     def close(self) -> None:
         """Stop waiting for all runs; returns when submits on their way are answered and all is written."""
         jobs = list(self._parts.live.values())
-        for job in jobs:
-            job.cancel()
+        cancel_all(jobs)
         concurrent.futures.wait([job.ended for job in jobs])
         self._keeper.close()
         atexit.unregister(self._at_exit)
@@ -116,8 +115,7 @@ class Runner:
     def _at_exit(self) -> None:
         """The process ends: a submit on its way may still be answered, and its taskId written."""
         jobs = list(self._parts.live.values())
-        for job in jobs:
-            job.cancel()
+        cancel_all(jobs)
         concurrent.futures.wait([job.ended for job in jobs], timeout=_LAST_S)
 
     def start(self, run: Run, timeout_s: float, *, batch: Hashable = None, once: bool = False) -> Job:

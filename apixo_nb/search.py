@@ -161,13 +161,17 @@ def _ids(database: Database, query: Query) -> tuple[int, Sequence[str]]:
     if not query.text.split():
         with database.reading() as connection:
             return _ids_within(connection, query, indexed=False)
+    database.check_still_there()  # said to the person, and not taken for a flaw of the index
     lookup.refresh(database)
     try:
         with database.reading() as connection:
             return _ids_within(connection, query, indexed=lookup.is_there(connection))
-    except LedgerError:
+    except LedgerError as error:
         with database.reading() as connection:  # if it is only the index that is damaged, the rows answer
-            return _ids_within(connection, query, indexed=False)
+            found = _ids_within(connection, query, indexed=False)
+        if error.damaged:
+            lookup.forget(database)
+        return found
 
 
 def _ids_within(connection: sa.Connection, query: Query, *, indexed: bool) -> tuple[int, Sequence[str]]:

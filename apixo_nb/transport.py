@@ -111,6 +111,8 @@ class Transport:
             else:
                 # The deadline begins with its turn: one that ends before that would look like a lost answer.
                 async with clients.submit_turns, asyncio.timeout(timeout_s):
+                    if clients.submits.is_closed:
+                        return flows.Fault("unsent", "the client was closed")
                     reply = await _request(clients.submits, "POST", url, send)
         except _NEVER_CONNECTED as error:
             host = urlsplit(self._base_url).netloc

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from apixo_nb import lookup
+from apixo_nb.errors import LedgerError
 from apixo_nb.ledger import Ledger
 from apixo_nb.run import Image
 from apixo_nb.search import Query
@@ -152,6 +153,29 @@ def test_damaged_index_costs_time_and_no_answer(ledger: Ledger, place: Path, dam
     kept(ledger, "a red fox")
     for _ in range(2):
         assert found(ledger, "fox") == {"a fox", "a red fox"}
+
+
+def test_damaged_index_is_made_anew_and_locks_no_ledger(ledger: Ledger, place: Path):
+    kept(ledger, "a fox")
+    assert found(ledger, "fox") == {"a fox"}
+    execute(place, "DELETE FROM texts_index_data")
+    kept(ledger, "a red fox")
+    assert found(ledger, "fox") == {"a fox", "a red fox"}
+    with contextlib.closing(Ledger(place)) as again:
+        for _ in range(2):
+            assert found(again, "fox") == {"a fox", "a red fox"}
+    assert execute(place, "SELECT count(*) FROM unsearched") == [(0,)]
+    assert execute(place, "INSERT INTO texts_index (texts_index) VALUES ('integrity-check')") == []
+
+
+def test_search_does_not_swallow_that_the_ledger_was_replaced(ledger: Ledger, place: Path):
+    kept(ledger, "a fox")
+    other = place.with_name("other.db")
+    with contextlib.closing(Ledger(other)) as theirs:
+        kept(theirs, "a wolf")
+    other.replace(place)
+    with pytest.raises(LedgerError, match="replaced"):
+        found(ledger, "fox")
 
 
 def test_search_waits_for_no_kernel_that_writes(ledger: Ledger, place: Path):

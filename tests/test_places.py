@@ -80,6 +80,34 @@ def test_a_pause_longer_than_all_patience_ends_it_also_while_tasks_are_at_work(
     assert not refuse(gate, time, POLICY.total_s + 1.0)
 
 
+def test_waiting_for_a_place_is_no_pause_that_apixo_asked_for_and_is_bounded(gate: Gate, time: Time) -> None:
+    full_at(gate, time, 3)
+    for _ in range(5):
+        refuse(gate, time, 10.0)
+        assert gate.pause_s() <= POLICY.total_s / 2
+        assert gate.wait_s() <= gate.pause_s() + 61.0
+
+
+def test_no_connection_tells_nothing_of_places_and_ends_as_ever(gate: Gate, time: Time) -> None:
+    for _ in range(3):
+        accept(gate, time, 1)
+        gate.begins()
+    again = []
+    for _ in range(POLICY.attempts):
+        time.now += gate.wait_s() + 0.01
+        again.append(gate.refused(gate.leave(), None, told=False))
+    assert again == [True] * (POLICY.attempts - 1) + [False]
+    assert gate.places.limit > 3
+    assert not gate.places.certain
+
+
+def test_bad_request_takes_no_place(gate: Gate, time: Time) -> None:
+    full_at(gate, time, 3)
+    limit = gate.places.limit
+    gate.accepted(made=False)
+    assert gate.places.limit == limit
+
+
 def test_tasks_that_never_end_do_not_stop_all_submits(gate: Gate, time: Time) -> None:
     full_at(gate, time, 1)
     assert 0 < gate.wait_s() <= POLICY.cap_s + 5 * POLICY.base_s
