@@ -71,7 +71,11 @@ def _templates() -> jinja2.Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of static/ with these values, all of them escaped."""
+    """A template of static/ with these values, all of them escaped.
+
+    What is shown in a notebook has the classes ``mathjax_ignore`` and ``tex2jax_ignore`` (of MathJax 3 and 2)
+    on its outermost element: two prices in one output would be set as mathematics otherwise.
+    """
     return _templates().get_template(template).render(width=_WIDTH_PX, **values)
 
 

@@ -320,8 +320,8 @@ class _WidgetView(_HtmlView):
         )
         self._cancel.on_click(lambda _button: self._stop())
         shown = [self._cancel] if self._subject.draws_bar else [self._bar, self._cancel]
-        row = widgets.HBox(shown, layout=widgets.Layout(align_items="center"))
-        self._box = widgets.VBox([self._line, row], layout=widgets.Layout(margin="4px 0"))
+        self._row = widgets.HBox(shown, layout=widgets.Layout(align_items="center"))
+        self._box = widgets.VBox([self._line, self._row], layout=widgets.Layout(margin="4px 0"))
         update_display({**self._box._repr_mimebundle_(), **line}, raw=True, display_id=self._id)
 
     def _stop(self) -> None:
@@ -347,7 +347,8 @@ class _WidgetView(_HtmlView):
             gone.start()
 
     def _close(self) -> None:
-        for widget in (self._line, self._bar, self._cancel, self._box):
+        # One that stays, with closed children, would keep all widgets from coming back after a reload.
+        for widget in (self._box, self._row, self._line, self._bar, self._cancel):
             widget.close()
 
 

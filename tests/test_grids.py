@@ -238,7 +238,8 @@ def test_html_needs_no_style_sheet_script_or_trust(sweep: list[Run], folder: Pat
         {"script", "style", "link", "iframe", "svg", "form"}
     )
     names = {name for _, attributes in page.elements for name in attributes}
-    assert names.isdisjoint({"class", "id", "onclick"})
+    assert names.isdisjoint({"id", "onclick"})
+    assert page.values["class"] == ["mathjax_ignore tex2jax_ignore"]
     assert all(source.startswith("data:image/webp;base64,") for source in page.values["src"])
     assert all(page.values["alt"])
 

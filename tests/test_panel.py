@@ -224,7 +224,8 @@ def test_resume_on_the_panel_takes_up_what_a_kernel_has_left(open_panel: OpenPan
 
 
 def test_reloaded_page_has_its_panel_again(open_panel: OpenPanel) -> None:
-    panel = open_panel().show()
+    panel = open_panel("%%apixo\n[seconds:3] in a cell, with a Cancel button").show()
+    panel.notebook.run_cell(2)
     panel.generate("made before the reload")
     expect(panel.cards.first).to_contain_text("Done")
     panel.notebook.save()
