@@ -361,11 +361,11 @@ def test_demo_makes_pictures_without_key_or_notebook_and_shows_them_again(tmp_pa
 
 def in_a_terminal(*arguments: str, columns: int, **environment: str) -> str:
     """Everything that a person at a terminal of that width sees, up to the end of the command."""
+    # pexpect sets the width from outside, and on a busy machine too late.
     child: pexpect.spawn = pexpect.spawn(
-        sys.executable,
-        ["-m", "apixo_nb", *arguments],
+        "sh",
+        ["-c", f'stty cols {columns} && exec "$0" "$@"', sys.executable, "-m", "apixo_nb", *arguments],
         env={**os.environ, **environment},
-        dimensions=(24, columns),
         encoding="utf-8",
         timeout=PATIENCE_S,
     )

@@ -174,7 +174,7 @@ def test_sweep_is_counted_asked_for_and_made(open_panel: OpenPanel) -> None:
     panel.root.get_by_text("Sweep: all combinations of several values").click()
     values = panel.root.get_by_label("Values of {names}")
     values.fill("colour = red")
-    expect(panel.root.locator(".apx-sweep .apx-problem")).to_contain_text("No prompt uses {colour}")
+    expect(panel.root.locator(".apx-sweep .apx-problem")).to_contain_text("Add a line: style = ")
     values.fill("style = ink, oil")
     several = panel.root.get_by_role("group", name="Aspect ratio: all of")
     several.get_by_label("1:1").check()
