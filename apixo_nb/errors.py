@@ -141,7 +141,7 @@ class MissingKeyError(ConfigurationError):
     """There is no API key."""
 
     next_step = (
-        "Set APIXO_API_KEY before Jupyter starts, or run `%apixo login`, "
+        "Run `%apixo login`, or set APIXO_API_KEY in the environment beforehand, "
         "or try everything without a key and at no cost: `%apixo sandbox`."
     )
 

@@ -115,7 +115,7 @@ def balance_text(usd: float, before: tuple[datetime, float] | None, since: Seque
     verdict = (
         ""
         if fits
-        else " They differ: another program, a top-up, a charge for a failed task or another price."
+        else " They differ: by another program, a top-up, a charge for a failed task or another price."
     )
     when = f"{seen_at.astimezone():%Y-%m-%d %H:%M}"
     return f"Since {when} it {moved}; the ledger's runs of that time cost {expected}.{verdict}"

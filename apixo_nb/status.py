@@ -8,14 +8,17 @@ from .spend import count_text, spent_text
 
 def status_lines(session: Session) -> list[str]:
     """Where requests go, with which key, what the ledger holds, what was spent; never the key itself."""
-    runs = [run for run in session.ledger.runs() if run.sandbox == session.is_sandbox]
+    everything = session.ledger.runs()
+    runs = [run for run in everything if run.sandbox == session.is_sandbox]
+    others = len(everything) - len(runs)
+    beside = f" (and {others} {'of APIXO' if session.is_sandbox else 'of the sandbox, not paid'})"
     sandbox = "SANDBOX, on this machine; nothing is paid"
     return [
         f"requests  {sandbox if session.is_sandbox else session.settings.base_url}",
         f"API key   {_key_text(session)}",
         f"ledger    {session.ledger.shown_place}",
         f"pictures  {session.images.folder}",
-        f"runs      {count_text(runs)}",
+        f"runs      {count_text(runs)}{beside if others else ''}",
         f"spent     {spent_text(runs)}",
     ]
 
