@@ -253,7 +253,7 @@ def test_texts_labels_and_headers_are_shown_as_text(text: str, session: Session)
             *("div", "table", "thead", "tbody", "tr", "th", "td", "a", "img", "b")
         }
         used = {name for _, names in page.elements for name in names}
-        assert used <= {"style", "href", "target", "rel", "title", "src", "alt", "width", "height"}
+        assert used <= {"class", "style", "href", "target", "rel", "title", "src", "alt", "width", "height"}
 
 
 @pytest.mark.parametrize("columns", [["nothing"], [3], ["prompt", "twice"]])

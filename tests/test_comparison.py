@@ -22,7 +22,7 @@ from tests.kernels import execute
 from tests.test_display import HOSTILE, Skeleton
 from tests.test_ledger import a_run
 
-STYLED = {"style", "href", "target", "rel", "title", "src", "alt", "width", "height"}
+STYLED = {"class", "style", "href", "target", "rel", "title", "src", "alt", "width", "height"}
 
 
 @pytest.fixture
