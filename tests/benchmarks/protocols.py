@@ -18,6 +18,8 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.peers.replicate import prediction
+
 MEAN_S, SPREAD, LONGEST_S = 30.0, 0.3, 60.0
 _ANSWER = b"HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nX-Task-Seconds: %s\r\n\r\n"
 
@@ -148,21 +150,7 @@ class Speaker(asyncio.Protocol):
         new = method == "POST"
         task_id = self._account.submit() if new else target.rpartition("/")[2]
         done = not new and self._account.done(task_id)
-        return {
-            "id": task_id,
-            "model": "openai/gpt-image-1",
-            "version": "0" * 64,
-            "status": "succeeded" if done else "starting",
-            "input": {"prompt": "a fox"},
-            "output": [f"{self._host}/{task_id}.png"] if done else None,
-            "logs": "",
-            "error": None,
-            "metrics": {},
-            "created_at": "2026-01-01T00:00:00Z",
-            "started_at": None,
-            "completed_at": None,
-            "urls": {"get": f"{self._host}/v1/predictions/{task_id}", "cancel": f"{self._host}/v1/cancel"},
-        }
+        return prediction(self._host, task_id, f"{self._host}/{task_id}.png" if done else None)
 
     def _fal(self, method: str, target: str) -> dict[str, Any]:
         target = target.partition("?")[0]

@@ -39,13 +39,18 @@ def download(url: str) -> bytes:
 def answer(received: Received, url: str, polls: int) -> Mapping[str, Any]:
     """A prediction, starting at first, in the end with its output."""
     done = received.method == "GET" and polls >= POLLS
+    return prediction(url, "prediction1", f"{url}/picture.png" if done else None)
+
+
+def prediction(url: str, task_id: str, output: str | None) -> dict[str, Any]:
+    """What the service says of a prediction; it has succeeded if there is an output."""
     return {
-        "id": "prediction1",
+        "id": task_id,
         "model": "openai/gpt-image-1",
         "version": VERSION,
-        "status": "succeeded" if done else "starting",
+        "status": "succeeded" if output else "starting",
         "input": {"prompt": "a fox"},
-        "output": [f"{url}/picture.png"] if done else None,
+        "output": [output] if output else None,
         "logs": "",
         "error": None,
         "metrics": {},
@@ -53,8 +58,8 @@ def answer(received: Received, url: str, polls: int) -> Mapping[str, Any]:
         "started_at": None,
         "completed_at": None,
         "urls": {
-            "get": f"{url}/v1/predictions/prediction1",
-            "cancel": f"{url}/v1/predictions/prediction1/cancel",
+            "get": f"{url}/v1/predictions/{task_id}",
+            "cancel": f"{url}/v1/predictions/{task_id}/cancel",
         },
     }
 
