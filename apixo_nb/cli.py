@@ -212,8 +212,9 @@ def _run(arguments: list[str]) -> int:
     if rest and given.command == "login":
         step = "It may now stand in the history of your shell: remove it there, or make a new key."
         raise ConfigurationError("`apixo-nb login` takes no key on the line", next_step=step)
-    if rest:
-        reader.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # no values: one may be a key
+        flags = " ".join(word.partition("=")[0] for word in rest if word.startswith("-"))
+        reader.error(f"unrecognized arguments: {flags}" if flags else "too many arguments")
     action = _ACTIONS.get(given.command)
     if action is not None:
         return action(given, reader)

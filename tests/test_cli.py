@@ -498,3 +498,10 @@ def test_sandbox_on_a_taken_port_says_so_and_fails():
         done = run("sandbox", "--port", port)
     assert (done.returncode, done.stdout) == (1, "")
     assert "cannot start" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("login", KEY), (KEY,), ("status", "--key", KEY)], ids=len)
+def test_key_that_is_typed_on_the_line_is_not_repeated(arguments: tuple[str, ...]):
+    done = run(*arguments)
+    assert done.returncode != 0
+    assert KEY not in done.stdout + done.stderr
