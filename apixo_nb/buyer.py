@@ -82,6 +82,7 @@ class Buyer:
 
         def work() -> Coroutine[Any, Any, None]:
             del self._waiting[job]
+            self.gate.reserve()
             job.submitting = True  # from here to the answer, nothing is cut off
             return self._parts.carry_out(job, self._buy(purchase))
 
@@ -119,11 +120,11 @@ class Buyer:
                 job.submitting = False
                 self._parts.begin(job, self._beaten(purchase))
                 return True
-            if await self._submit(purchase):
+            if not self.gate.closed and await self._submit(purchase):
                 return await self._bought(purchase)  # a Stop in between is seen there
         finally:
             job.submitting = False
-        self.line_up(purchase, first=True)
+        self.line_up(purchase, first=True)  # turned away, or another was while this one was written
         return True
 
     async def _write_row(self, purchase: Purchase) -> None:

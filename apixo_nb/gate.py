@@ -1,16 +1,20 @@
 """When the next submit may leave: one gate for all submits of a process, which learns from refusals.
 
 Additive increase, multiplicative decrease, as in TCP: each refusal halves the rate and the number of submits
-that may be on their way at once, each acceptance adds a little of it back. A pause that APIXO asks for
-(Retry-After) holds for everybody. Refusals at the same count of tasks at work tell of a limit on that count:
-then it is that which is kept, see `places`. What never clears, though no task is at work, is a quota: then
-the gate gives up, and says so, in place of hammering on.
+that may be on their way at once, each acceptance adds a little of it back. Refusals that come at one pace
+again tell that pace: from then on the rate stays close below it. A pause that APIXO asks for (Retry-After)
+holds for everybody. Refusals at the same count of tasks at work tell of a limit on that count: then it is
+that which is kept, see `places`. When things go on evenly the one looks like the other; the limit is on what
+is the steadier from refusal to refusal. What never clears, though no task is at work, is a quota: then the
+gate gives up, and says so, in place of hammering on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .places import Places
@@ -19,6 +23,14 @@ from .retry import Clock, RetryPolicy
 MOST_AT_ONCE = 8  # submits on their way together; each needs a connection of its own
 _FRESH_S = 120.0  # after so long without a refusal, the next one is a new beginning
 _FORGOTTEN_S = 900.0  # and after so long, what was learned of the pace is out of date
+_LOOK_BACK_S = (10.0, 60.0)  # the times in which a service may count submits
+_TELLING = 8  # refusals, after which what they have in common is looked at
+_ALIKE = 0.75  # two paces are alike if the slower is at least so much of the faster
+_BELOW, _ABOVE = 0.96, 1.05  # of the pace that was found: so much is kept, and so much tells of a new one
+_SEARCHING, _KEEPING = (
+    0.1,
+    0.0005,
+)  # what an acceptance adds to the rate, as a share of the rate after the cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +56,21 @@ class Gate:
         self._window = float(MOST_AT_ONCE)
         self._rate = math.inf  # submits a second
         self._step = 0.0  # what an acceptance adds to the rate
+        self._growth = _SEARCHING
+        self._found = math.inf  # the pace at which the last row of refusals began
         self._ground = 0.0  # the rate after the first refusal of a row
         self._accepted: list[float] = []  # when the last ones were, to know the rate that went well
         self._next_at = -math.inf  # no submit leaves earlier
         self._refused_at = -math.inf
         self._slowed_at = -math.inf
+        self._held_until = -math.inf  # a pause after a refusal, which may end early with a task
         self._asked_until = -math.inf  # a pause that APIXO asked for; no submit leaves earlier, come what may
         self._in_a_row = 0
         self._in_vain = 0  # of these, while no task was at work whose end could make room
         self._paused_s = 0.0
+        # At each refusal that began a row: tasks at work, and submits accepted in the times to look back.
+        self._refusals: deque[tuple[int, ...]] = deque(maxlen=_TELLING)
+        self._paced = False  # whether it is submits in a time that are limited, not tasks at work
         self.places = Places(policy.base_s)
         self.room: Callable[[], None] = lambda: None  # called when the next submit may leave earlier
 
@@ -70,6 +88,11 @@ class Gate:
         """Seconds of the pause that refusals have led to; 0 if there is none."""
         return max(0.0, self._next_at - self._clock.monotonic())
 
+    @property
+    def closed(self) -> bool:
+        """Whether a submit whose turn has come must wait after all, as another was refused since."""
+        return self._clock.monotonic() < self._held_until
+
     def wait_s(self) -> float:
         """Seconds until the next submit may leave, if no task ends before; 0 means now."""
         at = max(self._next_at, self.places.probe_at) if self.places.taken else self._next_at
@@ -85,36 +108,44 @@ class Gate:
         if self._in_a_row:  # its place may be the one that was missing
             now = self._clock.monotonic()
             self._next_at = max(self._asked_until, min(self._next_at, now))
+            self._held_until = min(self._held_until, self._next_at)
         self.room()
 
-    def leave(self) -> Pass:
-        """A submit leaves."""
+    def reserve(self) -> None:
+        """A submit is at its turn, and leaves soon: the next one's turn is a gap of the rate later."""
         now = self._clock.monotonic()
         if now - max(self._refused_at, self._slowed_at) > _FORGOTTEN_S:
             self._window, self._rate, self._step, self._in_a_row = float(MOST_AT_ONCE), math.inf, 0.0, 0
+            self._found, self._paced = math.inf, False
+            self._refusals.clear()
             self.places.forget()
         if math.isfinite(self._rate):
             self._next_at = max(self._next_at, now) + 1.0 / self._rate
-        return Pass(now)
+
+    def leave(self) -> Pass:
+        """A submit leaves."""
+        return Pass(self._clock.monotonic())
 
     def accepted(self, *, made: bool = True) -> None:
         """A submit was accepted; or, with `made` false, at least not turned away for being too many."""
         now = self._clock.monotonic()
-        self._accepted = [*(at for at in self._accepted if now - at < 10.0), now][-256:]
+        self._accepted = [*(at for at in self._accepted if now - at < _LOOK_BACK_S[-1]), now][-512:]
         if self._in_a_row and math.isfinite(self._rate):
             # Each probe in vain has halved the rate once more; it told when to come back, not at which pace.
             self._rate = max(self._rate, self._ground)
-            self._step = self._rate / 10
+            self._step = self._rate * self._growth
         self._in_a_row, self._in_vain, self._paused_s = 0, 0, 0.0
-        if made:
+        if made and not self._paced:
             self.places.accepted(now)
         self._window = min(float(MOST_AT_ONCE), self._window + 1.0 / self._window)
         self._rate += self._step
+        if self._growth == _KEEPING and self._rate > _ABOVE * self._found:  # there is more than there was
+            self._growth, self._step = _SEARCHING, self._rate * _SEARCHING
 
     def slow_down(self) -> None:
         """A task failed for being one too many: half the rate, without a pause."""
         self._slowed_at = self._clock.monotonic()
-        self._cut(self._slowed_at)
+        self._cut(self._slowed_at, told=False)
 
     def refused(self, sent: Pass, retry_after_s: float | None, *, told: bool = True) -> bool:
         """A submit was turned away. Returns whether it is worth another try.
@@ -130,6 +161,7 @@ class Gate:
         self._refused_at = now
         pause = self._pause(retry_after_s)
         self._next_at = max(self._next_at, now + pause)
+        self._held_until = max(self._held_until, now + pause)
         if retry_after_s is not None:
             self._asked_until = max(self._asked_until, self._next_at)
         if again:
@@ -140,26 +172,47 @@ class Gate:
 
     def _learn(self, now: float, pause: float, retry_after_s: float | None, *, told: bool) -> None:
         if told:
-            self.places.refused(self._next_at, retry_after_s)
+            self._compare(now)
+            if self._paced:
+                self.places.forget()
+            else:
+                self.places.refused(self._next_at, retry_after_s)
         if told and self.places.certain:  # submits were not too fast, and many may be missing after a pause
             self._window = float(MOST_AT_ONCE)
             self._rate = max(self._rate, 2 * self._pace(now))
         else:
-            self._cut(now)
+            self._cut(now, told=told)
         if not (told and self.places.at_work):
             self._in_vain += 1
             self._paused_s += pause
 
-    def _cut(self, now: float) -> None:
+    def _compare(self, now: float) -> None:
+        """Which limit there is: refusals come at one count of what it is on, and at any of the other."""
+        if self._in_a_row <= 1:
+            recent = [sum(now - at < time_s for at in self._accepted) for time_s in _LOOK_BACK_S]
+            self._refusals.append((self.places.at_work, *recent))
+        if len(self._refusals) == _TELLING:
+            at_work, *submits = (_spread(counts) for counts in zip(*self._refusals, strict=True))
+            steadier = 3 * min(submits) < at_work, 3 * at_work < min(submits)
+            if any(steadier):
+                self._paced = steadier[0]
+
+    def _cut(self, now: float, *, told: bool) -> None:
         self._window = max(1.0, self._window / 2)
-        self._rate = max(0.02, min(self._rate, self._pace(now)) / 2)
-        self._step = self._rate / 10
+        pace, kept = min(self._rate, self._pace(now)), 0.5
+        if self._in_a_row <= 1:
+            low, high = sorted((pace, self._found))
+            found_again = told and low >= _ALIKE * high
+            self._growth, kept = (_KEEPING, _BELOW) if found_again else (_SEARCHING, kept)
+            self._found = pace if told else math.inf
+        self._rate = max(0.02, pace * kept)
+        self._step = self._rate * self._growth
         if self._in_a_row <= 1:
             self._ground = self._rate
 
     def _pace(self, now: float) -> float:
         """Submits a second that were accepted lately."""
-        recent = [at for at in self._accepted if now - at < 10.0]
+        recent = [at for at in self._accepted if now - at < _LOOK_BACK_S[0]]
         return len(recent) / max(1.0, now - recent[0]) if len(recent) > 1 else 1.0 / self._policy.base_s
 
     def _pause(self, retry_after_s: float | None) -> float:
@@ -168,3 +221,9 @@ class Gate:
             return retry_after_s + self._clock.between(0.0, self._policy.base_s / 2)
         ceiling = min(self._policy.cap_s, self._policy.base_s * 2 ** min(max(self._in_a_row - 1, 0), 60))
         return self._clock.between(0.0, ceiling)
+
+
+def _spread(counts: Sequence[int]) -> float:
+    """How much they differ, as a share of their mean."""
+    mean = statistics.fmean(counts)
+    return statistics.pstdev(counts) / mean if mean else math.inf

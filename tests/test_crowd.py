@@ -16,6 +16,7 @@ import pytest
 
 from apixo_nb import config, errors
 from apixo_nb.display import progress_text
+from apixo_nb.gate import Gate
 from apixo_nb.job import Job
 from apixo_nb.ledger import Ledger
 from apixo_nb.request import make_request
@@ -29,7 +30,8 @@ from tests.conftest import KEY
 from tests.faults import Exchange, FaultServer, Step, answer, message
 
 PATIENCE_S = 30  # no test waits so long; one that would hang ends here
-AT_ONCE = 8  # submits, and polls, that may be at the server together
+AT_ONCE = 8  # submits that may be at the server together
+POLLS_AT_ONCE = 16
 
 
 class Clock:
@@ -228,7 +230,7 @@ def test_300_runs_at_once_are_bought_once_each_and_need_neither_300_tasks_nor_30
     assert (sandbox.account.submits, len(set(sandbox.account.accepted))) == (300, 300)
     assert_all_is_on_disk(session, sandbox)
     assert 1 < submits.most <= AT_ONCE
-    assert 1 < polls.most <= AT_ONCE
+    assert 1 < polls.most <= POLLS_AT_ONCE
     assert most_tasks[0] < 100
     assert most_threads[0] - threads_before < 30
 
@@ -321,18 +323,53 @@ def test_a_pause_that_the_service_asks_for_is_kept_by_all(make_session: Callable
         session.close()
 
 
+def test_who_was_at_its_turn_when_another_was_refused_keeps_the_pause_as_well(
+    make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, original, learn = threading.Event(), Ledger.add, Gate.refused
+    told_at: list[float] = []
+
+    def slowly(ledger: Ledger, run: Run, **options: Any) -> Run:
+        if run.prompt.endswith("1"):
+            refused.wait(PATIENCE_S)
+        return original(ledger, run, **options)
+
+    def refuses(exchange: Exchange) -> None:
+        told_at.append(time.monotonic())
+        exchange.send(message(429, {"code": 429}, Retry_After="0.7"))
+
+    def learns(gate: Gate, *arguments: Any, **options: Any) -> bool:
+        again = learn(gate, *arguments, **options)
+        refused.set()  # only now the row of the other one is written
+        return again
+
+    monkeypatch.setattr(Ledger, "add", slowly)
+    monkeypatch.setattr(Gate, "refused", learns)
+    with FaultServer() as server:
+        server.script("submit", Step(refuses))
+        session = make_session(base_url=server.base_url)
+        assert kinds(ends(begin(session, 2))) == {"Run": 2}
+        came_at = [received.at for received in server.seen("submit")]
+        assert len(came_at) == 3
+        assert all(at >= told_at[0] + 0.7 for at in came_at[1:])
+        session.close()
+
+
 def test_who_presses_again_during_a_pause_of_an_hour_is_told_at_once_and_nothing_is_sent(
     make_session: Callable[..., Session],
 ) -> None:
     with FaultServer() as server:
         server.always("submit", answer(429, {"code": 429}, Retry_After="3600"))
         session = make_session(base_url=server.base_url)
+        posts = []
         for _ in range(2):
             jobs = begin(session, 3)
             until(lambda: all(job.done for job in jobs))  # noqa: B023 - it is over before the next turn
             assert kinds(ends(jobs)) == {"RateLimitError": 3}
             assert any(re.search(r"wait \d{4} s", str(error)) for error in ends(jobs))
-            assert server.posts == 3
+            posts.append(server.posts)
+        assert 1 <= posts[0] <= 3
+        assert posts[1] == posts[0]
         session.close()
 
 

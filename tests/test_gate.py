@@ -42,10 +42,16 @@ def gate(time: Time) -> Gate:
     return Gate(POLICY, time.clock)
 
 
+def leave(gate: Gate) -> Pass:
+    """A submit whose turn it is leaves at once."""
+    gate.reserve()
+    return gate.leave()
+
+
 def accept(gate: Gate, time: Time, count: int, every_s: float = 0.0) -> None:
     """So many submits, each accepted at once."""
     for _ in range(count):
-        gate.leave()
+        leave(gate)
         gate.accepted()
         time.now += every_s
 
@@ -53,7 +59,7 @@ def accept(gate: Gate, time: Time, count: int, every_s: float = 0.0) -> None:
 def refuse(gate: Gate, time: Time, retry_after_s: float | None = None) -> bool:
     """One submit at its time, refused a moment later."""
     time.now += gate.wait_s() + 0.01
-    sent = gate.leave()
+    sent = leave(gate)
     time.now += 0.01
     return gate.refused(sent, retry_after_s)
 
@@ -68,7 +74,7 @@ def test_without_a_refusal_nothing_is_held_back(gate: Gate, time: Time) -> None:
 
 def test_submits_that_leave_together_do_not_wait_for_each_other(gate: Gate) -> None:
     for _ in range(MOST_AT_ONCE):
-        gate.leave()
+        leave(gate)
         assert gate.wait_s() == 0.0
 
 
@@ -119,7 +125,7 @@ def test_acceptances_add_a_little_rate_each_and_in_the_end_all_places(gate: Gate
 def test_a_finite_rate_spaces_the_submits(gate: Gate, time: Time) -> None:
     refuse(gate, time)
     time.now += gate.wait_s()
-    gate.leave()
+    leave(gate)
     assert gate.wait_s() == pytest.approx(1 / gate.rate)
     time.now += gate.wait_s()
     assert gate.wait_s() == 0.0
@@ -130,7 +136,7 @@ def test_a_finite_rate_spaces_the_submits(gate: Gate, time: Time) -> None:
 
 def test_refusals_together_count_once(time: Time) -> None:
     gate = Gate(RetryPolicy(attempts=2), time.clock)
-    together = [gate.leave() for _ in range(MOST_AT_ONCE)]
+    together = [leave(gate) for _ in range(MOST_AT_ONCE)]
     rates = []
     for sent in together:
         time.now += 0.1
@@ -142,7 +148,7 @@ def test_refusals_together_count_once(time: Time) -> None:
 
 def test_refusals_together_spend_the_patience_of_one(time: Time) -> None:
     gate = Gate(RetryPolicy(total_s=50.0), time.clock)
-    together = [gate.leave() for _ in range(MOST_AT_ONCE)]
+    together = [leave(gate) for _ in range(MOST_AT_ONCE)]
     assert all(gate.refused(sent, 30.0) for sent in together)
 
 
@@ -161,7 +167,7 @@ def test_an_acceptance_among_refusals_ends_the_row(time: Time) -> None:
 def test_a_pause_that_was_asked_for_holds_for_all(chance: float) -> None:
     time = Time(chance)
     gate = Gate(POLICY, time.clock)
-    first, second = gate.leave(), gate.leave()
+    first, second = leave(gate), leave(gate)
     gate.refused(first, 30.0)
     assert 30.0 <= gate.wait_s() <= 30.0 + POLICY.base_s / 2
     gate.refused(second, None)  # its own pause is shorter, and shortens nothing
@@ -169,7 +175,7 @@ def test_a_pause_that_was_asked_for_holds_for_all(chance: float) -> None:
 
 
 def test_an_acceptance_that_comes_late_does_not_end_a_pause_that_was_asked_for(gate: Gate) -> None:
-    refused, _other = gate.leave(), gate.leave()
+    refused, _other = leave(gate), leave(gate)
     gate.refused(refused, 30.0)
     gate.accepted()
     assert gate.wait_s() >= 30.0
@@ -180,7 +186,7 @@ def test_pauses_double_to_their_cap() -> None:
     gate = Gate(RetryPolicy(attempts=99, total_s=math.inf), time.clock)
     pauses = []
     for _ in range(8):
-        sent = gate.leave()
+        sent = leave(gate)
         time.now += 60.0  # longer than any gap of the rate, so that only the pause is left
         gate.refused(sent, None)
         pauses.append(gate.wait_s())
@@ -285,7 +291,7 @@ class Play:
         if event == "time":
             self.time.now += value
         elif event == "leave" and self.gate.wait_s() == 0 and len(self.flying) < self.gate.at_once:
-            self.flying.append(self.gate.leave())
+            self.flying.append(leave(self.gate))
         elif event == "accepted" and self.flying:
             self.flying.pop(0)
             self.gate.accepted()
@@ -348,7 +354,7 @@ def crowd(per_s: float, count: int, seed: int) -> tuple[float, int]:
     flying: list[tuple[float, Pass]] = []
     while in_line or flying:
         while in_line and len(flying) < gate.at_once and gate.wait_s() == 0:
-            flying.append((time.now + 0.2, gate.leave()))
+            flying.append((time.now + 0.2, leave(gate)))
             in_line -= 1
         may_leave = [time.now + gate.wait_s()] if in_line and len(flying) < gate.at_once else []
         time.now = min([at for at, _ in flying] + may_leave) + 1e-9

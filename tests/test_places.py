@@ -6,6 +6,10 @@ import asyncio
 import heapq
 import math
 import random
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -142,36 +146,79 @@ def test_a_job_counts_once_and_not_in_the_child_of_a_fork(gate: Gate) -> None:
 # --- a service with so many places ------------------------------------------------------------------
 
 
-def crowd(places: int, count: int, asked_s: float | None, seed: int) -> tuple[float, int, int]:
-    """Tasks of about 30 s: the time over the least that is possible, refusals, and submits sent too early."""
+@dataclass
+class Service:
+    """Has so many places, and takes so many submits in a time.
+
+    `asked_s` is how long it asks to wait when all places are taken.
+    """
+
+    places: int = 1_000_000
+    asked_s: float | None = None
+    submits: int = 1_000_000
+    per_s: float = 10.0
+    refusals: int = 0
+    early: int = 0
+    ends: list[float] = field(default_factory=list)
+    lately: deque[float] = field(default_factory=deque)
+    closed: tuple[float, float] = (math.inf, -math.inf)
+
+    def takes(self, now: float, lasts_s: float) -> bool:
+        """Whether it takes a task; if not, `closed` tells from when to when it takes none."""
+        while self.ends and self.ends[0] <= now:
+            heapq.heappop(self.ends)
+        while self.lately and self.lately[0] <= now - self.per_s:
+            self.lately.popleft()
+        crowded = len(self.lately) >= self.submits
+        if crowded or len(self.ends) >= self.places:
+            self.refusals += 1
+            asked_s = self.lately[0] + self.per_s - now if crowded else self.asked_s or 0.0
+            self.closed = now, max(self.closed[1], now + asked_s)
+            return False
+        self.lately.append(now)
+        heapq.heappush(self.ends, now + lasts_s)
+        return True
+
+    def retry_after_s(self) -> float | None:
+        """What it says with its last refusal."""
+        asked_s = self.closed[1] - self.closed[0]
+        return asked_s or None
+
+    def least_s(self, lasts: list[float]) -> float:
+        """The least time that these tasks need, the last of them left out."""
+        return max(sum(lasts) / self.places, len(lasts) / self.submits * self.per_s)
+
+
+def crowd(service: Service, count: int, seed: int) -> float:
+    """Buys tasks of about 30 s: the time over the least that is possible."""
     chance = random.Random(seed)
     lasts = [chance.uniform(20.0, 40.0) for _ in range(count)]
-    took, refusals, early = [0.0], [0], [0]
+    took = [0.0]
 
     async def main() -> None:
         now = asyncio.get_running_loop().time
         gate = Gate(POLICY, Clock(now, now, chance.random))
         lane = Lane(lambda: gate.at_once, gate.wait_s)
         gate.room = lane.go_on
-        ends: list[float] = []
-        closed = [math.inf, -math.inf]
 
         def add(number: int, *, first: bool = False) -> None:
-            lane.add(lambda: submit(number), first=first)
+            def turn() -> Coroutine[Any, Any, None]:
+                gate.reserve()
+                return submit(number)
+
+            lane.add(turn, first=first)
 
         async def submit(number: int) -> None:
-            sent = gate.leave()
-            early[0] += closed[0] <= now() < closed[1]
-            await asyncio.sleep(0.2)
-            while ends and ends[0] <= now():
-                heapq.heappop(ends)
-            if len(ends) >= places:
-                refusals[0] += 1
-                closed[:] = [now(), now() + (asked_s or 0.0)]
-                assert gate.refused(sent, asked_s), "patience ended though tasks are at work"
+            if gate.closed:
                 add(number, first=True)
                 return
-            heapq.heappush(ends, now() + lasts[number])
+            sent = gate.leave()
+            service.early += service.closed[0] <= now() < service.closed[1]
+            await asyncio.sleep(0.2)
+            if not service.takes(now(), lasts[number]):
+                assert gate.refused(sent, service.retry_after_s()), "patience ended though tasks are at work"
+                add(number, first=True)
+                return
             gate.accepted()
             gate.begins()
             await_end = lasts[number] + chance.uniform(0.0, 4.0)
@@ -187,7 +234,7 @@ def crowd(places: int, count: int, asked_s: float | None, seed: int) -> tuple[fl
             await asyncio.sleep(0.5)
 
     swiftly(main())
-    return took[-1] / (sum(lasts) / places), refusals[0], early[0]
+    return took[-1] / service.least_s(lasts)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -196,7 +243,18 @@ def crowd(places: int, count: int, asked_s: float | None, seed: int) -> tuple[fl
 def test_the_places_of_the_service_are_filled_and_none_is_sent_too_early(
     places: int, asked_s: float | None, seed: int
 ) -> None:
-    over, refusals, early = crowd(places, 12 * places, asked_s, seed)
-    assert over < 1.35
-    assert refusals < 12 * places
-    assert early == 0
+    service = Service(places, asked_s)
+    assert crowd(service, 12 * places, seed) < 1.35
+    assert service.refusals < 12 * places
+    assert service.early == 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("submits", "per_s"), [(10, 10.0), (2, 10.0), (30, 60.0)])
+def test_a_limit_on_submits_in_a_time_is_not_taken_for_one_on_tasks_at_work(
+    submits: int, per_s: float, seed: int
+) -> None:
+    service = Service(submits=submits, per_s=per_s)
+    assert crowd(service, 400, seed) < 1.2
+    assert service.refusals < 400 / 4
+    assert service.early == 0
