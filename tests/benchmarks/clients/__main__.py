@@ -18,7 +18,8 @@ Client = Callable[[str, int, float], Known]
 
 CLIENTS: dict[str, Client] = {
     "ours": ours.bare,
-    "ours-often": ours.bare_often,
+    "ours-prompt": ours.prompt,
+    "ours-hasty": ours.hasty,
     "ours-session": ours.session,
     "requests": loops.requests_threads,
     "httpx": loops.httpx_loop,

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 import tempfile
+from typing import TYPE_CHECKING
 
 from tests.benchmarks.clients.known import KEY, PROMPT, Known
-from tests.benchmarks.clients.loops import PAUSE_S, run, together
+from tests.benchmarks.clients.loops import run, together
+from tests.benchmarks.protocols import durations
+
+if TYPE_CHECKING:
+    from apixo_nb.spec import Cadence
+
+_SEEN = 200  # tasks of earlier sweeps, whose durations are known
 
 
 def bare(url: str, count: int, scale: float) -> Known:
     """``AsyncClient.submit`` and ``wait`` at the pace of the page: first after 20 s, then every 5 s."""
-    return _bare(url, count, scale, None)
-
-
-def bare_often(url: str, count: int, scale: float) -> Known:
-    """As `bare`, but after the first poll as often as the loops of others: every 2 s."""
-    return _bare(url, count, scale, PAUSE_S)
-
-
-def _bare(url: str, count: int, scale: float, interval_s: float | None) -> Known:
-    from apixo_nb import AsyncClient
     from apixo_nb.spec import MODELS
 
-    cadence = MODELS["gpt-image-1"].cadence.override(None, interval_s).scaled(1 / scale)
+    return _bare(url, count, MODELS["gpt-image-1"].cadence.scaled(1 / scale))
+
+
+def prompt(url: str, count: int, scale: float) -> Known:
+    """As quick to know as a loop of 2 s, though that is more often than the page advises."""
+    return _bare(url, count, _learned(interval_s=0.6).scaled(1 / scale))
+
+
+def hasty(url: str, count: int, scale: float) -> Known:
+    """As quick to know as the SDKs that poll every 0.1 s and 0.5 s."""
+    return _bare(url, count, _learned(interval_s=0.2).scaled(1 / scale))
+
+
+def _learned(interval_s: float) -> Cadence:
+    """The package's timetable after tasks of the same kind, where polls may be as close as that."""
+    from apixo_nb.spec import MODELS
+
+    page = MODELS["gpt-image-1"].cadence
+    free = dataclasses.replace(
+        page, first_poll_s=interval_s, interval_s=interval_s, interval_bounds_s=(interval_s, 10.0)
+    )
+    return free.learned(itertools.islice(durations(seed=1, scale=1.0), _SEEN))
+
+
+def _bare(url: str, count: int, cadence: Cadence) -> Known:
+    from apixo_nb import AsyncClient
 
     async def all_of_them(known: Known) -> None:
         async with AsyncClient(KEY, base_url=f"{url}/api/v1", cadence=cadence) as client:
