@@ -15,7 +15,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test kills stories peers bench docs binder frontends trackers office pictures lint programs clean
+.PHONY: help demo lab test pages kills stories peers bench docs binder frontends trackers office pictures lint programs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +27,10 @@ lab: $(LAB) ## open the quickstart notebook in JupyterLab
 	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
 test: $(TEST) programs lint ## lint, check types and run all tests (ARGS="-k name" is passed to pytest)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+pages: $(TEST) programs ## the panel in every size, theme and front end, and with axe-core (minutes)
+	$(BIN)/python -m pytest -n 3 --dist loadfile tests/pages/panel.py tests/pages/frontends.py tests/pages/tools.py $(ARGS)
 
 kills: $(TEST) programs ## kill 2,000 kernels and programs at work, and judge what is left (ten minutes or so)
 	$(BIN)/python -m tests.kills --kills 2000 $(ARGS)
@@ -49,7 +52,7 @@ docs: $(DOCS) ## build the reference from the docstrings into build/site (a warn
 	@echo "build/site/index.html"
 
 binder: $(TEST) $(BINDER) ## install what Binder does, run its scripts, have repo2docker read the folder (minutes)
-	$(BIN)/python -m pytest tests/binder/image.py $(ARGS)
+	$(BIN)/python -m pytest tests/binder/image.py tests/binder/tour.py $(ARGS)
 
 frontends: $(FRONTENDS) programs ## try other front ends, and the oldest and newest versions (a while; ARGS="-s marimo")
 	.venv-nox/bin/nox -f tests/frontends/noxfile.py $(ARGS)
@@ -59,7 +62,7 @@ office: $(TEST) ## open the CSV for spreadsheets in LibreOffice (installs it)
 	$(BIN)/python -m pytest tests/office/spreadsheet.py $(ARGS)
 
 pictures: $(TEST) programs ## make the README's pictures anew, from the sandbox
-	$(BIN)/python -m pytest -q tests/test_lab.py tests/test_panel_pages.py -k the_picture_of_the_readme
+	$(BIN)/python -m pytest -q tests/test_lab.py tests/pages/panel.py -k the_picture_of_the_readme
 	cp tests/screenshots/readme.png notebooks/quickstart.png
 	cp tests/screenshots/readme-panel.png notebooks/panel.png
 

@@ -9,9 +9,11 @@ import importlib.metadata
 import io
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from . import __version__
 from .errors import ApixoError, ConfigurationError
@@ -77,6 +79,15 @@ SHELLS = ("bash", "zsh", "fish")
 _STOPPED, _UNREAD = 130, 141  # 128 and the number of the signal, as shells count
 
 
+class _Command(argparse.ArgumentParser):
+    """Repeats no value that it cannot use: it may be a key."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(
+            re.sub(r"(invalid [\w ]+?): .*?( \(choose from [^()]*\))?$", r"\1\2", message, flags=re.S)
+        )
+
+
 class _Parser(argparse.ArgumentParser):
     """Lists the commands in groups, each in one line."""
 
@@ -100,9 +111,7 @@ def parser(sandbox: argparse.ArgumentParser | None = None) -> argparse.ArgumentP
     """The command line. The sandbox reads its options itself, unless its parser is given, to be shown."""
     made = _Parser("apixo-nb", description=DESCRIPTION, usage="apixo-nb COMMAND ...")
     made.add_argument("--version", action="version", version=f"apixo-nb {__version__}")
-    commands = made.add_subparsers(
-        dest="command", metavar="COMMAND", prog="apixo-nb", parser_class=argparse.ArgumentParser
-    )
+    commands = made.add_subparsers(dest="command", metavar="COMMAND", prog="apixo-nb", parser_class=_Command)
     adders = {
         name: commands.add_parser(
             name,

@@ -500,7 +500,11 @@ def test_sandbox_on_a_taken_port_says_so_and_fails():
     assert "cannot start" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("login", KEY), (KEY,), ("status", "--key", KEY)], ids=len)
+@pytest.mark.parametrize(
+    "arguments",
+    [("login", KEY), (KEY,), ("status", "--key", KEY), ("spend", KEY), ("export", "--kind", KEY)],
+    ids=len,
+)
 def test_key_that_is_typed_on_the_line_is_not_repeated(arguments: tuple[str, ...]):
     done = run(*arguments)
     assert done.returncode != 0

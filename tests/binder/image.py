@@ -1,4 +1,4 @@
-"""Binder's image, as far as it can be had without Docker: `make binder` (minutes; not for the usual tests).
+"""Binder's image, as far as it can be had without Docker; `make binder` runs this and tour.py (minutes).
 
 repo2docker reads the folder and prints the Dockerfile that it would build; what that runs is run here, in an
 environment that holds what the image holds before it.

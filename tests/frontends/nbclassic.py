@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import WatchedPage
 from tests.servers import START_S, Server
-from tests.test_panel_frontends import NOTEBOOK, use
+from tests.pages.frontends import NOTEBOOK, use
 
 PATIENCE_MS = 60_000
 READY = "window.Jupyter?.notebook?._fully_loaded && Jupyter.notebook.kernel?.is_connected()"

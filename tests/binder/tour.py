@@ -1,6 +1,6 @@
 """What a Binder does with binder/: the scripts run, and people land in the tour, in the sandbox.
 
-The image itself, as far as it can be had without Docker: `make binder`.
+The image itself, as far as it can be had without Docker, is in image.py; `make binder` runs both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.browser import NotebookPage
 from tests.kernels import execute, rows
 from tests.servers import Lab
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 START, POST_BUILD = ROOT / "binder" / "start", ROOT / "binder" / "postBuild"
 TOUR = "notebooks/offline.ipynb"
 

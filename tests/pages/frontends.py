@@ -11,7 +11,7 @@ from tests.browser import OpenNotebook, OpenVoila
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "panel.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "panel.ipynb"
 PATIENCE_MS = 30_000
 
 
