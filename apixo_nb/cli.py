@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .errors import ApixoError, ConfigurationError
@@ -84,7 +84,7 @@ class _Command(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(
-            re.sub(r"(invalid [\w ]+?): .*?( \(choose from [^()]*\))?$", r"\1\2", message, flags=re.S)
+            re.sub(r"(invalid [\w ]+?): .*?( \(choose from [^()]*\))?$", r"\1\2", message, flags=re.DOTALL)
         )
 
 
@@ -111,7 +111,9 @@ def parser(sandbox: argparse.ArgumentParser | None = None) -> argparse.ArgumentP
     """The command line. The sandbox reads its options itself, unless its parser is given, to be shown."""
     made = _Parser("apixo-nb", description=DESCRIPTION, usage="apixo-nb COMMAND ...")
     made.add_argument("--version", action="version", version=f"apixo-nb {__version__}")
-    commands = made.add_subparsers(dest="command", metavar="COMMAND", prog="apixo-nb", parser_class=_Command)
+    commands: Any = made.add_subparsers(
+        dest="command", metavar="COMMAND", prog="apixo-nb", parser_class=_Command
+    )
     adders = {
         name: commands.add_parser(
             name,
