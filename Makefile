@@ -30,7 +30,7 @@ test: $(TEST) programs lint ## lint, check types and run all tests (ARGS="-k nam
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 pages: $(TEST) programs ## the panel in every size, theme and front end, and with axe-core (minutes)
-	$(BIN)/python -m pytest -n 3 --dist loadfile tests/pages/panel.py tests/pages/frontends.py tests/pages/tools.py $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile tests/pages/*.py $(ARGS)
 
 kills: $(TEST) programs ## kill 2,000 kernels and programs at work, and judge what is left (ten minutes or so)
 	$(BIN)/python -m tests.kills --kills 2000 $(ARGS)
@@ -62,7 +62,7 @@ office: $(TEST) ## open the CSV for spreadsheets in LibreOffice (installs it)
 	$(BIN)/python -m pytest tests/office/spreadsheet.py $(ARGS)
 
 pictures: $(TEST) programs ## make the README's pictures anew, from the sandbox
-	$(BIN)/python -m pytest -q tests/test_lab.py tests/pages/panel.py -k the_picture_of_the_readme
+	$(BIN)/python -m pytest -q tests/pages/cells.py tests/pages/panel.py -k the_picture_of_the_readme
 	cp tests/screenshots/readme.png notebooks/quickstart.png
 	cp tests/screenshots/readme-panel.png notebooks/panel.png
 

@@ -55,8 +55,9 @@ def test_process_killed_at_any_instant_loses_nothing_and_pays_nothing_twice(
 def test_process_killed_at_every_step_loses_nothing_and_pays_nothing_twice(killed: dict[str, Tally]):
     if "calls" not in killed:
         pytest.skip("there is no strace, or it may not trace processes here: see tests/install.sh")
-    tally = killed["calls"]
-    assert tally.broken == [], told(tally)
+    assert killed["calls"].broken == [], told(killed["calls"])
+    # Which of them a call falls into depends on how busy the machine is: all ways together reach them.
+    tally = sum(killed.values(), start=Tally())
     assert set(STEPS) <= set(tally.where), told(tally)
 
 

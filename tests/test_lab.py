@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import SCREENSHOTS, NotebookPage, OpenNotebook
+from tests.browser import NotebookPage, OpenNotebook
 
 pytestmark = pytest.mark.browser
 
@@ -150,31 +150,8 @@ def test_tab_offers_ratios(clean: OpenNotebook) -> None:
     expect(notebook.page.locator(".jp-Completer-item")).to_contain_text(["1:1", "2:3", "3:2"], timeout=30_000)
 
 
-@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
-def test_cards_fit_the_theme(clean: OpenNotebook, theme: str) -> None:
-    notebook = clean(
-        [START, "%%apixo --ar 2:3 -n 4 --tag forest --name trees\na forest", "%%apixo --dry-run\nx"]
-    )
-    notebook.set_theme(theme)
-    notebook.run_all()
-    assert pictures(notebook.page) == [256] * 4
-    notebook.screenshot(f"lab-{theme.rsplit(maxsplit=1)[-1].lower()}")
-
-
 def test_originals_stay_beside_the_notebook(clean: OpenNotebook) -> None:
     notebook = clean([START, "%%apixo\nx"])
     notebook.run_all()
     folder: Path = notebook.path.parent / "apixo-runs" / "images"
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".png"]
-
-
-def test_the_picture_of_the_readme(clean: OpenNotebook) -> None:
-    """`make pictures` puts this screenshot into the README."""
-    columns = '["prompt", "state", "aspect_ratio", "num_images", "costTime", "cost_usd"]'
-    table = f"import apixo_nb\n\ntable = apixo_nb.history()\ntable[{columns}]"
-    notebook = clean([START, "%%apixo --ar 3:2 -n 2\na cozy cyberpunk cafe with neon lights", table])
-    notebook.page.set_viewport_size({"width": 1100, "height": 780})
-    notebook.run_all()
-    panel = notebook.page.locator(".jp-NotebookPanel-notebook")
-    panel.screenshot(path=SCREENSHOTS / "readme.png")
-    assert pictures(notebook.page) == [384, 384]

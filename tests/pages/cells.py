@@ -1,0 +1,36 @@
+"""``%%apixo`` in a real JupyterLab: how cells look in each theme, and in the README."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import test_lab
+from tests.browser import SCREENSHOTS, OpenNotebook
+from tests.test_lab import START, pictures
+
+pytestmark = pytest.mark.browser
+
+clean = test_lab.clean
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_cards_fit_the_theme(clean: OpenNotebook, theme: str) -> None:
+    notebook = clean(
+        [START, "%%apixo --ar 2:3 -n 4 --tag forest --name trees\na forest", "%%apixo --dry-run\nx"]
+    )
+    notebook.set_theme(theme)
+    notebook.run_all()
+    assert pictures(notebook.page) == [256] * 4
+    notebook.screenshot(f"lab-{theme.rsplit(maxsplit=1)[-1].lower()}")
+
+
+def test_the_picture_of_the_readme(clean: OpenNotebook) -> None:
+    """`make pictures` puts this screenshot into the README."""
+    columns = '["prompt", "state", "aspect_ratio", "num_images", "costTime", "cost_usd"]'
+    table = f"import apixo_nb\n\ntable = apixo_nb.history()\ntable[{columns}]"
+    notebook = clean([START, "%%apixo --ar 3:2 -n 2\na cozy cyberpunk cafe with neon lights", table])
+    notebook.page.set_viewport_size({"width": 1100, "height": 780})
+    notebook.run_all()
+    panel = notebook.page.locator(".jp-NotebookPanel-notebook")
+    panel.screenshot(path=SCREENSHOTS / "readme.png")
+    assert pictures(notebook.page) == [384, 384]
