@@ -115,8 +115,10 @@ class Buyer:
             if not purchase.written and not job.stopped:
                 await self._write_row(purchase)
             if job.stopped:
+                self.gate.unused()
                 return await self._not_sent(purchase)
             if not purchase.written:  # followed from here on, outside the line
+                self.gate.unused()
                 job.submitting = False
                 self._parts.begin(job, self._beaten(purchase))
                 return True

@@ -59,7 +59,7 @@ class Gate:
         self._growth = _SEARCHING
         self._found = math.inf  # the pace at which the last row of refusals began
         self._ground = 0.0  # the rate after the first refusal of a row
-        self._accepted: list[float] = []  # when the last ones were, to know the rate that went well
+        self._accepted: deque[float] = deque()  # when the last ones were, to know the rate that went well
         self._next_at = -math.inf  # no submit leaves earlier
         self._refused_at = -math.inf
         self._slowed_at = -math.inf
@@ -122,6 +122,11 @@ class Gate:
         if math.isfinite(self._rate):
             self._next_at = max(self._next_at, now) + 1.0 / self._rate
 
+    def unused(self) -> None:
+        """Nothing leaves at the turn that was reserved: the next one need not wait for it."""
+        if math.isfinite(self._rate):
+            self._next_at = max(self._held_until, self._asked_until, self._next_at - 1.0 / self._rate)
+
     def leave(self) -> Pass:
         """A submit leaves."""
         return Pass(self._clock.monotonic())
@@ -129,7 +134,9 @@ class Gate:
     def accepted(self, *, made: bool = True) -> None:
         """A submit was accepted; or, with `made` false, at least not turned away for being too many."""
         now = self._clock.monotonic()
-        self._accepted = [*(at for at in self._accepted if now - at < _LOOK_BACK_S[-1]), now][-512:]
+        self._accepted.append(now)
+        while now - self._accepted[0] >= _LOOK_BACK_S[-1]:
+            self._accepted.popleft()
         if self._in_a_row and math.isfinite(self._rate):
             # Each probe in vain has halved the rate once more; it told when to come back, not at which pace.
             self._rate = max(self._rate, self._ground)

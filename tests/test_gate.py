@@ -131,6 +131,23 @@ def test_a_finite_rate_spaces_the_submits(gate: Gate, time: Time) -> None:
     assert gate.wait_s() == 0.0
 
 
+def test_a_turn_that_nobody_used_is_the_next_ones(gate: Gate, time: Time) -> None:
+    refuse(gate, time)
+    time.now += gate.wait_s()
+    gate.reserve()
+    assert gate.wait_s() == pytest.approx(1 / gate.rate)
+    gate.unused()
+    assert gate.wait_s() == 0.0
+
+
+def test_a_turn_that_nobody_used_ends_no_pause(gate: Gate) -> None:
+    sent = leave(gate)
+    gate.reserve()
+    gate.refused(sent, 30.0)
+    gate.unused()
+    assert gate.wait_s() >= 30.0
+
+
 # --- refusals of submits that were on their way together ---------------------------------------------
 
 

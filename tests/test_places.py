@@ -105,6 +105,17 @@ def test_no_connection_tells_nothing_of_places_and_ends_as_ever(gate: Gate, time
     assert not gate.places.certain
 
 
+def test_many_submits_a_minute_do_not_look_like_a_limit_on_them(gate: Gate, time: Time) -> None:
+    for number in range(30):
+        for _ in range(200 + 30 * (number % 3)):  # each made and soon at its end, on one of the places
+            accept(gate, time, 1, every_s=0.04)
+            gate.begins()
+            if gate.places.at_work > 50 + number % 2:
+                gate.ends()
+        refuse(gate, time)
+    assert gate.places.certain
+
+
 def test_bad_request_takes_no_place(gate: Gate, time: Time) -> None:
     full_at(gate, time, 3)
     limit = gate.places.limit
