@@ -24,7 +24,8 @@ MOST_AT_ONCE = 8  # submits on their way together; each needs a connection of it
 _FRESH_S = 120.0  # after so long without a refusal, the next one is a new beginning
 _FORGOTTEN_S = 900.0  # and after so long, what was learned of the pace is out of date
 _LOOK_BACK_S = (10.0, 60.0)  # the times in which a service may count submits
-_TELLING = 8  # refusals, after which what they have in common is looked at
+_TELLING = 6  # refusals, after which what they have in common is looked at
+_STEADIER = 3.0  # times; of two counts that differ by chance, neither is so much steadier than the other
 _ALIKE = 0.75  # two paces are alike if the slower is at least so much of the faster
 _BELOW, _ABOVE = 0.96, 1.05  # of the pace that was found: so much is kept, and so much tells of a new one
 _SEARCHING, _KEEPING = (
@@ -68,9 +69,11 @@ class Gate:
         self._in_a_row = 0
         self._in_vain = 0  # of these, while no task was at work whose end could make room
         self._paused_s = 0.0
-        # At each refusal that began a row: tasks at work, and submits accepted in the times to look back.
-        self._refusals: deque[tuple[int, ...]] = deque(maxlen=_TELLING)
-        self._paced = False  # whether it is submits in a time that are limited, not tasks at work
+        # Refusals, for each time to look back: when, tasks at work, and submits accepted in that time before.
+        self._refusals: dict[float, deque[tuple[float, int, int]]] = {
+            time_s: deque(maxlen=_TELLING) for time_s in _LOOK_BACK_S
+        }
+        self._limited_s: set[float] = set()  # times in which submits are limited; none: tasks at work may be
         self.places = Places(policy.base_s)
         self.room: Callable[[], None] = lambda: None  # called when the next submit may leave earlier
 
@@ -116,8 +119,10 @@ class Gate:
         now = self._clock.monotonic()
         if now - max(self._refused_at, self._slowed_at) > _FORGOTTEN_S:
             self._window, self._rate, self._step, self._in_a_row = float(MOST_AT_ONCE), math.inf, 0.0, 0
-            self._found, self._paced = math.inf, False
-            self._refusals.clear()
+            self._found = math.inf
+            self._limited_s.clear()
+            for seen in self._refusals.values():
+                seen.clear()
             self.places.forget()
         if math.isfinite(self._rate):
             self._next_at = max(self._next_at, now) + 1.0 / self._rate
@@ -142,7 +147,7 @@ class Gate:
             self._rate = max(self._rate, self._ground)
             self._step = self._rate * self._growth
         self._in_a_row, self._in_vain, self._paused_s = 0, 0, 0.0
-        if made and not self._paced:
+        if made and not self._limited_s:
             self.places.accepted(now)
         self._window = min(float(MOST_AT_ONCE), self._window + 1.0 / self._window)
         self._rate += self._step
@@ -180,7 +185,7 @@ class Gate:
     def _learn(self, now: float, pause: float, retry_after_s: float | None, *, told: bool) -> None:
         if told:
             self._compare(now)
-            if self._paced:
+            if self._limited_s:
                 self.places.forget()
             else:
                 self.places.refused(self._next_at, retry_after_s)
@@ -195,14 +200,16 @@ class Gate:
 
     def _compare(self, now: float) -> None:
         """Which limit there is: refusals come at one count of what it is on, and at any of the other."""
-        if self._in_a_row <= 1:
-            recent = [sum(now - at < time_s for at in self._accepted) for time_s in _LOOK_BACK_S]
-            self._refusals.append((self.places.at_work, *recent))
-        if len(self._refusals) == _TELLING:
-            at_work, *submits = (_spread(counts) for counts in zip(*self._refusals, strict=True))
-            steadier = 3 * min(submits) < at_work, 3 * at_work < min(submits)
-            if any(steadier):
-                self._paced = steadier[0]
+        for time_s, seen in self._refusals.items():
+            if self._in_a_row > 1 or (seen and now - seen[-1][0] < time_s):
+                continue  # counts in times that overlap are alike, whatever the limit is on
+            seen.append((now, self.places.at_work, sum(now - at < time_s for at in self._accepted)))
+            if len(seen) == _TELLING:
+                _, at_work, submits = map(_spread, zip(*seen, strict=True))
+                if _STEADIER * submits < at_work:
+                    self._limited_s.add(time_s)
+                elif _STEADIER * at_work < submits:
+                    self._limited_s.discard(time_s)
 
     def _cut(self, now: float, *, told: bool) -> None:
         self._window = max(1.0, self._window / 2)
@@ -230,7 +237,7 @@ class Gate:
         return self._clock.between(0.0, ceiling)
 
 
-def _spread(counts: Sequence[int]) -> float:
+def _spread(counts: Sequence[float]) -> float:
     """How much they differ, as a share of their mean."""
     mean = statistics.fmean(counts)
     return statistics.pstdev(counts) / mean if mean else math.inf
