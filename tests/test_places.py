@@ -20,7 +20,7 @@ from apixo_nb.request import make_request
 from apixo_nb.retry import Clock, RetryPolicy
 from apixo_nb.run import new_run
 from tests.swift import swiftly
-from tests.test_gate import LONG_S, Time, accept, refuse
+from tests.test_gate import LONG_S, Time, accept, leave, refuse
 
 POLICY = RetryPolicy()
 
@@ -105,15 +105,19 @@ def test_no_connection_tells_nothing_of_places_and_ends_as_ever(gate: Gate, time
     assert not gate.places.certain
 
 
-def test_many_submits_a_minute_do_not_look_like_a_limit_on_them(gate: Gate, time: Time) -> None:
-    for number in range(30):
-        for _ in range(200 + 30 * (number % 3)):  # each made and soon at its end, on one of the places
-            accept(gate, time, 1, every_s=0.04)
+def test_busy_time_with_many_refusals_does_not_look_like_a_limit_on_submits(gate: Gate, time: Time) -> None:
+    chance = random.Random(4)
+    for second in range(300):
+        for _ in range(chance.randint(5, 11)):
+            accept(gate, time, 1, every_s=chance.uniform(0.0, 0.25))
             gate.begins()
-            if gate.places.at_work > 50 + number % 2:
-                gate.ends()
-        refuse(gate, time)
-    assert gate.places.certain
+        while (
+            gate.places.at_work > 50 + second % 3
+        ):  # some more than there are places, as their ends are unseen
+            gate.ends()
+        time.now += gate.wait_s()
+        gate.refused(leave(gate), 0.1)
+        assert second < 10 or gate.places.certain, second
 
 
 def test_bad_request_takes_no_place(gate: Gate, time: Time) -> None:

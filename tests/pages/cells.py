@@ -29,7 +29,7 @@ def test_the_picture_of_the_readme(clean: OpenNotebook) -> None:
     columns = '["prompt", "state", "aspect_ratio", "num_images", "costTime", "cost_usd"]'
     table = f"import apixo_nb\n\ntable = apixo_nb.history()\ntable[{columns}]"
     notebook = clean([START, "%%apixo --ar 3:2 -n 2\na cozy cyberpunk cafe with neon lights", table])
-    notebook.page.set_viewport_size({"width": 1100, "height": 780})
+    notebook.page.set_viewport_size({"width": 1100, "height": 820})
     notebook.run_all()
     panel = notebook.page.locator(".jp-NotebookPanel-notebook")
     panel.screenshot(path=SCREENSHOTS / "readme.png")
