@@ -25,7 +25,7 @@ _MOST_NAMED = 50
 _ATTEMPTS = 3  # to write the facts of a picture
 _PROBE_BYTES = 4096  # a block, as an empty file fits on a full disk
 _ROOM_BYTES = 8_000_000  # for one picture; the usual ones have two megabytes
-THUMBNAIL_QUALITY = 80  # about 20 kB of WebP for a photograph at this size, 1/80 of its PNG
+THUMBNAIL_QUALITY = 78  # about 20 kB of WebP for a photograph at this size, 1/80 of its PNG
 
 
 class Images:

@@ -72,10 +72,11 @@ class Kernel:
         return self.finish(self.start(code, allow_stdin=allow_stdin))
 
     def wait_for(self, message_id: str, needle: str) -> None:
-        """Wait until the cell has put out a text."""
+        """Wait until the cell has put out a text; that its code holds the text as well is not enough."""
         while True:
             message = self.client.get_iopub_msg(timeout=PATIENCE_S)
-            if message["parent_header"].get("msg_id") == message_id and needle in str(message["content"]):
+            of_cell = message["parent_header"].get("msg_id") == message_id
+            if of_cell and message["msg_type"] != "execute_input" and needle in str(message["content"]):
                 return
 
     def value(self, expression: str) -> str:

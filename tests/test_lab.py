@@ -103,19 +103,6 @@ def test_a_sweep_is_one_line_with_a_bar_and_cancel_and_then_a_gallery(clean: Ope
     assert notebook.outputs(3)[0]["data"]["text/plain"] == "(2, True)"
 
 
-def test_dollars_and_formulas_in_a_prompt_are_not_set_as_mathematics(clean: OpenNotebook) -> None:
-    prompt = "a $5 note beside a $10 note, \\(x\\)"
-    notebook = clean(
-        [START, f"%%apixo --raw\n{prompt}", "from IPython.display import HTML\nHTML('<p>$x$</p>')"]
-    )
-    for cell in range(3):
-        notebook.run_cell(cell)
-    cells = notebook.page.locator(".jp-Cell")
-    expect(cells.nth(2).locator("mjx-container")).to_have_count(1)  # so it is at work
-    expect(cells.nth(1).locator(".jp-OutputArea")).to_contain_text(prompt)
-    expect(cells.nth(1).locator("mjx-container")).to_have_count(0)
-
-
 def test_run_all_goes_through_cells_in_order(clean: OpenNotebook) -> None:
     notebook = clean([START, "%%apixo -o a\nfirst", "%%apixo -o b\nsecond", "a.state, b.state"])
     notebook.run_all()

@@ -1,8 +1,9 @@
-"""``%%apixo`` in a real JupyterLab: how cells look in each theme, and in the README."""
+"""``%%apixo`` in a real JupyterLab: how cells look, whatever they say, in each theme and in the README."""
 
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 
 from tests import test_lab
 from tests.browser import SCREENSHOTS, OpenNotebook
@@ -22,6 +23,19 @@ def test_cards_fit_the_theme(clean: OpenNotebook, theme: str) -> None:
     notebook.run_all()
     assert pictures(notebook.page) == [256] * 4
     notebook.screenshot(f"lab-{theme.rsplit(maxsplit=1)[-1].lower()}")
+
+
+def test_dollars_and_formulas_in_a_prompt_are_not_set_as_mathematics(clean: OpenNotebook) -> None:
+    prompt = "a $5 note beside a $10 note, \\(x\\)"
+    notebook = clean(
+        [START, f"%%apixo --raw\n{prompt}", "from IPython.display import HTML\nHTML('<p>$x$</p>')"]
+    )
+    for cell in range(3):
+        notebook.run_cell(cell)
+    cells = notebook.page.locator(".jp-Cell")
+    expect(cells.nth(2).locator("mjx-container")).to_have_count(1)  # so it is at work
+    expect(cells.nth(1).locator(".jp-OutputArea")).to_contain_text(prompt)
+    expect(cells.nth(1).locator("mjx-container")).to_have_count(0)
 
 
 def test_the_picture_of_the_readme(clean: OpenNotebook) -> None:
