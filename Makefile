@@ -30,7 +30,7 @@ test: $(TEST) programs lint ## lint, check types and run all tests (ARGS="-k nam
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 pages: $(TEST) programs ## the panel in every size, theme and front end, and with axe-core (minutes)
-	$(BIN)/python -m pytest -n 3 --dist loadfile tests/pages/*.py $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/pages/*.py $(ARGS)
 
 kills: $(TEST) programs ## kill 2,000 kernels and programs at work, and judge what is left (ten minutes or so)
 	$(BIN)/python -m tests.kills --kills 2000 $(ARGS)
