@@ -26,7 +26,7 @@ demo: $(LAB) ## run the quickstart notebook on the sandbox: no key, no cost, no 
 lab: $(LAB) ## open the quickstart notebook in JupyterLab
 	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
-test: $(TEST) programs lint ## lint, check types and run all tests (ARGS="-k name" is passed to pytest)
+test: $(TEST) programs lint ## lint, check types and run the tests (ARGS="-k name" is passed to pytest)
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 pages: $(TEST) programs ## the panel in every size, theme and front end, and with axe-core (minutes)

@@ -110,22 +110,23 @@ class Buyer:
         raise error
 
     async def _buy(self, purchase: Purchase) -> bool:
-        job = purchase.job
+        job, leaves = purchase.job, False
         try:
             if not purchase.written and not job.stopped:
                 await self._write_row(purchase)
             if job.stopped:
-                self.gate.unused()
                 return await self._not_sent(purchase)
             if not purchase.written:  # followed from here on, outside the line
-                self.gate.unused()
                 job.submitting = False
                 self._parts.begin(job, self._beaten(purchase))
                 return True
-            if not self.gate.closed and await self._submit(purchase):
+            leaves = not self.gate.closed
+            if leaves and await self._submit(purchase):
                 return await self._bought(purchase)  # a Stop in between is seen there
         finally:
             job.submitting = False
+            if not leaves:  # also where the budget refused it
+                self.gate.unused()
         self.line_up(purchase, first=True)  # turned away, or another was while this one was written
         return True
 

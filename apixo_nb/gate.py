@@ -28,10 +28,8 @@ _TELLING = 6  # refusals, after which what they have in common is looked at
 _STEADIER = 3.0  # times; of two counts that differ by chance, neither is so much steadier than the other
 _ALIKE = 0.75  # two paces are alike if the slower is at least so much of the faster
 _BELOW, _ABOVE = 0.96, 1.05  # of the pace that was found: so much is kept, and so much tells of a new one
-_SEARCHING, _KEEPING = (
-    0.1,
-    0.0005,
-)  # what an acceptance adds to the rate, as a share of the rate after the cut
+# What an acceptance adds to the rate, as a share of the rate after the last cut.
+_SEARCHING, _KEEPING = 0.1, 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Gate:
         self._window = float(MOST_AT_ONCE)
         self._rate = math.inf  # submits a second
         self._step = 0.0  # what an acceptance adds to the rate
-        self._growth = _SEARCHING
+        self._growth = _SEARCHING  # the same as a share of the rate
         self._found = math.inf  # the pace at which the last row of refusals began
         self._ground = 0.0  # the rate after the first refusal of a row
         self._accepted: deque[float] = deque()  # when the last ones were, to know the rate that went well
