@@ -6,9 +6,7 @@ import asyncio
 import heapq
 import math
 import random
-from collections import deque
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ from apixo_nb.lane import Lane
 from apixo_nb.request import make_request
 from apixo_nb.retry import Clock, RetryPolicy
 from apixo_nb.run import new_run
+from tests.doors import Counts, Doors, Rules, bound
 from tests.swift import swiftly
 from tests.test_gate import LONG_S, Time, accept, leave, refuse
 
@@ -161,54 +160,11 @@ def test_a_job_counts_once_and_not_in_the_child_of_a_fork(gate: Gate) -> None:
 # --- a service with so many places ------------------------------------------------------------------
 
 
-@dataclass
-class Service:
-    """Has so many places, and takes so many submits in a time.
-
-    `asked_s` is how long it asks to wait when all places are taken.
-    """
-
-    places: int = 1_000_000
-    asked_s: float | None = None
-    submits: int = 1_000_000
-    per_s: float = 10.0
-    refusals: int = 0
-    early: int = 0
-    ends: list[float] = field(default_factory=list)
-    lately: deque[float] = field(default_factory=deque)
-    closed: tuple[float, float] = (math.inf, -math.inf)
-
-    def takes(self, now: float, lasts_s: float) -> bool:
-        """Whether it takes a task; if not, `closed` tells from when to when it takes none."""
-        while self.ends and self.ends[0] <= now:
-            heapq.heappop(self.ends)
-        while self.lately and self.lately[0] <= now - self.per_s:
-            self.lately.popleft()
-        crowded = len(self.lately) >= self.submits
-        if crowded or len(self.ends) >= self.places:
-            self.refusals += 1
-            asked_s = self.lately[0] + self.per_s - now if crowded else self.asked_s or 0.0
-            self.closed = now, max(self.closed[1], now + asked_s)
-            return False
-        self.lately.append(now)
-        heapq.heappush(self.ends, now + lasts_s)
-        return True
-
-    def retry_after_s(self) -> float | None:
-        """What it says with its last refusal."""
-        asked_s = self.closed[1] - self.closed[0]
-        return asked_s or None
-
-    def least_s(self, lasts: list[float]) -> float:
-        """The least time that these tasks need, the last of them left out."""
-        return max(sum(lasts) / self.places, len(lasts) / self.submits * self.per_s)
-
-
-def crowd(service: Service, count: int, seed: int) -> float:
-    """Buys tasks of about 30 s: the time over the least that is possible."""
+def crowd(rules: Rules, count: int, seed: int) -> tuple[float, Counts]:
+    """Buys tasks of about 30 s: the time over the least that is possible, and what the service saw."""
     chance = random.Random(seed)
     lasts = [chance.uniform(20.0, 40.0) for _ in range(count)]
-    took = [0.0]
+    took, doors = [0.0], Doors(rules, 0.0)
 
     async def main() -> None:
         now = asyncio.get_running_loop().time
@@ -228,12 +184,14 @@ def crowd(service: Service, count: int, seed: int) -> float:
                 add(number, first=True)
                 return
             sent = gate.leave()
-            service.early += service.closed[0] <= now() < service.closed[1]
+            sent_at = now()
             await asyncio.sleep(0.2)
-            if not service.takes(now(), lasts[number]):
-                assert gate.refused(sent, service.retry_after_s()), "patience ended though tasks are at work"
+            pause = doors.refusal(now(), sent_at)
+            if pause is not None:
+                assert gate.refused(sent, pause or None), "patience ended though tasks are at work"
                 add(number, first=True)
                 return
+            heapq.heappush(doors.ends, now() + lasts[number])
             gate.accepted()
             gate.begins()
             await_end = lasts[number] + chance.uniform(0.0, 4.0)
@@ -249,7 +207,7 @@ def crowd(service: Service, count: int, seed: int) -> float:
             await asyncio.sleep(0.5)
 
     swiftly(main())
-    return took[-1] / service.least_s(lasts)
+    return took[-1] / bound(lasts, rules), doors.counts
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -258,10 +216,10 @@ def crowd(service: Service, count: int, seed: int) -> float:
 def test_the_places_of_the_service_are_filled_and_none_is_sent_too_early(
     places: int, asked_s: float | None, seed: int
 ) -> None:
-    service = Service(places, asked_s)
-    assert crowd(service, 12 * places, seed) < 1.35
-    assert service.refusals < 12 * places
-    assert service.early == 0
+    over, counts = crowd(Rules(places, 10_000, retry_after_s=asked_s), 12 * places, seed)
+    assert over < 1.35
+    assert counts.refused < 12 * places
+    assert counts.wasted == 0
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -269,7 +227,7 @@ def test_the_places_of_the_service_are_filled_and_none_is_sent_too_early(
 def test_a_limit_on_submits_in_a_time_is_not_taken_for_one_on_tasks_at_work(
     submits: int, per_s: float, seed: int
 ) -> None:
-    service = Service(submits=submits, per_s=per_s)
-    assert crowd(service, 400, seed) < 1.2
-    assert service.refusals < 400 / 4
-    assert service.early == 0
+    over, counts = crowd(Rules(10_000, submits, per_s), 400, seed)
+    assert over < 1.2
+    assert counts.refused < 400 / 4
+    assert counts.wasted == 0

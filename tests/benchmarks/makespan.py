@@ -25,9 +25,8 @@ import random
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ from apixo_nb.scheduler import Scheduler
 from apixo_nb.session import Session
 from apixo_nb.spec import DEFAULT_MODEL, MODELS
 from tests.benchmarks.table import Table, say
+from tests.doors import Counts, Doors, Rules, bound
 from tests.swift import swiftly
 
 PAGE = MODELS[DEFAULT_MODEL].cadence
@@ -51,79 +51,6 @@ LATENCY_S = 0.15  # there and back
 SCALE = 0.2  # of the run over HTTP
 POLL_S = 2.0  # peers
 RELEARN = 30  # ends of tasks, after which the durations are looked at again
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the service allows, in seconds of its own time.
-
-    `retry_after_s`: what it says when all places are taken; None: nothing.
-    """
-
-    places: int = 50
-    submits: int = 40
-    per_s: float = 10.0
-    retry_after_s: float | None = 1.0
-
-    def scaled(self, factor: float) -> Rules:
-        """The same, faster."""
-        asked = None if self.retry_after_s is None else self.retry_after_s * factor
-        return Rules(self.places, self.submits, self.per_s * factor, asked)
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the service saw."""
-
-    accepted: int = 0
-    refused: int = 0
-    wasted: int = 0
-
-
-@dataclass(slots=True)
-class Doors:
-    """Lets submits in, or not; knows no network. Times are the caller's, and so is their order."""
-
-    rules: Rules
-    told_after_s: float
-    counts: Counts = field(default_factory=Counts)
-    ends: list[float] = field(default_factory=list)
-    recent: deque[float] = field(default_factory=deque)
-    closed: tuple[float, float] = (math.inf, -math.inf)  # known from, until
-
-    def refusal(self, now: float, sent_at: float) -> float | None:
-        """Seconds to wait, 0 if that is not said; None if the submit may come in."""
-        while self.ends and self.ends[0] <= now:
-            heapq.heappop(self.ends)
-        while self.recent and self.recent[0] <= now - self.rules.per_s:
-            self.recent.popleft()
-        known, until = self.closed
-        self.counts.wasted += known <= sent_at < until
-        if len(self.recent) >= self.rules.submits:
-            pause = self.recent[0] + self.rules.per_s - now
-        elif len(self.ends) >= self.rules.places:
-            pause = self.rules.retry_after_s or 0.0
-        else:
-            self.recent.append(now)
-            self.counts.accepted += 1
-            return None
-        self.counts.refused += 1
-        if now + pause > until:
-            self.closed = (now + self.told_after_s if now >= until else known, now + pause)
-        return pause
-
-
-def bound(durations: Sequence[float], rules: Rules) -> float:
-    """The makespan of a client that knows everything at once, in the same order."""
-    free = [0.0] * rules.places
-    began: list[float] = []
-    for number, duration in enumerate(durations):
-        at = free[0]
-        if number >= rules.submits:
-            at = max(at, began[number - rules.submits] + rules.per_s)
-        began.append(at)
-        heapq.heapreplace(free, at + duration)
-    return max(free)
 
 
 def made_up(count: int, sigma: float, seed: int) -> list[float]:
