@@ -33,10 +33,10 @@ pages: $(TEST) programs ## the panel in every size, theme and front end, and wit
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/pages/*.py $(ARGS)
 
 kills: $(TEST) programs ## kill 2,000 kernels and programs at work, and judge what is left (ten minutes or so)
-	$(BIN)/python -m tests.kills --kills 2000 $(ARGS)
+	$(BIN)/python -m tests.kills.harness --kills 2000 $(ARGS)
 
 stories: $(TEST) ## 500 made-up stories of faults, kills and restarts in place of a few
-	STORIES=500 $(BIN)/python -m pytest --timeout 0 tests/test_story.py $(ARGS)
+	STORIES=500 $(BIN)/python -m pytest --timeout 0 tests/promises/test_story.py $(ARGS)
 
 peers: $(PEERS) ## count how often other clients send one paid request (a few minutes; writes build/peers)
 	.venv-peers/bin/python -m tests.peers $(ARGS)
@@ -66,9 +66,10 @@ pictures: $(TEST) programs ## make the README's pictures anew, from the sandbox
 	cp tests/screenshots/readme.png notebooks/quickstart.png
 	cp tests/screenshots/readme-panel.png notebooks/panel.png
 
-lint: $(TEST) ## ruff and mypy
+lint: $(TEST) ## ruff, mypy, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 programs: # browser tests drive Chromium and axe-core, the ledger's a PostgreSQL server, the kill harness strace, completion shells

@@ -13,7 +13,10 @@ from jinja2 import Environment, StrictUndefined
 from sphinx.errors import SphinxError
 
 import apixo_nb
-from apixo_nb import cli, config, frame, options
+from apixo_nb import cli
+from apixo_nb.analysis import frame
+from apixo_nb.core import settings as config
+from apixo_nb.experiments import cell_options as options
 from apixo_nb.sandbox import KINDS, MARKERS
 
 if TYPE_CHECKING:

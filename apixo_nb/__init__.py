@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .api import AsyncClient, Client
+    from .api import agenerate, compare, export_csv, generate, history, images, import_bundle, resume
+    from .client.client import AsyncClient, Client
+    from .core.event_loop import allow_nested_asyncio
+    from .display.live import wait
     from .errors import ApixoError
-    from .functions import agenerate, compare, export_csv, generate, history, images, import_bundle, resume
-    from .grids import contact_sheet, grid
-    from .live import wait
-    from .loop import allow_nested_asyncio
-    from .panels import panel
-    from .session import Session
-    from .sweeps import sweep
-    from .voting import rate, vote
+    from .experiments.grid import contact_sheet, grid
+    from .experiments.review import rate
+    from .experiments.sweep import sweep
+    from .session.session import Session
+    from .widgets.panel import panel
+    from .widgets.vote import vote
 
 __version__ = "0.1.0"
 
@@ -50,25 +51,25 @@ __all__ = [
 # Where each name lives. They are imported when first used, so that `%load_ext apixo_nb` stays quick.
 _HOMES = {
     "ApixoError": "errors",
-    "AsyncClient": "api",
-    "Client": "api",
-    "Session": "session",
-    "agenerate": "functions",
-    "allow_nested_asyncio": "loop",
-    "compare": "functions",
-    "contact_sheet": "grids",
-    "export_csv": "functions",
-    "generate": "functions",
-    "grid": "grids",
-    "history": "functions",
-    "images": "functions",
-    "import_bundle": "functions",
-    "panel": "panels",
-    "rate": "voting",
-    "resume": "functions",
-    "sweep": "sweeps",
-    "vote": "voting",
-    "wait": "live",
+    "AsyncClient": "client.client",
+    "Client": "client.client",
+    "Session": "session.session",
+    "agenerate": "api",
+    "allow_nested_asyncio": "core.event_loop",
+    "compare": "api",
+    "contact_sheet": "experiments.grid",
+    "export_csv": "api",
+    "generate": "api",
+    "grid": "experiments.grid",
+    "history": "api",
+    "images": "api",
+    "import_bundle": "api",
+    "panel": "widgets.panel",
+    "rate": "experiments.review",
+    "resume": "api",
+    "sweep": "experiments.sweep",
+    "vote": "widgets.vote",
+    "wait": "display.live",
 }
 
 
@@ -84,13 +85,13 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """``%load_ext apixo_nb``: register the magics, their completion and their settings."""
-    from .extension import load
+    from .notebook.extension import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """``%unload_ext apixo_nb``: take back everything that was registered."""
-    from .extension import unload
+    from .notebook.extension import unload
 
     unload(shell)

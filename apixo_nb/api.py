@@ -7,18 +7,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .core.formatting import Shown
+from .core.models import DEFAULT_MODEL
+from .core.records import Run
+from .engine.job import stop_all
 from .errors import ApixoError
-from .filters import Since
-from .job import stop_all
-from .run import Run
-from .shared import current
-from .shown import Shown
-from .spec import DEFAULT_MODEL
+from .ledger.query import Since
+from .session.session import current
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .intake import Imported
+    from .export.importer import Imported
 
 
 def generate(
@@ -151,7 +151,7 @@ def history(
     --------
     >>> apixo_nb.history(name="foxes", since="2026-11-25").apixo.summary(by="style")
     """
-    from .accessor import register
+    from .experiments.accessor import register
 
     register()
     return current().history(name, tag, since, state, text)
@@ -168,7 +168,7 @@ def images(
 
     See `frame.images_frame` for columns, dtypes and units; ``df.apixo`` works on it as on `history`.
     """
-    from .accessor import register
+    from .experiments.accessor import register
 
     register()
     return current().pictures(name, tag, since, state, text)
@@ -193,7 +193,7 @@ def compare(a: object, b: object, *more: object) -> Shown:
     InvalidRequestError
         There are too many, or one of them is no run of the ledger.
     """
-    from . import comparison
+    from .experiments import review as comparison
 
     return comparison.compare(current(), (a, b, *more))
 

@@ -13,11 +13,50 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from . import __version__
 from .errors import ApixoError, ConfigurationError
-from .terminal import Terminal, in_terminal
+
+#: The commands of ``%apixo`` that ``apixo-nb`` has as well, by the same name.
+SHARED = (
+    *("login", "logout", "status", "balance", "spend", "budget", "history"),
+    *("resume", "settle", "rescue", "doctor", "export", "import", "help"),
+)
+
+_MAGIC = re.compile(rf"(?<!%)%apixo ({'|'.join(SHARED)}|sandbox)\b")
+
+
+def in_terminal(text: str) -> str:
+    """The text with the commands of ``%apixo`` as one types them in a terminal."""
+    return _MAGIC.sub(_command, text)
+
+
+def _command(found: re.Match[str]) -> str:
+    # A setting of a notebook; what tries everything without a key is the demo here.
+    name = {"sandbox": "demo", "help": "--help"}.get(found[1], found[1])
+    return f"apixo-nb {name}"
+
+
+class Terminal(io.TextIOBase):
+    """Standard output that speaks as `in_terminal` does."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        """Write it, in the words of a terminal."""
+        self._out.write(in_terminal(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        self._out.flush()
+
+    def isatty(self) -> bool:
+        """Whether a person looks on, so that lines may be rewritten."""
+        return self._out.isatty()
+
 
 #: Group -> command -> what it does, in one line.
 COMMANDS: dict[str, dict[str, str]] = {
@@ -250,21 +289,21 @@ def _check_command(reader: argparse.ArgumentParser, arguments: list[str]) -> Non
 
 def _carry_out(given: argparse.Namespace) -> int:
     """The commands that are the same as those of ``%apixo``."""
-    from .commands import carry_out
+    from .notebook.commands import carry_out
 
     words = [given.command]
     for name in ("number", "by", "run", "task", "end", "sum", "scope"):
         words += [word] if (word := getattr(given, name, None)) is not None else []
     shown = carry_out(" ".join(words), None)
     if shown is not None:
-        from .frame import brief_text
+        from .analysis.frame import brief_text
 
         print(brief_text(shown))
     return 0
 
 
 def _export(given: argparse.Namespace, reader: argparse.ArgumentParser) -> int:
-    from .shared import current
+    from .session.session import current
 
     if given.kind == "mlflow":
         print("\n".join(current().to_mlflow(tracking_uri=given.file).lines()))
@@ -282,15 +321,15 @@ def _export(given: argparse.Namespace, reader: argparse.ArgumentParser) -> int:
 
 
 def _import(given: argparse.Namespace, _reader: argparse.ArgumentParser) -> int:
-    from .shared import current
+    from .session.session import current
 
     print(in_terminal("\n".join(current().import_bundle(given.file).lines())))
     return 0
 
 
 def _doctor(given: argparse.Namespace, _reader: argparse.ArgumentParser) -> int:
-    from .doctor import examine, rebuild
-    from .shared import current
+    from .session.maintenance import examine, rebuild
+    from .session.session import current
 
     if given.rebuild:
         print(in_terminal("\n".join([*rebuild(current()), ""])))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import config, spec
-from .commands import say
-from .frame import brief, brief_text
-from .live import Watch
-from .request import make_request
-from .session import Session
+from .analysis.frame import brief, brief_text
+from .core import models as spec
+from .core import settings as config
+from .core.request import make_request
+from .display.live import Watch
+from .notebook.commands import say
+from .session.session import Session
 
 #: Prompt -> what else is asked for.
 _WISHES: dict[str, dict[str, object]] = {

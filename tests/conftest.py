@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from apixo_nb import config, shared
+from apixo_nb.core import settings as config
 from apixo_nb.sandbox import Sandbox, SandboxOptions
+from apixo_nb.session import session as shared
 
-pytest_plugins = ["tests.browser"]
+pytest_plugins = ["tests.support.browser"]
 
 #: Made up, odd enough to be searched for, and never valid anywhere.
 KEY = "sk-test-7Gq2-Zebra-Pelican-91x"

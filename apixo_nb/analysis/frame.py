@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import gc
-import json
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .lines import Line
-from .run import Image, Run
-from .target import checked_target, new_file
-from .text import printable
+from apixo_nb.core.records import Image, Line, Run
+from apixo_nb.text import printable
 
 TIME = "datetime64[us, UTC]"
 
@@ -89,9 +82,6 @@ KINDS = {**COLUMNS, **IMAGE_COLUMNS}
 _PART = 1_000  # rows of a large ledger that are in memory as records at a time
 _PROMPT_CHARACTERS = 40
 _OF_IMAGE = tuple(column for column in IMAGE_COLUMNS if column in Image.model_fields)
-
-# Lone surrogates (a path whose bytes are no UTF-8), and Unicode's own line ends, where some part lines.
-_ODD = re.compile("[\ud800-\udfff\x85\u2028\u2029]")
 
 
 def history_frame(runs: Iterable[Run | Line], file_path: Callable[[str], str]) -> pd.DataFrame:
@@ -205,97 +195,6 @@ def brief_text(table: pd.DataFrame) -> str:
     return str(shown.to_string(index=False, na_rep=""))
 
 
-def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Write the table as UTF-8 CSV, exactly: everything but numbers is quoted, nothing is altered.
-
-    Read it back with `read_csv`, or with
-    ``pandas.read_csv(path, keep_default_na=False, dtype={"prompt": str, ...})``, so that prompts such as
-    ``NA``, ``007`` and ``=1+1`` stay what they are. Lists and dicts are written as JSON, times as ISO 8601.
-    A spreadsheet would alter such prompts: `formats.write_excel_csv` is the dialect for it.
-
-    Raises
-    ------
-    ApixoError
-        The file cannot be written.
-    """
-    target = checked_target(path, "csv")
-    written = as_text(frame)
-    with new_file(target, "csv") as file:
-        # QUOTE_NONNUMERIC, as a bare carriage return in an unquoted text would split its row.
-        written.to_csv(
-            file,
-            mode="wb",
-            index=False,
-            encoding="utf-8",
-            quoting=csv.QUOTE_NONNUMERIC,
-            lineterminator="\n",
-        )
-    return target
-
-
-def as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with lists and dicts as JSON, times as ISO 8601, and "" for what is missing of them."""
-    written = frame.copy()
-    for column, kind in KINDS.items():
-        if column in written and kind in ("object", TIME):
-            known = frame[column]
-            written[column] = _times(known) if str(known.dtype) == TIME else [_cell(value) for value in known]
-    return written
-
-
-def _times(known: pd.Series[Any]) -> list[str]:
-    """Times of the table's own kind as ISO 8601, "" where there is none; as `_cell`, all at once."""
-    texts = known.dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(str)
-    return ["" if text == "NaT" else text.removesuffix(".000000") + "+00:00" for text in texts.tolist()]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, (list, dict)):
-        return to_json(value)
-    if isinstance(value, pd.Timestamp):
-        return value.isoformat()
-    return "" if value is None or pd.isna(value) else pd.Timestamp(value).isoformat()
-
-
-_to_json = json.JSONEncoder(ensure_ascii=False, default=str).encode
-_quoted = json.encoder.encode_basestring
-
-
-def to_json(value: Any) -> str:
-    """A list or a dict as JSON that can be written as UTF-8 in one line, whatever reads it."""
-    try:  # nearly all are texts, and these are done in a third of the time
-        if type(value) is list:
-            text = f"[{', '.join(map(_quoted, value))}]"
-        else:
-            text = f"{{{', '.join(f'{_quoted(key)}: {_quoted(said)}' for key, said in value.items())}}}"
-    except (TypeError, AttributeError):
-        text = _to_json(value)
-    return json.dumps(value, default=str) if _ODD.search(text) else text
-
-
-def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a table of runs or pictures written by `write_csv`: the same values and dtypes again."""
-    text = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8", lineterminator="\n")
-    return from_text(text)
-
-
-def from_text(text: pd.DataFrame) -> pd.DataFrame:
-    """The table that `as_text` and writing have made texts of."""
-    kinds = kinds_of(text)
-    frame = pd.DataFrame({column: _column(text[column], kind) for column, kind in kinds.items()})
-    return frame.astype(kinds)
-
-
 def kinds_of(columns: Iterable[Any]) -> dict[str, str]:
     """The columns of a table of pictures, or of runs, whichever it is."""
     return IMAGE_COLUMNS if "sha256" in columns else COLUMNS
-
-
-def _column(text: pd.Series[str], kind: str) -> Any:
-    if kind == "object":
-        return [json.loads(value) for value in text]
-    if kind == TIME:
-        return pd.to_datetime(text.where(text != ""), utc=True, format="ISO8601")
-    if kind in ("Int64", "Float64"):
-        return pd.to_numeric(text.where(text != ""))
-    return text == "True" if kind == "bool" else text

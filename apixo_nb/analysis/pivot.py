@@ -6,13 +6,51 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import axes
-from .display import price, remark_of, seconds
-from .errors import InvalidRequestError
-from .run import BEST, FAILED, SUCCESS, Image, Run
-from .scrub import scrubbed
-from .spend import at_stake_micros, spent_micros, spent_text
-from .text import printable
+from apixo_nb.core.formatting import at_stake_micros, price, remark_of, seconds, spent_micros, spent_text
+from apixo_nb.core.records import BEST, FAILED, SUCCESS, Image, Run
+from apixo_nb.errors import InvalidRequestError
+from apixo_nb.text import printable, scrubbed
+
+#: Facts of a row that can be an axis, beside variables and parameters.
+FACTS = ("model", "name", "prompt", "prompt_template", "state", "take", "tags", "image_urls")
+
+
+def axis_value(run: Run, axis: str) -> str:
+    """What a run has on an axis, as text; "" if it has nothing there. A variable goes before a parameter."""
+    if axis in run.variables:
+        return run.variables[axis]
+    if axis in run.parameters:
+        return str(run.parameters[axis])
+    found = getattr(run, axis) if axis in FACTS else ""
+    return ", ".join(found) if isinstance(found, tuple) else str(found)
+
+
+def axis_names(runs: Iterable[Run]) -> list[str]:
+    """The axes along which these runs differ, variables first; those that they share are none."""
+    runs = list(runs)
+    known = dict.fromkeys(name for run in runs for name in run.variables)
+    known |= dict.fromkeys(name for run in runs for name in run.parameters)
+    varying = [
+        name for name in (*known, "prompt_template") if len({axis_value(run, name) for run in runs}) > 1
+    ]
+    # Without any variable it is the prompts that differ.
+    return varying or (["prompt"] if len({run.prompt for run in runs}) > 1 else [])
+
+
+def axis_values(runs: Iterable[Run], axis: str) -> list[str]:
+    """What there is on an axis, in the order of the runs."""
+    return list(dict.fromkeys(axis_value(run, axis) for run in runs))
+
+
+def check_axis(runs: Sequence[Run], axis: str) -> None:
+    """Raise InvalidRequestError unless some of the runs have something on that axis."""
+    known = {*FACTS, *(name for run in runs for name in (*run.variables, *run.parameters))}
+    if axis not in known:
+        allowed = ", ".join(sorted(known))
+        raise InvalidRequestError(
+            f"These runs have no {axis!r:.60}", field="axis", value=axis, allowed=allowed
+        )
+
 
 _SECTIONS = 8  # tables, unless they were asked for
 _WIDE = 6  # columns; more of them go down the page, if the other axis has fewer
@@ -155,7 +193,7 @@ def lay_out(runs: Iterable[Run], x: str | None = None, y: str | None = None) -> 
         return Layout("", "", tuple(named), (_flow(runs, named, named),))
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault(tuple(axes.value(run, axis) for axis in rest), []).append(run)
+        groups.setdefault(tuple(axis_value(run, axis) for axis in rest), []).append(run)
     if x is None and y is None and len(groups) > _SECTIONS:  # a ledger of this and that is no experiment
         return Layout("", "", ("prompt",), (_flow(runs, ["prompt"], ["prompt"]),))
     sizes = [_size(group, across, down) for group in groups.values()]
@@ -175,18 +213,18 @@ def _check(runs: Sequence[Run], axis: object) -> None:
         text = f"An axis is the name of what runs differ in, not {printable(repr(axis), 60)}"
         raise InvalidRequestError(text, field="axis", value=axis)
     if runs:
-        axes.check(runs, axis)
+        check_axis(runs, axis)
 
 
 def _chosen(runs: list[Run], x: str | None, y: str | None) -> tuple[str, str, list[str]]:
     """The axes across and down, "" for none, and the others along which the runs differ."""
     # How many pictures a task makes parts no pictures: they are one stack. Who wants it can name it.
     counts = {run.spec.count for run in runs if run.spec}
-    free = [name for name in axes.names(runs) if name not in {x, y, *counts}]
+    free = [name for name in axis_names(runs) if name not in {x, y, *counts}]
     across = x or (free.pop(0) if free else "")
     down = y or (free.pop(0) if free else "")
     if x is None and y is None and down:
-        wide, high = (len(axes.values(runs, axis)) for axis in (across, down))
+        wide, high = (len(axis_values(runs, axis)) for axis in (across, down))
         # Long texts are easier to read at the left, and a page scrolls down more easily than sideways.
         if wide > max(_WIDE, high) and down not in ("prompt", "prompt_template"):
             across, down = down, across
@@ -196,17 +234,17 @@ def _chosen(runs: list[Run], x: str | None, y: str | None) -> tuple[str, str, li
 
 
 def _size(runs: list[Run], across: str, down: str) -> int:
-    wide = len(axes.values(runs, across)) if across else 1
-    return wide * (len(axes.values(runs, down)) if down else 1)
+    wide = len(axis_values(runs, across)) if across else 1
+    return wide * (len(axis_values(runs, down)) if down else 1)
 
 
 def _is_sparse(runs: list[Run], across: str, down: str, rest: list[str]) -> bool:
     """Whether most of the tables would be holes, as where each run has a prompt of its own."""
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault(tuple(axes.value(run, axis) for axis in rest), []).append(run)
+        groups.setdefault(tuple(axis_value(run, axis) for axis in rest), []).append(run)
     size = sum(_size(group, across, down) for group in groups.values())
-    filled = len({tuple(axes.value(run, axis) for axis in (across, down, *rest)) for run in runs})
+    filled = len({tuple(axis_value(run, axis) for axis in (across, down, *rest)) for run in runs})
     lonely = len(groups) > _SMALL and filled < 2 * len(groups)
     return lonely or (size > _SMALL and filled * _SPARSE < size)
 
@@ -215,8 +253,8 @@ def _section(runs: list[Run], across: str, down: str, rest: Sequence[str], named
     if not down:
         return _flow(runs, [across] if across else [], named)._replace(label=_label(runs[0], rest))
     cells = _cells(runs, named)
-    columns, lines = axes.values(runs, across), axes.values(runs, down)
-    apart = tuple(axes.value(runs[0], axis) for axis in rest)
+    columns, lines = axis_values(runs, across), axis_values(runs, down)
+    apart = tuple(axis_value(runs[0], axis) for axis in rest)
     rows = [Row(line, tuple(cells.get((column, line, *apart)) for column in columns)) for line in lines]
     return Section(_label(runs[0], rest), tuple(columns), tuple(rows))
 
@@ -232,12 +270,12 @@ def _flow(runs: list[Run], shown: Sequence[str], named: Sequence[str]) -> Sectio
 def _cells(runs: Iterable[Run], named: Sequence[str]) -> dict[tuple[str, ...], Cell]:
     stacks: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        stacks.setdefault(tuple(axes.value(run, axis) for axis in named), []).append(run)
+        stacks.setdefault(tuple(axis_value(run, axis) for axis in named), []).append(run)
     return {key: Cell(key, _label(stack[0], named), tuple(stack)) for key, stack in stacks.items()}
 
 
 def _label(run: Run, named: Sequence[str]) -> str:
-    return " · ".join(f"{printable(axis, 40)}: {printable(axes.value(run, axis), 200)}" for axis in named)
+    return " · ".join(f"{printable(axis, 40)}: {printable(axis_value(run, axis), 200)}" for axis in named)
 
 
 # --- what is said of a cell and of a slide ----------------------------------------------------------

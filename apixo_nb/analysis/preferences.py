@@ -8,15 +8,11 @@ import random
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
-from . import axes
-from .run import Image, Run
+from apixo_nb.core.records import Image, Run, Vote
 
-Outcome = Literal["left", "right", "tie"]
-
-OUTCOMES: tuple[Outcome, ...] = ("left", "right", "tie")
+from . import pivot as axes
 
 #: Pairs that are asked for at a time: more than anybody votes on, and few enough to be put in order.
 MOST_PAIRS = 5_000
@@ -36,30 +32,6 @@ class Picture:
     def key(self) -> tuple[str, int]:
         """Which one it is."""
         return self.run.run_id, self.image.index
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """Which of two pictures was found better; `outcome` is left, right or tie. `voted_at` is UTC."""
-
-    vote_id: str
-    voted_at: datetime
-    ballot: str
-    left_run: str
-    left_index: int
-    right_run: str
-    right_index: int
-    outcome: str
-
-    @property
-    def left(self) -> tuple[str, int]:
-        """The key of the left picture."""
-        return self.left_run, self.left_index
-
-    @property
-    def right(self) -> tuple[str, int]:
-        """The key of the right picture."""
-        return self.right_run, self.right_index
 
 
 def candidates(runs: Iterable[Run]) -> list[Picture]:
@@ -121,7 +93,7 @@ def _sides(pictures: Sequence[Picture], by: str, *, alike: bool) -> list[_Side]:
     groups: dict[Hashable, dict[str, list[Picture]]] = {}
     for picture in pictures:
         group = groups.setdefault(_rest(picture.run, by) if alike else None, {})
-        group.setdefault(axes.value(picture.run, by), []).append(picture)
+        group.setdefault(axes.axis_value(picture.run, by), []).append(picture)
     found = []
     for group in groups.values():
         together = [picture for own in group.values() for picture in own]
@@ -165,7 +137,7 @@ def results(pictures: Sequence[Picture], by: str, votes: Iterable[Vote]) -> list
     ``value``, ``votes``, ``wins``, ``losses``, ``ties``; ``win_rate`` counts a tie as half a win; ``low`` and
     ``high`` bound it with 95 % confidence (Wilson's interval). All three are None where nobody has voted.
     """
-    values = {picture.key: axes.value(picture.run, by) for picture in pictures}
+    values = {picture.key: axes.axis_value(picture.run, by) for picture in pictures}
     counts = {value: Counter[str]() for value in values.values()}
     for vote in votes:
         left, right = values.get(vote.left), values.get(vote.right)

@@ -18,16 +18,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from . import config, flows, keys, loop
-from .download import Downloaded, Limits
-from .errors import ConfigurationError, ImageError, InvalidRequestError, remember
-from .labels import check_number
-from .request import Request, RequestType, known_model, make_request
+from apixo_nb.core import credentials as keys
+from apixo_nb.core import event_loop as loop
+from apixo_nb.core import settings as config
+from apixo_nb.core.cadence import Cadence
+from apixo_nb.core.files import Downloaded, Limits
+from apixo_nb.core.models import DEFAULT_MODEL
+from apixo_nb.core.request import Request, RequestType, check_number, known_model, make_request
+from apixo_nb.errors import ConfigurationError, ImageError, InvalidRequestError, remember
+from apixo_nb.text import printable
+
+from . import protocol as flows
+from .responses import TaskStatus
 from .retry import Clock, Quota, RetryPolicy
-from .spec import DEFAULT_MODEL, Cadence
-from .text import printable
 from .transport import Transport
-from .wire import TaskStatus
 
 Seen = Callable[[TaskStatus], None]
 T = TypeVar("T")

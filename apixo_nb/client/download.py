@@ -8,55 +8,85 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import ipaddress
 import os
-import secrets
+import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 import httpx2
 
-from .address import addressed
-from .config import without_secrets
-from .errors import APIConnectionError, APITimeoutError, ApixoError, ImageError, RateLimitError, ServerError
-from .spec import RESULT_DAYS
-from .wire import retry_after_s
+from apixo_nb.core.files import _SUFFIXES, Downloaded, Limits, _sync_folder, new_part, verify
+from apixo_nb.core.models import RESULT_DAYS
+from apixo_nb.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    ApixoError,
+    ImageError,
+    RateLimitError,
+    ServerError,
+)
+from apixo_nb.text import without_secrets
+
+from .responses import retry_after_s
+
+_DISGUISES = tuple(
+    # IPv6 addresses that stand for IPv4 ones, which Python calls global whatever they stand for.
+    ipaddress.ip_network(network)
+    for network in (
+        "64:ff9b::/96",  # NAT64
+        "64:ff9b:1::/48",
+        "2002::/16",  # 6to4
+        "2001::/32",  # Teredo
+        "::/96",  # IPv4-compatible
+        "::ffff:0:0:0/96",  # IPv4-translated
+        "fec0::/10",  # site-local, once
+        "5f00::/16",  # segment routing
+    )
+)
+
+
+async def addressed(client: httpx2.AsyncClient, url: str) -> httpx2.Request:
+    """A GET of `url` that goes to an address which was judged; certificate and Host stay those of its name.
+
+    Raises
+    ------
+    ImageError
+        One of its addresses is not public.
+    httpx2.ConnectError
+        It has none.
+    """
+    there = httpx2.URL(url)
+    host = there.raw_host.decode("ascii")
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, there.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpx2.ConnectError(f"no address ({type(error).__name__})") from None
+    hosts = [str(address[0]) for *_, address in found]
+    if not hosts or not all(map(is_public, hosts)):
+        text = "The picture's address leads into a private network, so it was not followed"
+        raise ImageError(text, retryable=False)
+    headers = {"Host": there.netloc.decode("ascii")}
+    name = {"sni_hostname": host}
+    return client.build_request("GET", there.copy_with(host=hosts[0]), headers=headers, extensions=name)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public internet."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return ip.is_global and not ip.is_multicast and not any(ip in disguise for disguise in _DISGUISES)
+
 
 _CHUNK = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (403, 404, 410)
-_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a picture may be at most: bytes, pixels, redirects, and seconds for all of it.
-
-    `public_only`: it comes from an address of the public internet, never from a machine of this network.
-    `keep_unreadable`: bytes that came in place of a picture are kept, as they may have been paid for.
-    """
-
-    max_bytes: int = 100_000_000
-    max_pixels: int = 40_000_000
-    max_redirects: int = 5
-    total_s: float = 300.0
-    public_only: bool = False
-    keep_unreadable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Downloaded:
-    """A verified picture on disk. `format` is PNG, JPEG or WEBP, read from the bytes, not from the name."""
-
-    path: Path
-    url: str
-    sha256: str
-    bytes: int
-    width: int
-    height: int
-    format: str
 
 
 async def download_once(
@@ -102,23 +132,6 @@ async def _download(client: httpx2.AsyncClient, url: str, target: Path, limits: 
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
     return Downloaded(final, url, digest, length, *size, kind)
-
-
-def new_part(target: Path) -> Path:
-    """A name for half of what belongs to this target; nobody else's, and found by `clear_parts`."""
-    return target.with_name(f".{_mark(target)}-{secrets.token_hex(6)}.part")
-
-
-def _mark(target: Path) -> str:
-    """What the names of parts of this target begin with; short, as the target may use all that a name can."""
-    return hashlib.blake2s(target.name.encode("utf-8", "replace"), digest_size=6).hexdigest()
-
-
-def clear_parts(target: Path) -> None:
-    """Remove what a killed process has left of its download of `target`; nobody must be at it now."""
-    for part in target.parent.glob(f".{_mark(target)}-*.part"):
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def unreadable(target: Path) -> Path:
@@ -213,49 +226,3 @@ def _settle(part: Path, target: Path, limits: Limits) -> tuple[Path, int, tuple[
     part.replace(final)
     _sync_folder(final.parent)
     return final, length, size, kind
-
-
-def verify(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
-    """Size in pixels and format of a whole picture; raises ImageError for anything else."""
-    from PIL import Image
-
-    try:
-        return _decode(path, limits)
-    except ImageError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large(limits) from None
-    except Exception as error:  # noqa: BLE001 - decoders raise OSError, SyntaxError, ValueError, struct.error...
-        raise ImageError(f"What arrived is not a whole picture ({type(error).__name__})") from None
-
-
-def _decode(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
-    """Decode the whole picture. verify() and load() notice different damage, so both are asked."""
-    from PIL import Image
-
-    formats = list(_SUFFIXES)
-    with Image.open(path, formats=formats) as image:
-        # MPO is Pillow's name for a JPEG with more pictures behind the first.
-        size, kind = image.size, "JPEG" if image.format == "MPO" else str(image.format)
-        if size[0] * size[1] > limits.max_pixels:
-            raise _too_large(limits)
-        image.verify()
-    with Image.open(path, formats=formats) as image:
-        image.load()
-    return size, kind
-
-
-def _too_large(limits: Limits) -> ImageError:
-    return ImageError(
-        f"The picture has more than {limits.max_pixels // 1_000_000} million pixels", retryable=False
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; Windows has no such call."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
-from . import spec
-from .errors import (
+from apixo_nb.core import cadence, models
+from apixo_nb.core.request import Request
+from apixo_nb.errors import (
     APIConnectionError,
     APIError,
     APITimeoutError,
@@ -29,13 +30,13 @@ from .errors import (
     SubmitUnknownError,
     WaitTimeoutError,
 )
-from .request import Request
+from apixo_nb.text import printable
+
+from .responses import Answer, TaskStatus, problem_of, read_answer, read_task, retry_after_s
 from .retry import Backoff, Clock, Quota, RetryPolicy
-from .text import printable
-from .wire import Answer, TaskStatus, problem_of, read_answer, read_task, retry_after_s
 
 if TYPE_CHECKING:
-    from .download import Downloaded
+    from apixo_nb.core.files import Downloaded
 
 # --- what a flow asks for, and what it gets ---------------------------------------------------------
 
@@ -231,7 +232,7 @@ _LEAST_POLL_S = 1.0  # the last poll of a wait has at least this long, though th
 def wait(
     model: str,
     task_id: str,
-    cadence: spec.Cadence,
+    cadence: cadence.Cadence,
     clock: Clock,
     *,
     timeout_s: float,
@@ -267,7 +268,7 @@ def wait(
             failures = refusals = 0
         else:
             failures += 1
-            young = isinstance(outcome, NotFoundError) and age_s + now - started < spec.NOT_FOUND_GRACE_S
+            young = isinstance(outcome, NotFoundError) and age_s + now - started < models.NOT_FOUND_GRACE_S
             refusals = refusals + 1 if isinstance(outcome, _LASTING) and not young else 0
             if refusals >= _LASTING_IN_A_ROW:
                 raise _of_a_paid_task(outcome)
@@ -284,7 +285,7 @@ def _of_a_paid_task(problem: ApixoError) -> ApixoError:
     return problem
 
 
-def _next_poll(cadence: spec.Cadence, clock: Clock, age_s: float, failures: int, outcome: object) -> float:
+def _next_poll(cadence: cadence.Cadence, clock: Clock, age_s: float, failures: int, outcome: object) -> float:
     low, high = cadence.interval_bounds_s
     middle = cadence.pause_s(age_s)
     spread = max(0.0, min(middle - low, high - middle, middle * 0.2))

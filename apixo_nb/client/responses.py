@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from . import spec
-from .errors import (
+from apixo_nb.core import models as spec
+from apixo_nb.errors import (
     APIError,
     ApixoError,
     AuthenticationError,
@@ -32,22 +32,12 @@ from .errors import (
     ServerError,
     TaskFailedError,
 )
-from .text import printable
+from apixo_nb.text import printable, storable
 
 _LARGEST = 2**53  # above it a JSON number is not exact; also beyond any time in milliseconds
 _NO_FUNDS = re.compile(
     r"(insufficient|not[\s_-]enough|no)[\s_-]*(account[\s_-]+)?(credit|balance|fund|quota)", re.IGNORECASE
 )
-
-
-# --- lenient fields: a value of the wrong kind is absent, not an error ------------------------------
-
-
-def storable(text: str) -> str:
-    """Text that any database and any CSV takes: lone surrogates and NUL become the replacement character."""
-    if text.isascii() and "\0" not in text:  # nearly all of it, and each poll brings some
-        return text
-    return "".join("\ufffd" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in text)
 
 
 def _text(value: object) -> str:

@@ -17,10 +17,13 @@ from urllib.request import getproxies
 
 import httpx2
 
-from . import flows, keys
-from .config import is_loopback
-from .download import Downloaded, Limits, download_once
-from .errors import ApixoError, ConfigurationError
+from apixo_nb.core import credentials as keys
+from apixo_nb.core.files import Downloaded, Limits
+from apixo_nb.errors import ApixoError, ConfigurationError
+from apixo_nb.text import is_loopback
+
+from . import protocol as flows
+from .download import download_once
 
 T = TypeVar("T")
 

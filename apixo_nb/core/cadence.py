@@ -8,8 +8,8 @@ together cost least. The optimum is found backwards, from the last poll to the f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 _ENOUGH = 64  # durations; of more, so many that stand for them
@@ -123,3 +123,81 @@ def _still_at_work(known: Sequence[float], ages: Sequence[float]) -> list[float]
         unseen = math.erfc((at - median) / math.sqrt(2))
         shares.append((seen + unseen * size / len(known)) / 2 / (size * (1 + 1 / len(known))))
     return shares
+
+
+#: So many durations of tasks are needed before they foretell the next one.
+ENOUGH_DURATIONS = 8
+
+_LATE = 4.0  # times its expected duration; a task so late is polled as seldom as the page allows
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """When to poll, in seconds.
+
+    `expected_s` is the typical duration of a task. `durations_s` are those that tasks of this kind were seen
+    to take, sorted; with enough of them a timetable sends the polls where tasks end, within the bounds of the
+    page.
+    """
+
+    expected_s: float
+    first_poll_s: float
+    interval_s: float
+    interval_bounds_s: tuple[float, float]
+    durations_s: tuple[float, ...] = ()
+    timetable: Timetable | None = None
+
+    @property
+    def slow_s(self) -> float | None:
+        """What 9 of 10 tasks stay under, where that is known."""
+        return _quantile(self.durations_s, 0.9) if self.durations_s else None
+
+    def learned(self, durations_s: Iterable[float]) -> Cadence:
+        """With the durations seen so far; unchanged while they are too few to tell anything.
+
+        The page advises a first poll after 20 s of typically 30. Where tasks take longer, it moves to where
+        they end; where they are faster than the page says, it is as much earlier, and no earlier than that.
+        """
+        known = tuple(sorted(durations_s))
+        if len(known) < ENOUGH_DURATIONS:
+            return self
+        typical_s = _quantile(known, 0.5)
+        earliest_s = self.first_poll_s * min(1.0, typical_s / self.expected_s)
+        best = timetable(known, earliest_s, self.interval_bounds_s, self.interval_s)
+        return replace(
+            self, expected_s=typical_s, first_poll_s=best.first_s, durations_s=known, timetable=best
+        )
+
+    def pause_s(self, age_s: float) -> float:
+        """How long to wait for the next poll of a task of this age, before jitter, within the bounds."""
+        low, high = self.interval_bounds_s
+        if self.timetable is not None:
+            return min(high, max(low, self.timetable.next_at(age_s) - age_s))
+        late = age_s > _LATE * max(self.expected_s, self.first_poll_s)
+        return high if late else self.interval_s
+
+    def scaled(self, factor: float) -> Cadence:
+        """The same rhythm, faster or slower: the sandbox works in a fraction of the real time."""
+        low, high = self.interval_bounds_s
+        return Cadence(
+            self.expected_s * factor,
+            self.first_poll_s * factor,
+            self.interval_s * factor,
+            (low * factor, high * factor),
+            tuple(duration * factor for duration in self.durations_s),
+            self.timetable and self.timetable.scaled(factor),
+        )
+
+    def override(self, first_poll_s: float | None, interval_s: float | None) -> Cadence:
+        """The user's own numbers in place of the page's; an own interval is its own bounds, and is kept."""
+        cadence = self
+        if first_poll_s is not None:
+            cadence = replace(cadence, first_poll_s=first_poll_s)
+        if interval_s is not None:
+            bounds = (interval_s * 0.8, interval_s * 1.2)
+            cadence = replace(cadence, interval_s=interval_s, interval_bounds_s=bounds, timetable=None)
+        return cadence
+
+
+def _quantile(known: tuple[float, ...], share: float) -> float:
+    return known[min(len(known) - 1, int(share * len(known)))]

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigurationError, MissingKeyError
+from apixo_nb.errors import ConfigurationError, MissingKeyError
 
 KEY_VARIABLE = "APIXO_API_KEY"
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ApixoError
-from .text import printable
+from apixo_nb.errors import ApixoError, ImageError
+from apixo_nb.text import printable
 
 #: Kind of export -> the ends of its file names; the first is the usual one.
 SUFFIXES: dict[str, tuple[str, ...]] = {
@@ -100,3 +103,195 @@ def new_file(target: Path, kind: str) -> Iterator[io.BufferedWriter]:
 def _refused(shown: str, kind: str, why: str, step: str) -> ApixoError:
     what = {"html": "report", "bundle": "bundle", "sheet": "contact sheet"}.get(kind, "table")
     return ApixoError(f"The {what} could not be written to {shown}{why}", next_step=step)
+
+
+#: Lists what we wrote: a folder is replaced by a newer export only while it holds nothing else.
+MANIFEST = ".apixo-export.json"
+
+_STEP = "Give the name of a new folder, in a place you may write to."
+
+
+@contextlib.contextmanager
+def new_folder(path: object, originals: Path) -> Iterator[Path]:
+    """A folder to write into; all of it takes the place of `path` at the end, and never a part.
+
+    What is there may be nothing, an empty folder, or an earlier export with no other file in it, which is
+    replaced.
+
+    Parameters
+    ----------
+    path : str or path
+        ``~`` is filled in.
+    originals : Path
+        The folder of the originals, which no export may touch.
+
+    Raises
+    ------
+    ApixoError
+        The folder cannot be written, or holds something else; what was there is as it was.
+    """
+    target = checked_folder(path, originals)
+    part = target.parent / f".{secrets.token_hex(6)}.part"
+    try:
+        part.mkdir(parents=True)
+        yield part
+        (part / MANIFEST).write_text(json.dumps(_names(part), indent=1), "utf-8")
+        _put_in_place(part, target)
+    except OSError as error:
+        raise _folder_refused(target, error.strerror or type(error).__name__) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def checked_folder(path: object, originals: Path) -> Path:
+    """The path of a folder to be written; raises ApixoError as `new_folder` does."""
+    if not isinstance(path, (str, os.PathLike)) or "\0" in str(path) or not str(path):
+        raise _folder_refused(path, "it is no name of a folder")
+    try:
+        target = Path(path).expanduser()
+        real, home = target.resolve(), originals.resolve()
+    except (OSError, RuntimeError):
+        raise _folder_refused(path, "it cannot be found") from None
+    if real == home or home in real.parents or real in home.parents:
+        raise _folder_refused(path, "the originals are kept there, and are never touched")
+    try:
+        other = _what_else(target)
+    except OSError as error:
+        raise _folder_refused(path, error.strerror or type(error).__name__) from None
+    if other:
+        raise _folder_refused(path, f"{other}, and nothing of yours is overwritten")
+    return target
+
+
+def _what_else(target: Path) -> str:
+    """What is there that is no earlier export; "" if nothing."""
+    if not target.exists() and not target.is_symlink():
+        return ""
+    if not target.is_dir() or target.is_symlink():
+        return "there is a file of that name"
+    found = _names(target)
+    if not found:
+        return ""
+    try:
+        ours = {MANIFEST, *map(str, json.loads((target / MANIFEST).read_text("utf-8")))}
+    except (OSError, ValueError, TypeError, RecursionError):
+        return "the folder is in use"
+    foreign = [name for name in found if name not in ours]
+    return f"the folder also holds {printable(foreign[0], 80)}" if foreign else ""
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def _put_in_place(part: Path, target: Path) -> None:
+    if not target.exists():
+        part.rename(target)
+        return
+    old = target.parent / f".{secrets.token_hex(6)}.old"
+    target.rename(old)
+    try:
+        part.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _folder_refused(path: object, why: str) -> ApixoError:
+    return ApixoError(f"The pictures could not be written to {printable(path, 200)}: {why}", next_step=_STEP)
+
+
+_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a picture may be at most: bytes, pixels, redirects, and seconds for all of it.
+
+    `public_only`: it comes from an address of the public internet, never from a machine of this network.
+    `keep_unreadable`: bytes that came in place of a picture are kept, as they may have been paid for.
+    """
+
+    max_bytes: int = 100_000_000
+    max_pixels: int = 40_000_000
+    max_redirects: int = 5
+    total_s: float = 300.0
+    public_only: bool = False
+    keep_unreadable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A verified picture on disk. `format` is PNG, JPEG or WEBP, read from the bytes, not from the name."""
+
+    path: Path
+    url: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    format: str
+
+
+def new_part(target: Path) -> Path:
+    """A name for half of what belongs to this target; nobody else's, and found by `clear_parts`."""
+    return target.with_name(f".{_mark(target)}-{secrets.token_hex(6)}.part")
+
+
+def _mark(target: Path) -> str:
+    """What the names of parts of this target begin with; short, as the target may use all that a name can."""
+    return hashlib.blake2s(target.name.encode("utf-8", "replace"), digest_size=6).hexdigest()
+
+
+def clear_parts(target: Path) -> None:
+    """Remove what a killed process has left of its download of `target`; nobody must be at it now."""
+    for part in target.parent.glob(f".{_mark(target)}-*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def verify(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
+    """Size in pixels and format of a whole picture; raises ImageError for anything else."""
+    from PIL import Image
+
+    try:
+        return _decode(path, limits)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(limits) from None
+    except Exception as error:  # noqa: BLE001 - decoders raise OSError, SyntaxError, ValueError, struct.error...
+        raise ImageError(f"What arrived is not a whole picture ({type(error).__name__})") from None
+
+
+def _decode(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
+    """Decode the whole picture. verify() and load() notice different damage, so both are asked."""
+    from PIL import Image
+
+    formats = list(_SUFFIXES)
+    with Image.open(path, formats=formats) as image:
+        # MPO is Pillow's name for a JPEG with more pictures behind the first.
+        size, kind = image.size, "JPEG" if image.format == "MPO" else str(image.format)
+        if size[0] * size[1] > limits.max_pixels:
+            raise _too_large(limits)
+        image.verify()
+    with Image.open(path, formats=formats) as image:
+        image.load()
+    return size, kind
+
+
+def _too_large(limits: Limits) -> ImageError:
+    return ImageError(
+        f"The picture has more than {limits.max_pixels // 1_000_000} million pixels", retryable=False
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; Windows has no such call."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -7,14 +7,16 @@ closing, nbconvert, GitHub and an untrusted notebook, where widgets die.
 from __future__ import annotations
 
 import functools
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from . import text
-from .run import (
+from apixo_nb import text
+from apixo_nb.text import dollars, printable, without_callback
+
+from .records import (
     CANCELLED,
     FAILED,
     PLANNED,
@@ -26,18 +28,147 @@ from .run import (
     UNKNOWN,
     Run,
 )
-from .scrub import without_callback
-from .text import printable
 
 if TYPE_CHECKING:
     import jinja2
 
-    from .spec import Cadence
+    from .cadence import Cadence
+
+
+class Shown:
+    """Lasting HTML and the same as plain text.
+
+    Attributes
+    ----------
+    html : str
+        Inline styles and small pictures only, so it stays in a saved, exported or untrusted notebook.
+    text : str
+    """
+
+    def __init__(self, html: str, text: str) -> None:
+        self.html = html
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_mimebundle_(self, include: Iterable[str] | None = None, **_: Any) -> dict[str, str]:
+        bundle = {"text/html": self.html, "text/plain": self.text}
+        return {kind: value for kind, value in bundle.items() if include is None or kind in include}
+
+
+def spent_micros(runs: Iterable[Run]) -> int:
+    """The sum of the runs whose cost is known."""
+    return sum(run.cost_micros or 0 for run in runs)
+
+
+def at_stake_micros(runs: Iterable[Run]) -> int:
+    """The price of the runs that may have been charged, or may still be: nobody knows their end."""
+    return sum(run.price_micros for run in runs if run.cost_micros is None and run.state != PLANNED)
+
+
+def spent_text(runs: Sequence[Run]) -> str:
+    """Both sums in one line; a range while something is at stake."""
+    stake = at_stake_micros(runs)
+    more = f", and up to {dollars(stake / 1e6)} more for runs whose end is not known" if stake else ""
+    paid = ", none of it paid: this is the sandbox" if runs and runs[0].sandbox else ""
+    return f"{dollars(spent_micros(runs) / 1e6)} by list price{more}{paid}"
+
+
+def count_text(runs: Sequence[Run]) -> str:
+    """How many runs there are, in all and in each state."""
+    states = Counter(run.state for run in runs)
+    shown = (f", {count} {printable(state, 40)}" for state, count in sorted(states.items()))
+    return f"{len(runs)}" + "".join(shown)
+
+
+# --- by day, tag and state --------------------------------------------------------------------------
+
+#: How runs are grouped; a run with several tags counts in each.
+GROUPS: dict[str, Callable[[Run], Sequence[str]]] = {
+    "state": lambda run: [run.state],
+    "day": lambda run: [f"{run.created_at.astimezone():%Y-%m-%d}"],
+    "tag": lambda run: run.tags or ["(no tag)"],
+}
+
+FAILED_NOTE = "Failed tasks are counted as $0.00; APIXO's pages do not say whether they are charged."
+
+
+def spend_lines(runs: Sequence[Run], by: Iterable[str] = GROUPS) -> list[str]:
+    """A table for each grouping: its runs, what they cost, and what more they may have cost."""
+    lines = []
+    for name in by:
+        groups: dict[str, list[Run]] = {}
+        for run in runs:
+            for label in GROUPS[name](run):
+                groups.setdefault(label, []).append(run)
+        lines += _table(name, groups)
+    lines.append(f"in all: {spent_text(runs)}")
+    if any(run.state == FAILED and run.task_id for run in runs):
+        lines.append(FAILED_NOTE)
+    return lines
+
+
+def _table(name: str, groups: dict[str, list[Run]]) -> list[str]:
+    rows = [
+        (
+            printable(label, 40),
+            str(len(members)),
+            dollars(spent_micros(members) / 1e6),
+            dollars(stake / 1e6) if (stake := at_stake_micros(members)) else "",
+        )
+        for label, members in sorted(groups.items())
+    ]
+    table = [(name, "runs", "spent", "at stake"), *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(4)]
+    return [
+        *(
+            f"{label:<{widths[0]}}  {runs:>{widths[1]}}  {spent:>{widths[2]}}  {stake:>{widths[3]}}".rstrip()
+            for label, runs, spent, stake in table
+        ),
+        "",
+    ]
+
+
+# --- against the balance ----------------------------------------------------------------------------
+
+
+def balance_text(usd: float, before: tuple[datetime, float] | None, since: Sequence[Run]) -> str:
+    """What changed since the balance was last looked at, and what the ledger says of that time.
+
+    Parameters
+    ----------
+    usd : float
+        The balance now, in US dollars.
+    before : time and US dollars, optional
+        The balance before.
+    since : list of Run
+        The runs made since then, of the same service.
+    """
+    if before is None:
+        return ""
+    seen_at, was = before
+    change = was - usd
+    moved = (
+        f"fell by {dollars(change)}"
+        if change > 0
+        else f"rose by {dollars(-change)}"
+        if change
+        else "is the same"
+    )
+    spent, stake = spent_micros(since) / 1e6, at_stake_micros(since) / 1e6
+    expected = dollars(spent) if not stake else f"{dollars(spent)} to {dollars(spent + stake)}"
+    fits = spent - 1e-6 <= change <= spent + stake + 1e-6
+    verdict = (
+        ""
+        if fits
+        else " They differ: by another program, a top-up, a charge for a failed task or another price."
+    )
+    when = f"{seen_at.astimezone():%Y-%m-%d %H:%M}"
+    return f"Since {when} it {moved}; the ledger's runs of that time cost {expected}.{verdict}"
+
 
 _WIDTH_PX = 860  # of a card
-_FRAME_PX = 26  # its padding and border, left and right
-_GAP_PX = 10  # between two pictures
-_PROMPT_SHOWN = 280
 
 _PHASES = {
     PLANNED: "In line",
@@ -52,74 +183,21 @@ _PHASES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
-    """A picture as a run's card shows it: a link to the original, and a data URI or ""."""
-
-    link: str
-    data_uri: str
-    width: int
-    height: int
-
-
 @functools.cache
 def _templates() -> jinja2.Environment:
     import jinja2
 
-    loader = jinja2.PackageLoader("apixo_nb", "static")
+    loader = jinja2.PackageLoader("apixo_nb", "templates")
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of static/ with these values, all of them escaped.
+    """A template of templates/ with these values, all of them escaped.
 
     What is shown in a notebook has the classes ``mathjax_ignore`` and ``tex2jax_ignore`` (of MathJax 3 and 2)
     on its outermost element: two prices in one output would be set as mathematics otherwise.
     """
     return _templates().get_template(template).render(width=_WIDTH_PX, **values)
-
-
-# --- a finished run ---------------------------------------------------------------------------------
-
-
-def run_html(run: Run, thumbnails: Sequence[Thumbnail], said: str = "") -> str:
-    """The lasting card of a run: pictures, prompt, ratio, time, cost, run id; `said`: how it came about."""
-    prompt, rest = _fold(run.prompt)
-    remark = remark_of(run)
-    return render(
-        "run.html",
-        pictures=[
-            _picture(run, index, thumbnail, len(thumbnails)) for index, thumbnail in enumerate(thumbnails)
-        ],
-        prompt=prompt,
-        prompt_rest=rest,
-        mark="⚠" if remark else "",
-        remark=remark,
-        said=said,
-        sandbox=run.sandbox,
-        facts=facts(run),
-    )
-
-
-def _picture(run: Run, index: int, thumbnail: Thumbnail, count: int) -> dict[str, Any]:
-    room = (_WIDTH_PX - _FRAME_PX) // count - _GAP_PX  # all pictures of a run stand in one row
-    scale = min(1.0, room / max(thumbnail.width, 1))
-    alt = f"Picture {index + 1} of {count}: {printable(run.prompt, 200)}"
-    return {
-        "link": thumbnail.link,
-        "thumbnail": thumbnail.data_uri,
-        "alt": alt,
-        "title": "Open the original",
-        "width": round(thumbnail.width * scale),
-        "height": round(thumbnail.height * scale),
-    }
-
-
-def _fold(prompt: str) -> tuple[str, str]:
-    """A long prompt as its beginning and its whole; a short one as it is."""
-    if len(prompt) <= _PROMPT_SHOWN and prompt.count("\n") < 8:
-        return prompt, ""
-    return " ".join(prompt[:_PROMPT_SHOWN].split()), prompt
 
 
 def remark_of(run: Run) -> str:
@@ -221,12 +299,6 @@ def _short(value: float) -> str:
     return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
 
 
-def progress_html(run: Run, elapsed_s: float, cadence: Cadence) -> str:
-    """The state of a run on its way, as one line of HTML."""
-    shown = progress_facts(run, elapsed_s, cadence)
-    return render("progress.html", phase=phase(run), facts=shown, sandbox=run.sandbox)
-
-
 def progress_text(run: Run, elapsed_s: float, cadence: Cadence) -> str:
     """The state of a run on its way, as one line of text."""
     where = "SANDBOX · " if run.sandbox else ""
@@ -238,18 +310,6 @@ def progress_share(run: Run, elapsed_s: float, cadence: Cadence) -> float:
     if run.state == SUCCESS:
         return 0.95 + 0.05 * len(run.files) / max(1, len(run.result_urls))
     return 0.94 * (1 - math.exp(-1.5 * elapsed_s / max(cadence.expected_s, 0.1)))
-
-
-def lasting_html(card_html: str, panel_id: str) -> str:
-    """A card (HTML made here) as the panel leaves it in the notebook."""
-    import markupsafe
-
-    return render("lasting.html", card=markupsafe.Markup(card_html), panel_id=panel_id)  # noqa: S704
-
-
-def ballot_html(name: str, by: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """What came of a ballot; the rows are those of `ballot.results`."""
-    return render("ballot.html", name=name, by=by, rows=rows)
 
 
 def sentence_html(sentence: str) -> str:
@@ -266,24 +326,3 @@ def plan_summary(runs: Sequence[Run]) -> str:
     tasks = f"{len(runs)} task" + ("s" if len(runs) != 1 else "")
     free = ", in the sandbox: nothing is paid" if runs and runs[0].sandbox else ""
     return f"{tasks}, {pictures} picture{'s' if pictures != 1 else ''}, {price(total)}{free}."
-
-
-def plan_html(runs: Sequence[Run], base_url: str) -> str:
-    """What --dry-run shows."""
-    return render("plan.html", summary=plan_summary(runs), requests=_requests(runs, base_url))
-
-
-def plan_text(runs: Sequence[Run], base_url: str) -> str:
-    """What --dry-run prints."""
-    lines = [f"POST {request['address']}\n{request['body']}" for request in _requests(runs, base_url)]
-    return "\n".join([f"Dry run, nothing was sent. {plan_summary(runs)}", *lines])
-
-
-def _requests(runs: Sequence[Run], base_url: str) -> list[dict[str, str]]:
-    return [
-        {
-            "address": f"{base_url}/generateTask/{run.model}",
-            "body": json.dumps(run.request.body(), ensure_ascii=False, indent=2),
-        }
-        for run in runs
-    ]

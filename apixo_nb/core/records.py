@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from .errors import InvalidRequestError
+from apixo_nb.errors import InvalidRequestError
+from apixo_nb.text import printable
+
+from .models import FINAL_STATES, MODELS, RESULT_DAYS, ModelSpec, Value
 from .request import Request, RequestType
-from .spec import FINAL_STATES, MODELS, RESULT_DAYS, ModelSpec, Value
-from .text import printable
 
 SCHEMA_VERSION = 4
 
@@ -273,3 +275,80 @@ def new_run(
 def expiry(finished: datetime) -> datetime:
     """When the result URLs are likely to end (model page: "normally stored for 15 days")."""
     return finished + timedelta(days=RESULT_DAYS)
+
+
+class Line(NamedTuple):
+    """What a table shows of a run; its fields are named, and mean the same, as those of `run.Run`.
+
+    Attributes
+    ----------
+    files : sequence of str
+        Names of the pictures that are on disk.
+    images : sequence of Image
+        All its pictures; none where a table of runs is made, which shows the files only.
+    """
+
+    run_id: str
+    task_id: str | None
+    created_at: datetime
+    model: str
+    mode: str
+    prompt: str
+    prompt_template: str
+    variables: dict[str, str]
+    aspect_ratio: str
+    num_images: int
+    image_urls: Sequence[str]
+    request_type: str
+    state: str
+    cost_time_ms: int | None
+    wait_ms: int | None
+    cost_micros: int | None
+    unit_price_micros: int
+    fail_code: str
+    fail_msg: str
+    result_urls: Sequence[str]
+    expires_at: datetime | None
+    name: str
+    tags: Sequence[str]
+    note: str
+    rating: int | None
+    sandbox: bool
+    schema_version: int
+    files: Sequence[str] = ()
+    images: Sequence[Image] = ()
+
+
+#: Those that are columns of the ledger.
+STORED = Line._fields[:-2]
+
+#: Makes a line of them, in their order, and of the last two.
+make_line: Callable[[tuple[Any, ...]], Line] = Line._make
+
+Outcome = Literal["left", "right", "tie"]
+
+OUTCOMES: tuple[Outcome, ...] = ("left", "right", "tie")
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """Which of two pictures was found better; `outcome` is left, right or tie. `voted_at` is UTC."""
+
+    vote_id: str
+    voted_at: datetime
+    ballot: str
+    left_run: str
+    left_index: int
+    right_run: str
+    right_index: int
+    outcome: str
+
+    @property
+    def left(self) -> tuple[str, int]:
+        """The key of the left picture."""
+        return self.left_run, self.left_index
+
+    @property
+    def right(self) -> tuple[str, int]:
+        """The key of the right picture."""
+        return self.right_run, self.right_index

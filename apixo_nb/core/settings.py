@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
 import math
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +12,10 @@ from urllib.parse import urlsplit
 from traitlets import Bool, Float, TraitError, Unicode, default, validate
 from traitlets.config import Configurable
 
-from . import spec
-from .errors import ConfigurationError
-from .text import printable
+from apixo_nb.errors import ConfigurationError
+from apixo_nb.text import is_loopback, without_secrets
+
+from . import models as spec
 
 MIN_INTERVAL_S = 0.05  # a guard against a poll loop without a pause; APIXO's page allows 3-10 s
 
@@ -174,13 +172,6 @@ def _checked(name: str, read: Callable[[Any], T], value: Any) -> T:
         ) from None
 
 
-def without_secrets(value: Any) -> str:
-    """The value for a message; of a URL, neither user nor query, where people put keys."""
-    text = re.sub(r"//[^/?#]*@", "//•••@", value) if isinstance(value, str) else value
-    text = re.sub(r"\?.*", "?•••", text, flags=re.DOTALL) if isinstance(text, str) else text
-    return printable(repr(text), 80)
-
-
 def _seconds(at_least: float) -> Callable[[Any], float]:
     def read(value: Any) -> float:
         rule = f"a number of seconds, {at_least:g} or more"
@@ -227,18 +218,6 @@ def _plain_folder(text: str) -> str:
     if "://" in text:
         raise ValueError("a folder on this machine")
     return text
-
-
-# --- addresses -------------------------------------------------------------------------------------
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address is this machine itself."""
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host or "").is_loopback
-    return False
 
 
 def checked_base_url(text: object) -> str:

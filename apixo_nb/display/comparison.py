@@ -2,20 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import difflib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from .cards import comparison
-from .difference import Kind
-from .display import remark_of, render
-from .errors import InvalidRequestError
-from .gallery import best_first, small
-from .originals import Images
-from .records import Records
-from .run import Image, Run
-from .scrub import bare_address
-from .shown import Shown
-from .text import printable
+from apixo_nb.core.formatting import Shown, cost, remark_of, render, seconds
+from apixo_nb.core.models import MODELS
+from apixo_nb.core.records import Image, Run
+from apixo_nb.storage.originals import Images
+from apixo_nb.text import bare_address, printable
+
+from .cards import small
+
+Kind = Literal["same", "removed", "added"]
+
+# A word of letters and digits, also where an accent is a character of its own; one character of a script that
+# puts no blanks between words; blanks; anything else by itself.
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0eff"
+_LETTER = rf"(?:(?![{_UNSPACED}])[\w\u0300-\u036f])"
+_WORDS = re.compile(rf"[{_UNSPACED}]|{_LETTER}+(?:['\u2019]{_LETTER}+)*|\s+|[^\w\s]")
+
+_MOST_PAIRS = 500_000  # of equal pieces; each is looked at again and again, so more could take minutes
+
+
+def words(text: str) -> list[str]:
+    """The pieces that are compared; joined, they are the text."""
+    return _WORDS.findall(text)
+
+
+def difference(before: str, after: str) -> list[tuple[Kind, str]]:
+    """The two texts as one list: pieces of `before` are same or removed, those of `after` same or added.
+
+    Neighbours of one kind are one piece, and no piece is empty.
+    """
+    old, new = words(before), words(after)
+    head = _common(old, new)
+    tail = _common(old[head:][::-1], new[head:][::-1])
+    middle = _middle(old[head : len(old) - tail], new[head : len(new) - tail])
+    return _joined([("same", old[:head]), *middle, ("same", old[len(old) - tail :])])
+
+
+def _common(old: list[str], new: list[str]) -> int:
+    """How many pieces they have in common from their beginning on."""
+    pairs = enumerate(zip(old, new, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(old), len(new)))
+
+
+def _middle(old: list[str], new: list[str]) -> list[tuple[Kind, list[str]]]:
+    if _pairs(old, new) > _MOST_PAIRS:
+        old, new = _with_blanks(old), _with_blanks(new)
+    # `autojunk` takes frequent pieces for noise, so that is only done where it must be.
+    noisy = _pairs(old, new) > _MOST_PAIRS
+    found: list[tuple[Kind, list[str]]] = []
+    for action, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=noisy).get_opcodes():
+        same = action == "equal"
+        found += [("same", old[a:b])] if same else [("removed", old[a:b]), ("added", new[c:d])]
+    return found
+
+
+def _pairs(old: list[str], new: list[str]) -> int:
+    """How many pairs of equal pieces there are."""
+    known = Counter(old)
+    return sum(known[piece] for piece in new)
+
+
+def _with_blanks(pieces: list[str]) -> list[str]:
+    """Each word and the blanks behind it as one piece; most pairs of a long text are of blanks."""
+    found: list[str] = []
+    for piece in pieces:
+        if found and piece.isspace():
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return found
+
+
+def _joined(parts: list[tuple[Kind, list[str]]]) -> list[tuple[Kind, str]]:
+    found: list[tuple[Kind, str]] = []
+    for kind, pieces in parts:
+        if found and found[-1][0] == kind:
+            found[-1] = (kind, found[-1][1] + "".join(pieces))
+        elif pieces:
+            found.append((kind, "".join(pieces)))
+    return found
+
+
+def _parameters(run: Run) -> dict[str, str]:
+    spec = MODELS.get(run.model)
+    known = {parameter.wire: parameter.help.capitalize() for parameter in spec.parameters} if spec else {}
+    return {
+        "Model": run.model,
+        **{known.get(name, name): str(value) for name, value in run.parameters.items()},
+        "References": "\n".join(run.image_urls) or "none",
+        "State": run.state,
+        "Time": seconds(run.cost_time_ms / 1000) if run.cost_time_ms is not None else "",
+        "Cost": cost(run),
+        "Rating": str(run.rating or ""),
+        "Name": run.name,
+        "Tags": ", ".join(run.tags),
+        "Made": f"{run.created_at.astimezone():%Y-%m-%d %H:%M}",
+        "Run": run.run_id,
+    }
+
 
 MOST = 4  # more do not stand side by side on a screen
 _WIDTHS_PX = {2: 360, 3: 260, 4: 200}  # of a column
@@ -24,63 +114,32 @@ _WIDTHS_PX = {2: 360, 3: 260, 4: 200}  # of a column
 _OWN = ("Made", "Run")
 
 
-def compare(records: Records, which: Iterable[object]) -> Shown:
-    """2 to 4 runs side by side.
+def differences(runs: Sequence[Run]) -> dict[str, Any]:
+    """What differs between runs: their parameters, those that differ marked, and their prompts.
 
-    Parameters
-    ----------
-    records : Records
-        The session that knows them.
-    which : iterable
-        Runs, ids of runs, or rows of a table (each with a ``run_id``); a row of the table of pictures stands
-        for that picture alone.
-
-    Raises
-    ------
-    InvalidRequestError
-        There are fewer or more, or one of them is no run of the ledger.
+    The first prompt is as it is; each other one is told by its difference to the first.
     """
-    found = [_resolved(records, one) for one in which]
-    if not 2 <= len(found) <= MOST:
-        text = f"{len(found)} run{'s' * (len(found) != 1)} cannot be compared"
-        raise InvalidRequestError(text, field="runs", value=len(found), allowed=f"2 to {MOST}")
-    return compared(found, records.images)
+    columns = [_parameters(run) for run in runs]
+    labels = list(dict.fromkeys(label for column in columns for label in column))
+    table = [[column.get(label, "") for column in columns] for label in labels]
+    return {
+        "parameters": [
+            {"label": label, "values": values, "differs": len(set(values)) > 1}
+            for label, values in zip(labels, table, strict=True)
+            if any(values)
+        ],
+        "prompts": [difference(runs[0].prompt, run.prompt) for run in runs],
+    }
 
 
 def compared(found: Sequence[tuple[Run, Sequence[Image]]], images: Images) -> Shown:
     """Runs with those of their pictures that are to be seen."""
     runs, px = [run for run, _ in found], _WIDTHS_PX[len(found)]
-    told = comparison(runs)
+    told = differences(runs)
     parameters = [_parameter(**one) for one in told["parameters"]]
     columns = [_column(run, pictures, images, px) for run, pictures in found]
     html = render("comparison.html", columns=columns, prompts=told["prompts"], parameters=parameters, px=px)
     return Shown(html, _text(runs, told["prompts"], parameters))
-
-
-def _resolved(records: Records, one: object) -> tuple[Run, Sequence[Image]]:
-    if isinstance(one, Run):
-        run = records.ledger.get(one.run_id) or one  # it may have been rated since
-        return run, best_first(run.images)
-    if isinstance(one, str):
-        run = records.run(one)
-        return run, best_first(run.images)
-    row = _row(one)
-    if not isinstance(row.get("run_id"), str):
-        text = f"This is no run: {printable(repr(one), 80)}"
-        raise InvalidRequestError(text, field="runs", value=one, allowed="runs, ids of runs, rows of a table")
-    run = records.run(row["run_id"])
-    if "index" in row and "sha256" in row:
-        return run, [image for image in run.images if image.index == row["index"]]
-    return run, best_first(run.images)
-
-
-def _row(one: object) -> Mapping[str, Any]:
-    """A row of a table as a dict: of ``iloc``, ``iterrows``, ``itertuples`` or ``to_dict``."""
-    if isinstance(one, Mapping):
-        return one
-    made = getattr(one, "_asdict", None) or getattr(one, "to_dict", None)
-    found = made() if made is not None and not isinstance(one, type) else {}
-    return found if isinstance(found, Mapping) else {}
 
 
 def _column(run: Run, pictures: Sequence[Image], images: Images, px: int) -> dict[str, Any]:

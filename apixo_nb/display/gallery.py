@@ -2,64 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from .display import remark_of, render
-from .frame import KINDS
-from .originals import Images
-from .run import BEST, Image, Run
-from .shown import Shown
-from .text import dollars, printable
+from apixo_nb.analysis.frame import KINDS
+from apixo_nb.core.formatting import Shown, remark_of, render
+from apixo_nb.core.records import Run
+from apixo_nb.storage.originals import Images
+from apixo_nb.text import dollars, printable
+
+from .cards import Picture, best_first, small
 
 GALLERY_PX = 160
 THUMB_PX = 96  # with its row some 3 kB in the notebook
-_READERS = 4  # threads that make thumbnails; Pillow lets go of the interpreter while it decodes
 _CELL = 160  # characters
 _PROMPT = 90
 
 #: What `thumbs` shows of the columns we know; all columns of your own are shown beside them.
 BRIEF = ("created_at", "state", "prompt", "aspect_ratio", "rating", "starred", "cost_usd")
-
-Picture = tuple[Run, Image]
-
-
-def small(pictures: Iterable[Picture], images: Images, px: int) -> Iterator[dict[str, Any]]:
-    """Each picture as a template shows it: link, data URI ("" if it is not here), size, alternative text."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        yield from readers.map(lambda picture: _small(picture[0], picture[1], images, px), pictures)
-
-
-def _small(run: Run, image: Image, images: Images, px: int) -> dict[str, Any]:
-    webp = images.small(run.run_id, image, px)
-    width, height = image.width or px, image.height or px
-    scale = min(1.0, px / max(width, height))
-    uri = "data:image/webp;base64," + base64.b64encode(webp).decode("ascii")
-    here = f"Picture {image.index + 1} of {max(len(run.images), len(run.result_urls))}"
-    return {
-        "link": images.link(image) if image.file else "",
-        "thumbnail": uri if webp else "",
-        "width": max(1, round(width * scale)),
-        "height": max(1, round(height * scale)),
-        "alt": f"{here}: {printable(run.prompt, 100)}",
-        "problem": "" if webp else "its file is gone, or cannot be read" if image.file else "not on disk",
-        "choice": choice(image),
-    }
-
-
-def choice(image: Image) -> str:
-    """What a person says of a picture, in a few characters: ★ 4/5."""
-    rating = f"{image.rating}/{BEST}" if image.rating else ""
-    return " ".join(part for part in ("★" if image.starred else "", rating) if part)
-
-
-def best_first(images: Iterable[Image]) -> list[Image]:
-    """Starred ones first, then by rating, then in their order."""
-    return sorted(images, key=lambda image: (not image.starred, -(image.rating or 0), image.index))
 
 
 # --- a gallery --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import shutil
 import sys
 import threading
@@ -20,21 +21,13 @@ from typing import Any, Protocol, TypeVar
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display, update_display
 
-from . import loop
-from .display import (
-    Thumbnail,
-    phase,
-    progress_html,
-    progress_share,
-    progress_text,
-    run_html,
-    run_text,
-)
-from .errors import remember
-from .job import Job, cancel_all, stop_all
-from .originals import THUMBNAIL_PX
-from .run import Run
-from .session import Session
+from apixo_nb.core import event_loop as loop
+from apixo_nb.core.formatting import phase, progress_share, progress_text
+from apixo_nb.core.records import Run
+from apixo_nb.engine.job import Job, cancel_all, stop_all
+from apixo_nb.errors import remember
+
+from .cards import Source, _card_text, card, progress_html
 
 REDRAW_S = 0.2  # five times a second: more loses messages and helps nobody
 _BAR_STEPS = 200
@@ -76,7 +69,7 @@ class OneRun:
 
     draws_bar = False
 
-    def __init__(self, session: Session, job: Job) -> None:
+    def __init__(self, session: Source, job: Job) -> None:
         self.jobs: Sequence[Job] = (job,)
         self._session = session
         self._cadence = session.cadence_of(job.run)
@@ -129,7 +122,7 @@ class Watch:
 
     def __init__(
         self,
-        session: Session,
+        session: Source,
         jobs: Sequence[Job],
         shell: InteractiveShell | None,
         *,
@@ -243,30 +236,6 @@ def wait() -> list[Run]:
     for watch in watches:
         watch.check()
     return [job.run for job in jobs]
-
-
-def card(session: Session, run: Run, said: str = "") -> dict[str, str]:
-    """The lasting output of a run, as a MIME bundle of HTML and text; `said` tells how it came about."""
-    shown = [
-        _thumbnail(session, run, image)
-        for image in run.images
-        if image.file or session.images.held(run.run_id, image.index)
-    ]
-    return {"text/html": run_html(run, shown, said), "text/plain": _card_text(session, run, said)}
-
-
-def _card_text(session: Session, run: Run, said: str) -> str:
-    return run_text(run, [session.shown_path(name) for name in run.files], said)
-
-
-def _thumbnail(session: Session, run: Run, image: Any) -> Thumbnail:
-    if not image.file:  # the disk did not take it: what was kept in memory, with a link to where it came from
-        held = session.images.held(run.run_id, image.index)
-        return Thumbnail(image.url, held, THUMBNAIL_PX, THUMBNAIL_PX)
-    width, height = image.width or THUMBNAIL_PX, image.height or THUMBNAIL_PX
-    scale = min(1.0, THUMBNAIL_PX / max(width, height))
-    link, data_uri = session.images.link(image), session.images.thumbnail(image)
-    return Thumbnail(link, data_uri, round(width * scale), round(height * scale))
 
 
 def _view_kind(shell: InteractiveShell | None, *, button: bool) -> Any:
@@ -384,3 +353,12 @@ class _TextView:
         padded = text.ljust(self._width)
         self._width = len(text)
         print(f"{back}{padded}", end="" if back else "\n", flush=True)  # noqa: T201
+
+
+def has_widgets(shell: InteractiveShell | None) -> bool:
+    """Whether somebody can click here. Voila runs notebooks without input, and shows their widgets."""
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        return False
+    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return voila or bool(kernel.get_parent().get("content", {}).get("allow_stdin", True))

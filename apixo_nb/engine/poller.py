@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ApixoError
-from .flows import Fault, Flow, Reply, Send, Sleep
-from .retry import Clock
+from apixo_nb.client.protocol import Fault, Flow, Reply, Send, Sleep
+from apixo_nb.client.retry import Clock
+from apixo_nb.errors import ApixoError
 
 # Polls; below the number of connections, which are shared with other calls. Where an answer takes 0.15 s, so
 # many are a hundred a second: enough for 500 tasks at the pace of APIXO's page.

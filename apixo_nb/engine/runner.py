@@ -13,28 +13,89 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import functools
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Hashable
+from pathlib import Path
 
-from . import loop
-from .api import AsyncClient
-from .buyer import Buyer, Purchase
-from .collect import Collector
-from .errors import ConfigurationError, WaitTimeoutError
-from .flows import wait
-from .gate import Gate
-from .job import Job, came_to_nothing, cancel_all, stopped_error
-from .keeper import Keeper, Listener
-from .lane import Lane
-from .ledger import Ledger
-from .originals import Images
-from .outcome import outcome
-from .parts import Body, Parts
-from .run import CANCELLED, FAILED, PLANNED, SUCCESS, TIMEOUT, Run, utc_now
-from .scheduler import Scheduler
-from .spec import Cadence, fail_code
-from .wire import TaskStatus
+from apixo_nb.client.client import AsyncClient
+from apixo_nb.client.protocol import wait
+from apixo_nb.client.responses import TaskStatus
+from apixo_nb.core import event_loop as loop
+from apixo_nb.core.cadence import Cadence
+from apixo_nb.core.files import Downloaded
+from apixo_nb.core.models import fail_code
+from apixo_nb.core.records import CANCELLED, FAILED, PLANNED, SUCCESS, TIMEOUT, Image, Run, utc_now
+from apixo_nb.errors import ApixoError, ConfigurationError, ImageError, WaitTimeoutError
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.storage.originals import Images
+
+from .job import Job, came_to_nothing, cancel_all, outcome, stopped_error
+from .poller import Scheduler
+from .rate_limit import Gate
+from .recorder import Body, Keeper, Listener, Parts
+from .submitter import Buyer, Lane, Purchase
+
+_AT_ONCE = 12  # pictures on their way together, of all runs
+
+
+class Collector:
+    """Downloads pictures for the runner, on the loop thread."""
+
+    def __init__(self, client: AsyncClient, images: Images, keeper: Keeper) -> None:
+        self._client = client
+        self._images = images
+        self._keeper = keeper
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def collect(self, job: Job) -> None:
+        """Fetch every result picture that is not on disk; raises the first problem after trying all."""
+        have = {image.index for image in job.run.images if image.file and self._images.path(image).exists()}
+        wanted = [(index, url) for index, url in enumerate(job.run.result_urls) if index not in have]
+        problems = await asyncio.gather(*(self._picture(job, index, url) for index, url in wanted))
+        found = [problem for problem in problems if problem is not None]
+        if found:
+            raise found[0]
+
+    async def try_collect(self, job: Job) -> bool:
+        """As `collect`; False where a picture could not be had from the addresses that are known."""
+        with contextlib.suppress(ImageError):
+            await self.collect(job)
+            return True
+        return False
+
+    async def _picture(self, job: Job, index: int, url: str) -> ApixoError | None:
+        async with self._slots:
+            try:
+                await asyncio.to_thread(self._images.clear, job.run.run_id, index)
+                downloaded = await self._client.download(url, self._images.target(job.run.run_id, index))
+                image = await asyncio.to_thread(self._images.keep, job.run, index, downloaded)
+            except ApixoError as error:
+                if isinstance(error, ImageError) and error.unsaved:
+                    await self._show_at_least(job, index, url)
+                await self._keeper.picture(job, Image(index=index, url=url, error=error.headline))
+                return _as_image_error(error)
+        await self._keeper.picture(job, image)
+        return None
+
+    async def _show_at_least(self, job: Job, index: int, url: str) -> None:
+        """The disk does not take the picture: show what was paid for all the same, from another place."""
+        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="apixo-"))
+        try:
+            downloaded: Downloaded = await self._client.download(url, folder / "picture")
+            await asyncio.to_thread(self._images.hold, job.run.run_id, index, downloaded)
+        except ApixoError:
+            return  # its address is on the row, and in the error
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _as_image_error(error: ApixoError) -> ApixoError:
+    return error if isinstance(error, ImageError) else ImageError(error.message, status=error.status)
+
 
 _LAST_S = 4.0  # at the end of the process; a kernel that is shut down is killed after some five seconds
 _ENDS_AT_ONCE = 6  # runs that are downloaded together

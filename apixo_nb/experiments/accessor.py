@@ -17,23 +17,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from IPython.display import display
 
-from .comparison import compare
-from .display import plan_summary, sentence_html
-from .errors import ApixoError, ConfigurationError, InvalidRequestError
-from .formats import write_excel_csv, write_jsonl, write_parquet
-from .frame import write_csv
-from .gallery import Picture, gallery, shown_columns, thumbs
-from .labels import Labels, check_timeout
-from .plots import plot_cost, plot_time
-from .request import make_request
-from .run import Run
-from .search import whole
-from .session import Session
-from .shared import current
-from .shown import Shown
-from .spend import GROUPS
-from .summaries import labels_by, spending, summary
-from .text import printable
+from apixo_nb.analysis.formats import write_csv, write_excel_csv, write_jsonl, write_parquet
+from apixo_nb.analysis.summary import labels_by, plot_cost, plot_time, spending, summary
+from apixo_nb.core.formatting import GROUPS, Shown, plan_summary, sentence_html
+from apixo_nb.core.records import Run
+from apixo_nb.core.request import Labels, check_timeout, make_request, whole
+from apixo_nb.display.cards import Picture
+from apixo_nb.display.gallery import gallery, shown_columns, thumbs
+from apixo_nb.errors import ApixoError, ConfigurationError, InvalidRequestError
+from apixo_nb.session.session import Session, current
+from apixo_nb.text import printable
+
+from .review import compare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,7 +148,7 @@ class Table:
 
     def grid(self, x: str | None = None, y: str | None = None) -> Any:
         """The runs of these rows as a grid; see `grids.grid`."""
-        from .grids import grid
+        from .grid import grid
 
         return grid(self.runs(), x=x, y=y)
 

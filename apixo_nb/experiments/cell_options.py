@@ -11,13 +11,79 @@ import difflib
 import keyword
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NoReturn
 
-from .errors import InvalidRequestError
-from .listing import Listed, Marks, mark
-from .spec import DEFAULT_MODEL, MODELS, Parameter, Value
+from apixo_nb.core.models import DEFAULT_MODEL, MODELS, Parameter, Value
+from apixo_nb.errors import InvalidRequestError
+
+#: For private use, so hardly on any line; those that are there are not taken.
+_PRIVATE = (range(0xE000, 0xF8FF), range(0xF0000, 0xFFFFD))
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Several values: as typed, or the name of a list of the notebook (``@name`` or ``@table.column``)."""
+
+    texts: tuple[str, ...] = ()
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"@{self.name}" if self.name else ",".join(self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What stands for a comma, an at sign and an empty text that were quoted."""
+
+    comma: str
+    at: str
+    empty: str
+
+    def plain(self, text: str) -> str:
+        """The text as it was typed, without its quotes."""
+        return text.replace(self.comma, ",").replace(self.at, "@").replace(self.empty, "")
+
+    def listed(self, text: str) -> Listed:
+        """The list that a text is; ValueError if a value of it is missing (``a,,b``, but not ``a,"",b``)."""
+        if text.startswith("@"):
+            return Listed(name=self.plain(text[1:]))
+        parts = text.split(",")
+        if "" in parts:
+            raise ValueError(self.plain(text))
+        return Listed(tuple(self.plain(part) for part in parts))
+
+
+def mark(line: str) -> tuple[str, Marks]:
+    """The line with marks in place of what is quoted, and the marks."""
+    unused = (chr(code) for code in chain(*_PRIVATE) if chr(code) not in line)
+    marks = Marks(next(unused), next(unused), next(unused))
+    return "".join(_marked(line, marks)), marks
+
+
+def _marked(line: str, marks: Marks) -> Iterator[str]:
+    """By the rules of `shlex`: a backslash quotes a character, but not within single quotes."""
+    quoted = {",": marks.comma, "@": marks.at}
+    quote = before = ""
+    for char in line:
+        if before == "\\":
+            before = ""
+            yield quoted.get(char, char)
+            continue
+        if quote and char == quote:
+            if before == quote:  # nothing was in between
+                yield marks.empty
+            quote = before = ""
+            yield char
+        elif not quote and char in "'\"":
+            quote = before = char
+            yield char
+        else:
+            before = char if char == "\\" and quote != "'" else ""
+            yield quoted.get(char, char) if quote else char
+
 
 #: Options that the design names and that are still to come; each says so in its own words.
 NOT_YET = {

@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import shared
-from .cells import Cell, Layout, Row, Section, Slide, lay_out, marks, totals, why_none
-from .display import render
-from .errors import ApixoError
-from .originals import Images
-from .run import Image, Run, checked_runs
-from .text import printable
+from apixo_nb.analysis.pivot import Cell, Layout, Row, Section, Slide, lay_out, marks, totals, why_none
+from apixo_nb.core.formatting import render
+from apixo_nb.core.records import Image, Run, checked_runs
+from apixo_nb.errors import ApixoError
+from apixo_nb.session import session as shared
+from apixo_nb.storage.originals import Images
+from apixo_nb.text import printable
 
 THUMBNAIL_PX = 176  # about 6 kB of WebP
 PICTURES = 120  # of a grid in a notebook: about a megabyte
@@ -72,13 +72,13 @@ class Grid:
 
     def report(self, path: str | os.PathLike[str], *, originals: bool = True) -> Path:
         """Write a page with separate picture files, and return its path; see `site.write_site`."""
-        from .site import write_site
+        from apixo_nb.export.site import write_site
 
         return write_site(self.layout, path, self.images, originals=originals)
 
     def sheet(self, path: str | os.PathLike[str], *, px: int = 256) -> Path:
         """Write a contact sheet, and return its path; see `sheet.write_sheet`."""
-        from .sheet import write_sheet
+        from apixo_nb.export.contact_sheet import write_sheet
 
         return write_sheet(self.layout, path, self.images, px=px)
 

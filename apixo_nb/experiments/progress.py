@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from . import axes
-from .errors import ApixoError, RunCancelledError, SubmitUnknownError, WaitTimeoutError
-from .gate import Gate
-from .job import Job
-from .replay import Decision
-from .run import PLANNED, UNKNOWN, Run, utc_now
-from .text import dollars, printable
+from apixo_nb.analysis import pivot as axes
+from apixo_nb.core.records import PLANNED, UNKNOWN, Run, utc_now
+from apixo_nb.engine.job import Job
+from apixo_nb.engine.rate_limit import Gate
+from apixo_nb.errors import ApixoError, RunCancelledError, SubmitUnknownError, WaitTimeoutError
+from apixo_nb.text import dollars, printable
 
 # How a run of a sweep stands; "unknown" is also the state of its row.
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
@@ -27,67 +26,9 @@ _SMOOTH_S = 8.0  # the forecast follows what is seen within about so long
 _NAMED = 4  # cells named with a failure
 
 
-# --- before it starts -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a sweep comes to, before anything is bought. `product` is how it is made up, in words."""
-
-    decisions: tuple[Decision, ...]
-    product: str
-
-    @property
-    def bought(self) -> list[Run]:
-        """The runs that would be newly paid for."""
-        return [decision.run for decision in self.decisions if decision.action == "buy"]
-
-    @property
-    def price_micros(self) -> int:
-        """What these cost together."""
-        return sum(run.price_micros for run in self.bought)
-
-    @property
-    def size(self) -> str:
-        """The product, and how many tasks and pictures it is."""
-        runs = [decision.run for decision in self.decisions]
-        pictures = sum(run.num_images for run in runs)
-        return f"{self.product} = {_count(len(runs), 'task')}, {_count(pictures, 'picture')}"
-
-    @property
-    def _actions(self) -> Counter[str]:
-        return Counter(decision.action for decision in self.decisions)
-
-    @property
-    def free(self) -> list[str]:
-        """What costs nothing now, as short texts: it was paid for before."""
-        counts = self._actions
-        said = {"show": "stored, shown at $0", "follow": "taken up again at $0"}
-        return [f"{counts[action]} {text}" for action, text in said.items() if counts[action]]
-
-    @property
-    def summary(self) -> str:
-        """Count and cost in a few words: what is stored, what is open, what is to be paid for."""
-        counts = self._actions
-        free = ", in the sandbox: nothing is paid" if any(run.sandbox for run in self.bought) else ""
-        price = dollars(self.price_micros / 1e6)
-        said = {
-            "show": "stored ($0)",
-            "follow": "open, taken up again ($0)",
-            "leave": "left out, as their submits have no answer",
-            "buy": f"to buy: {price}{free}",
-        }
-        words = [f"{counts[action]} {text}" for action, text in said.items() if counts[action]]
-        return f"{self.size}. {', '.join(words)}."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"
-
-
 def label(run: Run, names: Sequence[str], *, take: bool) -> str:
     """What a cell of a sweep is called: its values on the axes, and its take."""
-    words = [f"{name}={printable(axes.value(run, name), 40)}" for name in names]
+    words = [f"{name}={printable(axes.axis_value(run, name), 40)}" for name in names]
     return ", ".join([*(words or [printable(run.prompt, 60)]), *([f"take {run.take}"] if take else [])])
 
 

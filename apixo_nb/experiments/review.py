@@ -2,16 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
 
-from .errors import InvalidRequestError
-from .labels import make_labels
-from .run import BEST, Run
-from .search import refusal, whole
-from .session import Session
-from .text import printable
+from apixo_nb.core.formatting import Shown
+from apixo_nb.core.records import BEST, Image, Run
+from apixo_nb.core.request import make_labels, refusal, whole
+from apixo_nb.display.cards import best_first
+from apixo_nb.display.comparison import MOST, compared
+from apixo_nb.errors import InvalidRequestError
+from apixo_nb.session.history import Records
+from apixo_nb.session.session import Session, current
+from apixo_nb.text import printable
+
+
+def compare(records: Records, which: Iterable[object]) -> Shown:
+    """2 to 4 runs side by side.
+
+    Parameters
+    ----------
+    records : Records
+        The session that knows them.
+    which : iterable
+        Runs, ids of runs, or rows of a table (each with a ``run_id``); a row of the table of pictures stands
+        for that picture alone.
+
+    Raises
+    ------
+    InvalidRequestError
+        There are fewer or more, or one of them is no run of the ledger.
+    """
+    found = [_resolved(records, one) for one in which]
+    if not 2 <= len(found) <= MOST:
+        text = f"{len(found)} run{'s' * (len(found) != 1)} cannot be compared"
+        raise InvalidRequestError(text, field="runs", value=len(found), allowed=f"2 to {MOST}")
+    return compared(found, records.images)
+
+
+def _resolved(records: Records, one: object) -> tuple[Run, Sequence[Image]]:
+    if isinstance(one, Run):
+        run = records.ledger.get(one.run_id) or one  # it may have been rated since
+        return run, best_first(run.images)
+    if isinstance(one, str):
+        run = records.run(one)
+        return run, best_first(run.images)
+    row = _row(one)
+    if not isinstance(row.get("run_id"), str):
+        text = f"This is no run: {printable(repr(one), 80)}"
+        raise InvalidRequestError(text, field="runs", value=one, allowed="runs, ids of runs, rows of a table")
+    run = records.run(row["run_id"])
+    if "index" in row and "sha256" in row:
+        return run, [image for image in run.images if image.index == row["index"]]
+    return run, best_first(run.images)
+
+
+def _row(one: object) -> Mapping[str, Any]:
+    """A row of a table as a dict: of ``iloc``, ``iterrows``, ``itertuples`` or ``to_dict``."""
+    if isinstance(one, Mapping):
+        return one
+    made = getattr(one, "_asdict", None) or getattr(one, "to_dict", None)
+    found = made() if made is not None and not isinstance(one, type) else {}
+    return found if isinstance(found, Mapping) else {}
 
 
 class Keep(Enum):
@@ -85,3 +137,20 @@ def _no_picture(run: Run, index: object, known: list[int]) -> InvalidRequestErro
     allowed = ", ".join(map(str, known)) if known else "none yet, as no picture of it has come"
     text = f"Run {printable(run.run_id, 80)} has no picture {printable(repr(index), 20)}"
     return InvalidRequestError(text, field="index", value=index, allowed=allowed)
+
+
+def rate(
+    run: Run | str,
+    index: int = 0,
+    *,
+    rating: int | Keep | None = KEEP,
+    starred: bool | Keep = KEEP,
+    note: str | Keep = KEEP,
+    tags: Iterable[str] | Keep = KEEP,
+) -> Run:
+    """Say something of a picture of a run (or of the run of that id), and return the run as it is now.
+
+    What is not given stays as it is; see `choices.choose` for what may be given, and for the errors.
+    """
+    run_id = run.run_id if isinstance(run, Run) else run
+    return choose(current(), run_id, index, rating=rating, starred=starred, note=note, tags=tags)

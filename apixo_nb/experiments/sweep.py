@@ -15,28 +15,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-from . import options
-from .errors import ConfigurationError, CostLimitError, remember
-from .expansion import Template, values_of
-from .job import Job, stop_all
-from .labels import check_switch, check_timeout, make_labels
-from .live import Watch
-from .loop import TICK_S
-from .planning import Asked, draws_of, make_plan, templates_given, typed_lists, wishes_of
-from .run import UNKNOWN, Run
-from .session import Session
-from .shared import current
-from .spec import DEFAULT_MODEL
+from apixo_nb.core.event_loop import TICK_S
+from apixo_nb.core.models import DEFAULT_MODEL
+from apixo_nb.core.records import UNKNOWN, Run
+from apixo_nb.core.request import check_switch, check_timeout, make_labels
+from apixo_nb.display.live import Watch
+from apixo_nb.engine.job import Job, stop_all
+from apixo_nb.errors import ConfigurationError, CostLimitError, remember
+from apixo_nb.session.session import Session, current
+from apixo_nb.text import dollars
+
+from . import cell_options as options
+from .plan import Asked, Plan, draws_of, make_plan, templates_given, typed_lists, wishes_of
+from .progress import DONE, FAILED, standing
+from .prompts import Template, split_prompts, values_of
 from .sweep_view import SweepShown, plan_bundle
-from .tally import DONE, FAILED, Plan, standing
-from .template import split_prompts
-from .text import dollars
 
 if TYPE_CHECKING:
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .grids import Grid
+    from .grid import Grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +111,16 @@ class Sweep:
 
     def frame(self) -> pd.DataFrame:
         """Its runs as a table with the columns of `history`."""
+        from apixo_nb.analysis.frame import history_frame
+
         from .accessor import register
-        from .frame import history_frame
 
         register()
         return history_frame(self.runs, self._session.shown_path)
 
     def grid(self, x: str | None = None, y: str | None = None) -> Grid:
         """Its pictures as a grid, such as ``grid(x="style", y="aspect_ratio")``; see `grids.grid`."""
-        from .grids import grid
+        from .grid import grid
 
         return grid(self, x, y)
 

@@ -10,25 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import axes
-from .display import price, render
-from .job import Job
-from .run import Image, Run
-from .session import Session
-from .tally import (
-    DONE,
-    STOPPED,
-    Failure,
-    Forecast,
-    Plan,
-    Tally,
-    about,
-    count,
-    failures,
-    label,
-    standing,
-)
-from .text import printable
+from apixo_nb.analysis import pivot as axes
+from apixo_nb.core.formatting import price, render
+from apixo_nb.core.records import Image, Run
+from apixo_nb.engine.job import Job
+from apixo_nb.session.session import Session
+from apixo_nb.text import printable
+
+from .plan import Plan
+from .progress import DONE, STOPPED, Failure, Forecast, Tally, about, count, failures, label, standing
 
 SMALL_PX = 160
 _GALLERY_CHARACTERS = 900_000  # of the gallery together: a saved notebook stays light
@@ -65,7 +55,7 @@ class SweepShown:
         self._plan = plan
         self._bought = bought
         runs = [decision.run for decision in plan.decisions]
-        self._names = axes.names(runs)
+        self._names = axes.axis_names(runs)
         self._takes = len({run.digest for run in runs}) < len(runs)
         gate = session.runner.gate if plan.bought else None
         self._forecast = Forecast(_expected_s(session, runs), gate)
@@ -178,7 +168,7 @@ class SweepShown:
 
     def _tile(self, job: Job, image: Image) -> Tile:
         run = job.run
-        words = [printable(axes.value(run, name), 40) for name in self._names]
+        words = [printable(axes.axis_value(run, name), 40) for name in self._names]
         words += [f"take {run.take}"] if self._takes else []
         words += [f"{image.index + 1} of {len(run.files)}"] if len(run.files) > 1 else []
         width, height = image.width or SMALL_PX, image.height or SMALL_PX
@@ -227,10 +217,10 @@ def _expected_s(session: Session, runs: Sequence[Run]) -> float:
 def plan_bundle(plan: Plan, base_url: str) -> dict[str, str]:
     """What a dry run shows: count and cost, a table of the cells, the first requests."""
     runs = [decision.run for decision in plan.decisions]
-    names = axes.names(runs)
+    names = axes.axis_names(runs)
     rows = [
         {
-            "cells": [*(printable(axes.value(run, name), 60) for name in names), f"{run.take}"],
+            "cells": [*(printable(axes.axis_value(run, name), 60) for name in names), f"{run.take}"],
             "prompt": printable(run.prompt, 100),
             "cost": _WORDS[decision.action] if decision.action != "buy" else price(run.price_micros),
         }

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cells import Cell, Layout, Section, Slide, why_none
-from .errors import InvalidRequestError
-from .originals import Images
-from .target import checked_target, new_file
-from .text import printable
+from apixo_nb.analysis.pivot import Cell, Layout, Section, Slide, why_none
+from apixo_nb.core.files import checked_target, new_file
+from apixo_nb.errors import InvalidRequestError
+from apixo_nb.storage.originals import Images
+from apixo_nb.text import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -262,7 +262,7 @@ def _draw_cell(
 def _write(
     draw: ImageDraw, text: str, box: tuple[int, int, int, int], plan: _Plan, ink: str, *, bottom: bool = False
 ) -> None:
-    from .lettering import LINE_HEIGHT, best_font, fit, legible
+    from apixo_nb.core.fonts import LINE_HEIGHT, best_font, fit, legible
 
     left, top, width, height = box
     shown = printable(text, _LABEL)

@@ -23,12 +23,21 @@ from collections.abc import Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-from .chunks import MOST_XMP, XMP_KEYWORD, exif_of, has_credential, jpeg_with, kind_of, png_with, webp_with
-from .folder import checked_folder, new_folder
-from .originals import Images, check_any, left_out, listed
-from .run import Image, Run
-from .scrub import bare_address
-from .target import Written
+from apixo_nb.core.files import Written, checked_folder, new_folder
+from apixo_nb.core.records import Image, Run
+from apixo_nb.storage.originals import Images, check_any, left_out, listed
+from apixo_nb.text import bare_address
+
+from .image_chunks import (
+    MOST_XMP,
+    XMP_KEYWORD,
+    exif_of,
+    has_credential,
+    jpeg_with,
+    kind_of,
+    png_with,
+    webp_with,
+)
 
 SOFTWARE = "apixo_nb"
 _SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"

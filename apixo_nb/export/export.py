@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from .errors import ApixoError, InvalidRequestError
-from .filters import query_of
-from .lines import Line
-from .originals import Images
-from .run import Run, checked_runs
-from .search import Query
-from .target import SUFFIXES, Written, checked_target
-from .text import printable
+from apixo_nb.core.files import SUFFIXES, Written, checked_target
+from apixo_nb.core.records import Line, Run, checked_runs
+from apixo_nb.errors import ApixoError, InvalidRequestError
+from apixo_nb.ledger.query import Query, query_of
+from apixo_nb.storage.originals import Images
+from apixo_nb.text import printable
 
 #: Kinds that are a folder of pictures, and so have no end of a file's name.
 FOLDERS = ("imagefolder", "embed", "site")
@@ -80,10 +78,10 @@ def export(
 def _table(
     kind: str, runs: Iterable[Run] | Stored, path: str | os.PathLike[str], shown_path: Callable[[str], str]
 ) -> Path:
-    from . import formats, frame
+    from apixo_nb.analysis import formats, frame
 
     writers = {
-        "csv": frame.write_csv,
+        "csv": formats.write_csv,
         "excel": formats.write_excel_csv,
         "jsonl": formats.write_jsonl,
         "parquet": formats.write_parquet,
@@ -94,8 +92,9 @@ def _table(
 
 
 def _laid_out(kind: str, runs: list[Run], path: str | os.PathLike[str], images: Images) -> Path:
-    from .cells import lay_out
-    from .sheet import write_sheet
+    from apixo_nb.analysis.pivot import lay_out
+
+    from .contact_sheet import write_sheet
     from .site import write_site
 
     return (write_sheet if kind == "sheet" else write_site)(lay_out(runs), path, images)
@@ -103,8 +102,8 @@ def _laid_out(kind: str, runs: list[Run], path: str | os.PathLike[str], images: 
 
 def _with_pictures(kind: str, runs: list[Run], path: str | os.PathLike[str], images: Images) -> Written:
     from .bundle import write_bundle
+    from .embed import write_copies
     from .imagefolder import write_imagefolder
-    from .provenance import write_copies
 
     writers = {"bundle": write_bundle, "imagefolder": write_imagefolder, "embed": write_copies}
     once = {run.run_id: run for run in runs}  # a picture has one name, however often its run is given

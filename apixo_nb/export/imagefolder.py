@@ -11,11 +11,10 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from .folder import checked_folder, new_folder
-from .originals import Images, check_any, left_out
-from .run import Image, Run
-from .scrub import bare_address, scrubbed
-from .target import Written
+from apixo_nb.core.files import Written, checked_folder, new_folder
+from apixo_nb.core.records import Image, Run
+from apixo_nb.storage.originals import Images, check_any, left_out
+from apixo_nb.text import bare_address, scrubbed
 
 METADATA = "metadata.jsonl"
 

@@ -14,18 +14,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .config import is_loopback
-from .download import Limits, verify
-from .errors import ApixoError, ImageError
-from .facts import is_our_id, read_facts
-from .ledger import Ledger
-from .luggage import Luggage, no_luggage, opened
-from .originals import Images, file_names
-from .rows import may_end
-from .run import BEST, SCHEMA_VERSION, SUBMITTING, UNKNOWN, Image, Run, utc_now
-from .spec import RESULT_DAYS
-from .text import dollars, printable
-from .wire import storable
+from apixo_nb.core.files import Limits, verify
+from apixo_nb.core.models import RESULT_DAYS
+from apixo_nb.core.records import BEST, SCHEMA_VERSION, SUBMITTING, UNKNOWN, Image, Run, utc_now
+from apixo_nb.errors import ApixoError, ImageError
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.ledger.rows import may_end
+from apixo_nb.storage.originals import Images, file_names, is_our_id, read_facts
+from apixo_nb.text import dollars, is_loopback, printable, storable
+
+from .bundle import Luggage, no_luggage, opened
 
 _LIMITS = Limits()
 _MOST_PICTURES = 100  # of one run

@@ -10,11 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .config import without_secrets
-from .errors import ApixoError
-from .originals import Images
-from .run import CANCELLED, FAILED, SUCCESS, TIMEOUT, UNKNOWN, Run
-from .text import printable
+from apixo_nb.core.records import CANCELLED, FAILED, SUCCESS, TIMEOUT, UNKNOWN, Run
+from apixo_nb.errors import ApixoError
+from apixo_nb.storage.originals import Images
+from apixo_nb.text import printable, without_secrets
+
 from .trackers import PROMPT, RECORD, Outcome, Parcel, Pushed, environment, not_installed, parcels
 
 _STATUS = {SUCCESS: "FINISHED", FAILED: "FAILED", UNKNOWN: "KILLED", CANCELLED: "KILLED", TIMEOUT: "KILLED"}

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .display import cost, price, remark_of, render, seconds
-from .originals import THUMBNAIL_PX, Images
-from .run import BEST, FAILED, Image, Run, utc_now
-from .scrub import bare_address, scrubbed
-from .spend import FAILED_NOTE, spent_text
-from .target import checked_target, new_file
-from .text import printable
+from apixo_nb.core.files import checked_target, new_file
+from apixo_nb.core.formatting import FAILED_NOTE, cost, price, remark_of, render, seconds, spent_text
+from apixo_nb.core.records import BEST, FAILED, Image, Run, utc_now
+from apixo_nb.storage.originals import Images
+from apixo_nb.storage.thumbnails import THUMBNAIL_PX
+from apixo_nb.text import bare_address, printable, scrubbed
 
 _LONG = 1500  # characters of a prompt; a longer one scrolls on the screen, and is whole on paper
 _READERS = 4  # threads that make thumbnails; Pillow lets go of the interpreter while it decodes

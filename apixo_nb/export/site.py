@@ -17,16 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from .cells import Cell, Layout, Section, Slide, marks, totals, why_none
-from .display import facts, render
-from .errors import ApixoError
-from .folder import new_folder
-from .originals import THUMBNAIL_PX, Images
-from .run import FAILED, Image, Run, utc_now
-from .scrub import bare_address
-from .spend import FAILED_NOTE
-from .target import checked_target, new_file
-from .text import printable
+from apixo_nb.analysis.pivot import Cell, Layout, Section, Slide, marks, totals, why_none
+from apixo_nb.core.files import checked_target, new_file, new_folder
+from apixo_nb.core.formatting import FAILED_NOTE, facts, render
+from apixo_nb.core.records import FAILED, Image, Run, utc_now
+from apixo_nb.errors import ApixoError
+from apixo_nb.storage.originals import Images
+from apixo_nb.storage.thumbnails import THUMBNAIL_PX
+from apixo_nb.text import bare_address, printable
 
 PICTURES = "pictures"  # the folder of the previews and originals
 _STATIC = Path(__file__).parent / "static"

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .errors import ApixoError
-from .originals import Images, left_out
-from .run import PLANNED, Image, Run, checked_runs
-from .scrub import bare_address, scrubbed
+from apixo_nb.core.records import PLANNED, Image, Run, checked_runs
+from apixo_nb.errors import ApixoError
+from apixo_nb.storage.originals import Images, left_out
+from apixo_nb.text import bare_address, scrubbed
 
 PROMPT, RECORD = "prompt.txt", "run.json"  # the files beside the pictures
 SHORT = 250  # characters that fit a field of any tracker, and a column on the screen

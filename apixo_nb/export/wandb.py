@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import ApixoError
-from .originals import Images
-from .run import FAILED, Run
-from .text import printable
+from apixo_nb.core.records import FAILED, Run
+from apixo_nb.errors import ApixoError
+from apixo_nb.storage.originals import Images
+from apixo_nb.text import printable
+
 from .trackers import PROMPT, RECORD, Outcome, Parcel, Pushed, environment, not_installed, parcels, short
 
 _MARK = "apixo.json"  # in a folder that was written to its end: of which run it tells, and what

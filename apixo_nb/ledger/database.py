@@ -19,10 +19,12 @@ import sqlalchemy as sa
 from pydantic_core import from_json
 from sqlalchemy import event
 
-from . import sqltext, tables
-from .errors import LedgerError
-from .run import SCHEMA_VERSION
-from .text import printable
+from apixo_nb.core.records import SCHEMA_VERSION
+from apixo_nb.errors import LedgerError
+from apixo_nb.text import printable
+
+from . import dialects as sqltext
+from . import schema as tables
 
 _BUSY_MS = 10_000  # how long a write waits for another kernel's
 _LOCK = 0x41_70_69_78_6F  # the number of our advisory lock on PostgreSQL: "Apixo"

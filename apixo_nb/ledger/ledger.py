@@ -8,25 +8,89 @@ another machine (see `owner`). Only a run that has lost its owner is taken up by
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from . import caps, rows, search
-from .aside import Aside, Kept, read
-from .ballot import Vote
-from .budget import Budget
+from apixo_nb.core.models import FINAL_STATES
+from apixo_nb.core.process import Owner, this_process
+from apixo_nb.core.records import (
+    FAILED,
+    PLANNED,
+    SUBMITTED,
+    SUBMITTING,
+    SUCCESS,
+    UNKNOWN,
+    Image,
+    Line,
+    Run,
+    Vote,
+)
+from apixo_nb.errors import LedgerError
+
+from . import budgets as caps
+from . import rows, search
+from .budgets import Budget
 from .database import Database
-from .errors import LedgerError
-from .lines import Line
-from .owner import Owner, this_process
-from .run import FAILED, PLANNED, SUBMITTED, SUBMITTING, SUCCESS, UNKNOWN, Image, Run
-from .search import Facets, Found, Query
-from .spec import FINAL_STATES
-from .tables import balances, budgets, owners, runs, votes
+from .leases import _living
+from .query import Facets, Found, Query
+from .schema import balances, budgets, owners, runs, votes
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One line of the file: the task of a run."""
+
+    run_id: str
+    task_id: str
+    at: datetime
+
+
+class Aside:
+    """JSON lines, appended durably, and taken back in parts: each is merged once, by whoever comes first."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def append(self, kept: Kept) -> bool:
+        """Add a line, durably; False where that cannot be."""
+        line = {"run_id": kept.run_id, "task_id": kept.task_id, "at": kept.at.isoformat()}
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            return False
+        return True
+
+    def parts(self) -> list[Path]:
+        """The files to merge. What another process appends from now on goes into a new one."""
+        with suppress(OSError):  # there is none, or another kernel was quicker, or the folder is read-only
+            self.file.rename(self.file.with_name(f"{self.file.stem}-{secrets.token_hex(4)}.merging"))
+        return sorted(self.file.parent.glob(f"{self.file.stem}-*.merging"))
+
+
+def read(part: Path) -> list[Kept]:
+    """The whole lines of a part; one that a crash has torn is left out."""
+    found = []
+    with suppress(OSError):  # another kernel was quicker
+        for line in part.read_text("utf-8", "replace").splitlines():
+            with suppress(ValueError, TypeError, KeyError):
+                kept = json.loads(line)
+                at = datetime.fromisoformat(kept["at"])
+                found.append(Kept(str(kept["run_id"]), str(kept["task_id"]), at))
+    return found
+
 
 _RESTING = (PLANNED, FAILED, UNKNOWN, SUCCESS)  # nobody waits for these
 _DURATIONS = 200  # the last ones, from which a task's time is foretold
@@ -385,12 +449,3 @@ class Ledger:
 
 def _unread(run: Run) -> bool:
     return run.state == SUCCESS and not run.result_urls and bool(run.task_id)
-
-
-def _living(connection: sa.Connection) -> set[str]:
-    """Ids of the owners that are alive."""
-    return {
-        row.id
-        for row in connection.execute(sa.select(owners))
-        if Owner(row.host, row.pid, row.started, row.id).is_alive(row.heartbeat_at)
-    }

@@ -7,10 +7,21 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .errors import LedgerError
-from .lines import STORED, Line, make_line
-from .run import CHOICE, FAILED, PLANNED, SUCCESS, UNKNOWN, Image, Run
-from .tables import images, missing_pictures, runs
+from apixo_nb.core.records import (
+    CHOICE,
+    FAILED,
+    PLANNED,
+    STORED,
+    SUCCESS,
+    UNKNOWN,
+    Image,
+    Line,
+    Run,
+    make_line,
+)
+from apixo_nb.errors import LedgerError
+
+from .schema import images, missing_pictures, runs
 
 _MOST_AT_ONCE = 500  # values in one statement; databases have a limit
 _RUN = tuple(column for column in runs.c if column.name in Run.model_fields)

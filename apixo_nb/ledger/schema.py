@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from .run import SCHEMA_VERSION
-from .spec import FINAL_STATES
+from apixo_nb.core.models import FINAL_STATES
+from apixo_nb.core.records import SCHEMA_VERSION
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):

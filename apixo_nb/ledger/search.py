@@ -3,138 +3,168 @@
 from __future__ import annotations
 
 import operator
+import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import closing, suppress
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
-from . import lookup, rows
+from apixo_nb.core.records import Line, Run
+from apixo_nb.errors import LedgerError
+
+from . import rows
 from .database import Database
-from .errors import InvalidRequestError, LedgerError
-from .labels import check_number, check_switch
-from .lines import Line
-from .run import BEST, Run
-from .sqltext import Dialect, dialect_of, words_in
-from .tables import images, runs
-from .text import printable
-from .wire import storable
+from .dialects import Dialect, dialect_of, words_in
+from .query import Facets, Found, Query
+from .schema import RUN_TEXTS, images, runs, unsearched
 
-_LARGEST = 2**31 - 1
-_MOST_USD = 1e12  # so that a sum in micro-dollars fits any database
+_FEW = 200  # texts that are read from their rows as fast as taken in
+_PART = 500  # how many are taken in while others wait
+_PATIENCE_MS = 50  # another kernel that writes goes first
+_AT_MOST_S = 1.0  # what a search gives to the index; the next one goes on
+_LETTERS = 3  # the index knows each three letters in a row
+_MOST_PARTS = 32  # of the words; more would not find less
 
-#: What runs can be sorted by; the names are those of the table's columns.
-SORTS = (
-    "created_at",
-    "prompt",
-    "state",
-    "aspect_ratio",
-    "num_images",
-    "costTime",
-    "cost_usd",
-    "rating",
-    "name",
+# What is searched of each run, without case, and the index of it. Made when first needed.
+_texts = sa.table("texts", sa.column("id"), sa.column("run_id"), sa.column("text", sa.Text))
+_index = sa.table("texts_index", sa.column("rowid"), sa.column("texts_index"), sa.column("text"))
+_MAKE = (
+    "CREATE TABLE texts (id INTEGER PRIMARY KEY, run_id VARCHAR(64) NOT NULL UNIQUE, text TEXT NOT NULL)",
+    """CREATE VIRTUAL TABLE texts_index USING fts5(text, content='texts', content_rowid='id',
+        tokenize='trigram case_sensitive 1', detail=none)""",
 )
 
+
+@cache
+def is_known() -> bool:
+    """Whether the SQLite of this Python has such an index: FTS5 with trigrams, from 3.34 on."""
+    with closing(sqlite3.connect(":memory:")) as connection, suppress(sqlite3.Error):
+        connection.execute("CREATE VIRTUAL TABLE t USING fts5(text, tokenize='trigram', detail=none)")
+        return True
+    return False
+
+
+def is_there(connection: sa.Connection) -> bool:
+    """Whether a ledger has it, and this Python can read it."""
+    if connection.dialect.name != "sqlite" or not is_known():
+        return False
+    both = "SELECT count(*) FROM sqlite_master WHERE name IN ('texts_index', 'unsearched')"
+    return connection.exec_driver_sql(both).scalar() == 2
+
+
+def refresh(database: Database) -> None:
+    """Take new texts into the index, for a second at most. Nothing is wrong where that cannot be done."""
+    if database.read_only or not database.is_sqlite or not is_known():
+        return
+    until = time.monotonic() + _AT_MOST_S
+    try:
+        while _are_many(database):
+            with database.writing(_PATIENCE_MS) as connection:
+                _take_in(connection)
+            if time.monotonic() > until:
+                return
+    except LedgerError as error:
+        if error.damaged:
+            forget(database)
+
+
+def forget(database: Database) -> None:
+    """Drop a damaged index: the next searches make it anew. Nothing is wrong if that fails too."""
+    with suppress(LedgerError), database.writing(_PATIENCE_MS) as connection:
+        for name in ("texts_index", "texts"):
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
+        waiting = sa.select(unsearched.c.run_id)
+        rest = sa.select(runs.c.run_id).where(runs.c.run_id.not_in(waiting))
+        connection.execute(unsearched.insert().from_select(["run_id"], rest))
+
+
+def _are_many(database: Database) -> bool:
+    some = sa.select(unsearched.c.run_id).limit(_FEW + 1).subquery()
+    with database.reading() as connection:
+        return (connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0) > _FEW
+
+
+def _take_in(connection: sa.Connection) -> None:
+    if not is_there(connection):
+        for step in _MAKE:
+            connection.exec_driver_sql(step)
+    ids = connection.scalars(sa.select(unsearched.c.run_id).limit(_PART)).all()
+    these = _texts.c.run_id.in_(ids)
+    # The index forgets a text only if it is told what that was.
+    old = sa.select(sa.literal("delete"), _texts.c.id, _texts.c.text).where(these)
+    connection.execute(_index.insert().from_select(["texts_index", "rowid", "text"], old))
+    connection.execute(_texts.delete().where(these))
+    says = dialect_of(connection)
+    folded = says.folded(_all_text(says, runs))
+    new = sa.select(runs.c.run_id, folded).where(runs.c.run_id.in_(ids))
+    connection.execute(_texts.insert().from_select(["run_id", "text"], new))
+    added = sa.select(_texts.c.id, _texts.c.text).where(these)
+    connection.execute(_index.insert().from_select(["rowid", "text"], added))
+    connection.execute(unsearched.delete().where(unsearched.c.run_id.in_(ids)))
+
+
+# --- a search ---------------------------------------------------------------------------------------
+
+
+def holds(says: Dialect, words: list[str], *, indexed: bool) -> sa.ColumnElement[bool]:
+    """Whether all words stand somewhere in the texts of a run, in any case.
+
+    `indexed`: the ledger has the index, see `is_there`.
+    """
+    if not indexed:
+        return says.holds(_all_text(says, runs), words, runs)
+    rest = runs.alias("rest")
+    waiting = sa.select(unsearched.c.run_id)
+    by_row = says.holds(_all_text(says, rest), words, rest)
+    unindexed = sa.select(rest.c.run_id).where(rest.c.run_id.in_(waiting) & by_row)
+    return runs.c.run_id.in_(sa.union_all(_looked_up(says, words, waiting), unindexed))
+
+
+def _looked_up(says: Dialect, words: list[str], waiting: sa.Select[Any]) -> sa.Select[Any]:
+    folded = "\n".join(words).casefold().split("\n")
+    found = sa.select(_texts.c.run_id).where(_texts.c.run_id.not_in(waiting))
+    if parts := _parts(folded):
+        match = _index.c.texts_index.op("MATCH")(" ".join(parts))
+        found = found.where(_texts.c.id.in_(sa.select(_index.c.rowid).where(match)))
+    # The parts may stand apart, and a word of one or two letters has none: so the text is looked at.
+    found = found.where(sa.func.instr(_texts.c.text, max(folded, key=len)) > 0)
+    return found if len(folded) == 1 else found.where(says.holds(_texts.c.text, words, runs))
+
+
+def _parts(words: list[str]) -> list[str]:
+    """Three letters each, quoted: enough of the words to find nearly only what holds them."""
+    found = [
+        word[min(at, len(word) - _LETTERS) :][:_LETTERS]
+        for word in words
+        if len(word) >= _LETTERS
+        for at in range(0, len(word), _LETTERS)
+    ]
+    return ['"' + part.replace('"', '""') + '"' for part in dict.fromkeys(found)][:_MOST_PARTS]
+
+
+def _all_text(says: Dialect, of: Any) -> sa.ColumnElement[str]:
+    """Everything that a person may remember of a run, as lines."""
+    of_run = {name: of.c[name] for name in RUN_TEXTS}
+    of_run |= {"task_id": sa.func.coalesce(of.c.task_id, ""), "tags": says.lines(of.c.tags)}
+    of_picture = _lines([images.c.note, says.lines(images.c.tags)])
+    pictures = sa.select(sa.func.aggregate_strings(of_picture, "\n")).where(images.c.run_id == of.c.run_id)
+    return _lines([*of_run.values(), sa.func.coalesce(pictures.correlate(of).scalar_subquery(), "")])
+
+
+def _lines(texts: list[Any]) -> sa.ColumnElement[str]:
+    joined: sa.ColumnElement[str] = sa.cast(texts[0], sa.Text)
+    for text in texts[1:]:
+        joined = joined.concat("\n").concat(text)
+    return joined
+
+
+_MOST_USD = 1e12  # so that a sum in micro-dollars fits any database
+
 _IN_CASE = ("state", "aspect_ratio")  # APIXO's words; what people write is sorted without case
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Which runs, in which order, and which page of them. What is not given asks for nothing.
-
-    Attributes
-    ----------
-    text : str
-        Words that must all occur, each anywhere, also within a word, in any case: in prompt, template, name,
-        note, tags, run id, task id, fail code or message, or in notes and tags of the pictures.
-    states, tags : tuple of str
-        One of these states; all of these tags, exactly, each of the run or of a picture.
-    name : str
-        Exactly this name.
-    rating_min : int, optional
-        The best picture has this rating (1 to 5) or a higher one.
-    starred : bool
-        A picture has a star.
-    since, until : datetime, optional
-        Made at `since` or later, and before `until`; with a time zone.
-    cost_min_usd, cost_max_usd : float, optional
-        US dollars, both included; a run whose cost is not known fits no limit.
-    sandbox : bool, optional
-        Runs of the sandbox, or real ones; None for both.
-    sort, descending
-        One of `SORTS`. Missing values come last in both directions; equal ones by time, then by id, in the
-        same direction.
-    limit : int, optional
-        The page: how many at most; None for all.
-    offset : int
-        How many before it.
-
-    Raises
-    ------
-    InvalidRequestError
-        A value that makes no sense.
-    """
-
-    text: str = ""
-    states: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    name: str = ""
-    rating_min: int | None = None
-    starred: bool = False
-    since: datetime | None = None
-    until: datetime | None = None
-    cost_min_usd: float | None = None
-    cost_max_usd: float | None = None
-    sandbox: bool | None = None
-    sort: str = "created_at"
-    descending: bool = True
-    limit: int | None = 50
-    offset: int = 0
-
-    def __post_init__(self) -> None:
-        checked = {
-            **{field: _text(getattr(self, field), field) for field in ("text", "name")},
-            **{field: _words(getattr(self, field), field) for field in ("states", "tags")},
-            **{field: _time(getattr(self, field), field) for field in ("since", "until")},
-            "offset": whole(self.offset, "offset", 0, _LARGEST),
-        }
-        if self.limit is not None:
-            checked["limit"] = whole(self.limit, "limit", 0, _LARGEST)
-        if self.rating_min is not None:
-            checked["rating_min"] = whole(self.rating_min, "rating_min", 1, BEST)
-        for field in ("cost_min_usd", "cost_max_usd"):
-            check_number(getattr(self, field), field, "a sum in US dollars, 0 or more", 0.0)
-        for field in ("starred", "descending"):
-            if not isinstance(getattr(self, field), bool):
-                raise refusal(field, getattr(self, field), "True or False")
-        check_switch(self.sandbox, "sandbox")
-        if self.sort not in SORTS:
-            raise refusal("sort", self.sort, ", ".join(SORTS))
-        for field, value in checked.items():
-            object.__setattr__(self, field, value)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A page of runs, and how many there are on all pages."""
-
-    runs: list[Run]
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Facets:
-    """What can be asked for, each with how many runs have it; most frequent first.
-
-    `tags` are those of runs and of their pictures.
-    """
-
-    states: list[tuple[str, int]]
-    tags: list[tuple[str, int]]
-    names: list[tuple[str, int]]
 
 
 def page(database: Database, query: Query) -> Found:
@@ -162,15 +192,15 @@ def _ids(database: Database, query: Query) -> tuple[int, Sequence[str]]:
         with database.reading() as connection:
             return _ids_within(connection, query, indexed=False)
     database.check_still_there()  # said to the person, and not taken for a flaw of the index
-    lookup.refresh(database)
+    refresh(database)
     try:
         with database.reading() as connection:
-            return _ids_within(connection, query, indexed=lookup.is_there(connection))
+            return _ids_within(connection, query, indexed=is_there(connection))
     except LedgerError as error:
         with database.reading() as connection:  # if it is only the index that is damaged, the rows answer
             found = _ids_within(connection, query, indexed=False)
         if error.damaged:
-            lookup.forget(database)
+            forget(database)
         return found
 
 
@@ -251,7 +281,7 @@ def _conditions(query: Query, says: Dialect, *, indexed: bool) -> Iterable[sa.Co
     for tag in query.tags:
         yield says.has(runs.c.tags, tag) | _some_picture(says.has(images.c.tags, tag))
     if words := list(dict.fromkeys(query.text.split())):
-        yield lookup.holds(says, words, indexed=indexed)
+        yield holds(says, words, indexed=indexed)
 
 
 def _some_picture(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
@@ -277,47 +307,3 @@ def _sort_key(sort: str, says: Dialect) -> sa.ColumnElement[Any]:
 
 def _micros(usd: float | None) -> int | None:
     return None if usd is None else round(min(usd, _MOST_USD) * 1_000_000)
-
-
-# --- what makes sense -------------------------------------------------------------------------------
-
-
-def refusal(field: str, value: object, allowed: str) -> InvalidRequestError:
-    """The error that says what a field cannot be."""
-    text = f"{field} cannot be {printable(repr(value) if isinstance(value, str) else value, 80)}"
-    return InvalidRequestError(text, field=field, value=value, allowed=allowed)
-
-
-def _text(value: object, field: str) -> str:
-    if not isinstance(value, str):
-        raise refusal(field, value, "text")
-    return storable(value)
-
-
-def _words(value: object, field: str) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise refusal(field, value, 'a list of words, e.g. ["draft"]')
-    return tuple(dict.fromkeys(_text(word, field) for word in value))
-
-
-def _time(value: object, field: str) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        if isinstance(value, datetime) and value.utcoffset() is not None:
-            return value.astimezone(UTC)
-    except (OverflowError, ValueError):  # at the ends of the calendar
-        pass
-    raise refusal(field, value, "a datetime with a time zone")
-
-
-def whole(value: object, field: str, least: int, most: int) -> int:
-    """A whole number between two others, numpy's too; raises InvalidRequestError for anything else."""
-    allowed = f"a whole number from {least} to {most}"
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise refusal(field, value, allowed) from None
-    if isinstance(value, bool) or not least <= number <= most:
-        raise refusal(field, value, allowed)
-    return number

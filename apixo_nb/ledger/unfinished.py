@@ -7,8 +7,8 @@ import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .owner import Owner
-from .text import dollars
+from apixo_nb.core.process import Owner
+from apixo_nb.text import dollars
 
 _PATIENCE_S = 0.3  # for a ledger that another kernel writes to at this moment
 

@@ -6,19 +6,83 @@ import contextlib
 import difflib
 import math
 import os
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import config, keys, options
-from .errors import ApixoError, AuthenticationError, ConfigurationError, InvalidRequestError
-from .pending import pending_line
-from .text import dollars, printable
+from apixo_nb import text
+from apixo_nb.core import credentials as keys
+from apixo_nb.core import settings
+from apixo_nb.errors import ApixoError, AuthenticationError, ConfigurationError, InvalidRequestError
+from apixo_nb.experiments import cell_options as options
+from apixo_nb.ledger.unfinished import pending_line
+from apixo_nb.text import dollars, printable
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .run import Run
-    from .session import Session
+    from apixo_nb.core.records import Run
+    from apixo_nb.session.session import Session
+
+#: Word -> kind of export, see `export.export`.
+_KINDS = {"--excel": "excel", "--site": "site", "--imagefolder": "imagefolder", "--embed": "embed"}
+_TRACKERS = ("--mlflow", "--wandb")
+
+EXPORT_RULE = (
+    "%apixo export FILE.csv, FILE.jsonl, FILE.parquet, FILE.html, FILE.png or FILE.zip; "
+    "FILE.csv --excel for spreadsheets; FOLDER --site, --imagefolder or --embed; "
+    "--mlflow [ADDRESS] or --wandb [FOLDER]"
+)
+
+
+def export_lines(session: Session, line: str) -> list[str]:
+    """Write all runs where the rest of the line says; a name with blanks stands in quotes.
+
+    Raises
+    ------
+    InvalidRequestError
+        It says so in no way that is known.
+    ApixoError
+        It cannot be written.
+    """
+    words = parted(line)
+    flags = [word for word in words if word.startswith("--")]
+    names = [word for word in words if word not in flags]
+    known = not flags or flags[0] in (*_KINDS, *_TRACKERS)
+    fewest = 0 if flags and flags[0] in _TRACKERS else 1
+    if not known or len(flags) > 1 or not fewest <= len(names) <= 1:
+        problem = f"Which file is {' '.join(words)!r:.60}?" if words else "Where shall the runs be written?"
+        raise InvalidRequestError(problem, field="export", allowed=EXPORT_RULE)
+    flag = flags[0] if flags else ""
+    if flag == "--mlflow":
+        return session.to_mlflow(tracking_uri=names[0] if names else None).lines()
+    if flag == "--wandb":
+        return session.to_wandb(folder=names[0] if names else ".").lines()
+    written = session.write(names[0], _KINDS.get(flag))
+    return [f"Written: {written.path}", *written.notes]
+
+
+def import_lines(session: Session, line: str) -> list[str]:
+    """Merge the bundle or folder that the line names into the ledger; raises as `export_lines` does."""
+    words = parted(line)
+    if len(words) != 1 or words[0].startswith("--"):
+        allowed = "%apixo import FILE.zip, or a folder of pictures with their .json files"
+        problem = f"Which file is {' '.join(words)!r:.60}?" if words else "What shall be brought in?"
+        raise InvalidRequestError(problem, field="import", allowed=allowed)
+    return session.import_bundle(words[0]).lines()
+
+
+def parted(line: str, *, posix: bool = os.name == "posix") -> list[str]:
+    """The words of a line. What stands in quotes is one word; on Windows a backslash is a part of it."""
+    try:
+        words = shlex.split(line, posix=posix)
+    except ValueError:  # an open quote stays what it is
+        return line.split()
+    return words if posix else [_unquoted(word) for word in words]
+
+
+def _unquoted(word: str) -> str:
+    return word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'" else word
 
 
 def say(*lines: str) -> None:
@@ -64,7 +128,7 @@ def line_help() -> str:
 
 
 def _session() -> Session:
-    from .shared import current
+    from apixo_nb.session.session import current
 
     return current()
 
@@ -85,7 +149,7 @@ def _help(_words: list[str], _shell: InteractiveShell | None) -> None:
 
 
 def _login(words: list[str], _shell: InteractiveShell | None) -> None:
-    from .shared import reset
+    from apixo_nb.session.session import reset
 
     if words:
         step = "It may now stand in the notebook and its history: remove it there, or make a new key."
@@ -107,9 +171,9 @@ def _stored(key: keys.ApiKey) -> keys.ApiKey:
     raise KeyboardInterrupt
 
 
-def _balance_of(key: keys.ApiKey, settings: config.Apixo) -> str:
+def _balance_of(key: keys.ApiKey, settings: settings.Apixo) -> str:
     """What the key is good for, in a sentence; raises AuthenticationError if APIXO refuses it."""
-    from .api import Client
+    from apixo_nb.client.client import Client
 
     try:
         with Client(key, base_url=settings.base_url) as client:
@@ -121,7 +185,7 @@ def _balance_of(key: keys.ApiKey, settings: config.Apixo) -> str:
 
 
 def _logout(words: list[str], _shell: InteractiveShell | None) -> None:
-    from .shared import reset
+    from apixo_nb.session.session import reset
 
     _nothing_after("logout", words)
     keys.forget_key()
@@ -138,7 +202,7 @@ def _sandbox(words: list[str], _shell: InteractiveShell | None) -> None:
             value=" ".join(words),
             allowed="on, off",
         )
-    config.settings().sandbox = wanted
+    settings.settings().sandbox = wanted
     if not wanted:
         say("Sandbox off: runs go to APIXO and cost money.")
         return
@@ -153,9 +217,9 @@ def _sandbox(words: list[str], _shell: InteractiveShell | None) -> None:
 
 def _config(words: list[str], _shell: InteractiveShell | None) -> None:
     _nothing_after("config", words)
-    values = config.settings().trait_values(config=True)
+    values = settings.settings().trait_values(config=True)
     width = max(map(len, values))
-    shown = {name: config.without_secrets(value) for name, value in sorted(values.items())}
+    shown = {name: text.without_secrets(value) for name, value in sorted(values.items())}
     say(*(f"Apixo.{name:<{width}} = {text}" for name, text in shown.items()))
 
 
@@ -163,15 +227,15 @@ def _config(words: list[str], _shell: InteractiveShell | None) -> None:
 
 
 def _status(words: list[str], _shell: InteractiveShell | None) -> None:
-    from .status import status_lines
+    from apixo_nb.session.maintenance import status_lines
 
     _nothing_after("status", words)
     say(*status_lines(_session()))
 
 
 def _history(words: list[str], _shell: InteractiveShell | None) -> Any:
-    from .accessor import register
-    from .frame import brief
+    from apixo_nb.analysis.frame import brief
+    from apixo_nb.experiments.accessor import register
 
     number = _whole_number(" ".join(words)) if words else 10
     register()
@@ -187,13 +251,11 @@ def _whole_number(text: str) -> int:
 
 
 def _export(words: list[str], _shell: InteractiveShell | None) -> None:
-    from .exchange import export_lines
 
     say(*export_lines(_session(), "".join(words)))
 
 
 def _import(words: list[str], _shell: InteractiveShell | None) -> None:
-    from .exchange import import_lines
 
     say(*import_lines(_session(), "".join(words)))
 
@@ -202,7 +264,7 @@ def _import(words: list[str], _shell: InteractiveShell | None) -> None:
 
 
 def _balance(words: list[str], _shell: InteractiveShell | None) -> None:
-    from .purse import compare_balance
+    from apixo_nb.session.maintenance import compare_balance
 
     _nothing_after("balance", words)
     session = _session()
@@ -212,7 +274,7 @@ def _balance(words: list[str], _shell: InteractiveShell | None) -> None:
 
 
 def _spend(words: list[str], _shell: InteractiveShell | None) -> None:
-    from .spend import GROUPS, spend_lines
+    from apixo_nb.core.formatting import GROUPS, spend_lines
 
     unknown = [word for word in words if word not in GROUPS]
     if unknown:
@@ -227,7 +289,7 @@ _SCOPES = {"--total": "total", "--day": "day", "--notebook": "notebook"}
 
 
 def _budget(words: list[str], _shell: InteractiveShell | None) -> None:
-    from .purse import budgets, set_budget
+    from apixo_nb.session.maintenance import budgets, set_budget
 
     flags = [word for word in words if word.startswith("--")]
     sums = [word for word in words if not word.startswith("--")]
@@ -266,7 +328,7 @@ def _sum(text: str) -> float | None:
 
 
 def _resume(words: list[str], shell: InteractiveShell | None) -> None:
-    from .live import Watch
+    from apixo_nb.display.live import Watch
 
     if len(words) > 2:
         given = " ".join(words)
@@ -276,7 +338,7 @@ def _resume(words: list[str], shell: InteractiveShell | None) -> None:
         )
     session = _session()
     if len(words) == 2:
-        from .lost import adopt
+        from apixo_nb.session.maintenance import adopt
 
         adopt(session, *words)
     jobs = session.resume(words[0] if words else None)
@@ -306,7 +368,7 @@ def lost_lines(lost: list[Run]) -> list[str]:
 
 
 def _settle(words: list[str], _shell: InteractiveShell | None) -> None:
-    from .lost import settle
+    from apixo_nb.session.maintenance import settle
 
     if len(words) != 2 or words[1] not in ("paid", "free"):
         given = " ".join(words)
@@ -321,8 +383,8 @@ def _settle(words: list[str], _shell: InteractiveShell | None) -> None:
 
 
 def _rescue(words: list[str], shell: InteractiveShell | None) -> None:
-    from .live import Watch
-    from .rescue import rescue, rescued_lines
+    from apixo_nb.display.live import Watch
+    from apixo_nb.session.maintenance import rescue, rescued_lines
 
     _nothing_after("rescue", words)
     session = _session()
@@ -337,7 +399,7 @@ def _rescue(words: list[str], shell: InteractiveShell | None) -> None:
 
 
 def _doctor(words: list[str], _shell: InteractiveShell | None) -> None:
-    from .doctor import examine, rebuild
+    from apixo_nb.session.maintenance import examine, rebuild
 
     if words not in ([], ["--rebuild"]):
         given = " ".join(words)
@@ -354,14 +416,14 @@ def _doctor(words: list[str], _shell: InteractiveShell | None) -> None:
 
 
 def _panel(words: list[str], _shell: InteractiveShell | None) -> Any:
-    from .panels import panel
+    from apixo_nb.widgets.panel import panel
 
     _nothing_after("panel", words)
     return panel()
 
 
 def _wait(words: list[str], _shell: InteractiveShell | None) -> None:
-    from .live import wait
+    from apixo_nb.display.live import wait
 
     _nothing_after("wait", words)
     runs = wait()

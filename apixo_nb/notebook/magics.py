@@ -12,15 +12,16 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.display import display
 
-from . import options
+from apixo_nb.experiments import cell_options as options
+from apixo_nb.experiments.prompts import fill, split_prompts
+
 from .commands import carry_out, cell_help, line_help, say
-from .template import fill, split_prompts
 
 if TYPE_CHECKING:
-    from .job import Job
-    from .live import Watch
-    from .run import Run
-    from .session import Session
+    from apixo_nb.core.records import Run
+    from apixo_nb.display.live import Watch
+    from apixo_nb.engine.job import Job
+    from apixo_nb.session.session import Session
 
 
 @magics_class
@@ -49,8 +50,8 @@ class ApixoMagics(Magics):
 
     def _start(self, given: options.Options, cell: str, *, button: bool) -> Watch | None:
         """Check everything, then buy; None for a dry run."""
-        from .live import Watch
-        from .shared import current
+        from apixo_nb.display.live import Watch
+        from apixo_nb.session.session import current
 
         session = current()
         if len(set(given.image_urls)) < len(given.image_urls) and not given.dry_run:
@@ -70,7 +71,7 @@ class ApixoMagics(Magics):
 
     def _sweep(self, session: Session, given: options.Options, cell: str, *, button: bool) -> Watch | None:
         """As `_start`, for a cell that is a sweep."""
-        from .sweeps import sweep_of_cell
+        from apixo_nb.experiments.sweep import sweep_of_cell
 
         sweep = sweep_of_cell(session, given, cell, self.shell.user_ns)
         if given.dry_run:
@@ -84,8 +85,7 @@ class ApixoMagics(Magics):
         return watch
 
     def _plan(self, session: Session, given: options.Options, template: str) -> Run:
-        from .labels import make_labels
-        from .request import make_request
+        from apixo_nb.core.request import make_labels, make_request
 
         prompt, used = (template, {}) if given.raw else fill(template, self.shell.user_ns)
         asked: dict[str, Any] = {"model": given.model, "image_urls": given.image_urls, **given.parameters}
@@ -109,7 +109,7 @@ ApixoMagics.apixo_line.__doc__ = line_help()  # type: ignore[assignment]
 
 
 def _show_plan(session: Session, runs: list[Run]) -> None:
-    from .display import plan_html, plan_text
+    from apixo_nb.display.cards import plan_html, plan_text
 
     base_url = session.client.base_url if session.settings.sandbox else session.settings.base_url
     display({"text/html": plan_html(runs, base_url), "text/plain": plan_text(runs, base_url)}, raw=True)

@@ -6,8 +6,9 @@
     http://127.0.0.1:43521/api/v1
 
 or, in a terminal, ``python -m apixo_nb.sandbox``. Requests are checked, tasks take their time, a balance
-runs down, and the pictures are drawn on the spot and marked SANDBOX. Every model in `apixo_nb.spec.MODELS`
-is on offer. Words in square brackets in the prompt bring trouble on demand (`MARKERS`):
+runs down, and the pictures are drawn on the spot and marked SANDBOX. Every model in
+`apixo_nb.core.models.MODELS` is on offer. Words in square brackets in the prompt bring trouble on demand
+(`MARKERS`):
 
 ==================  ====================================================================================
 ``[fail:CODE]``     the task ends failed, with this failCode

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from threading import Event
 
+from apixo_nb.core.models import DEFAULT_MODEL, MODELS
 from apixo_nb.sandbox.faults import read
 from apixo_nb.sandbox.kinds import handbook
 from apixo_nb.sandbox.markers import MARKERS
 from apixo_nb.sandbox.options import SandboxOptions
 from apixo_nb.sandbox.server import Sandbox
-from apixo_nb.spec import DEFAULT_MODEL, MODELS
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,10 +11,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from apixo_nb.core.models import ModelSpec
 from apixo_nb.sandbox import journal
 from apixo_nb.sandbox.options import SandboxOptions
 from apixo_nb.sandbox.tasks import Json, Task
-from apixo_nb.spec import ModelSpec
 
 REMEMBERED_REQUESTS = 10_000
 

@@ -1,7 +1,7 @@
 """What the service refuses, and with which HTTP status; written from APIXO's pages alone.
 
 It is a second opinion on purpose: nothing here is shared with the client's own validation, so a request
-that both let through is right for two reasons. The facts of a model come from `apixo_nb.spec`. Fields
+that both let through is right for two reasons. The facts of a model come from `apixo_nb.core.models`. Fields
 nobody asked for are let through. Reference URLs are looked at, never fetched: the sandbox uses no network.
 """
 
@@ -15,8 +15,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from tornado.web import HTTPError
 
+from apixo_nb.core.models import ModelSpec, Parameter
 from apixo_nb.sandbox.tasks import Json
-from apixo_nb.spec import ModelSpec, Parameter
 
 MAX_BODY_BYTES = 1_000_000
 

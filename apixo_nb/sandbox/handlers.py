@@ -14,11 +14,11 @@ from http import HTTPStatus
 
 from tornado.web import Application
 
+from apixo_nb.core.models import MODELS, ModelSpec
 from apixo_nb.sandbox import acts, checks, markers
 from apixo_nb.sandbox.checks import RefusedError
 from apixo_nb.sandbox.desk import Desk, Handler, application
 from apixo_nb.sandbox.tasks import Json, Task, success
-from apixo_nb.spec import MODELS, ModelSpec
 
 RETRY_AFTER_S = 1
 

@@ -14,9 +14,9 @@ from functools import lru_cache
 
 from PIL import Image, ImageColor, ImageDraw
 
-from apixo_nb import lettering
+from apixo_nb.core import fonts as lettering
+from apixo_nb.core.models import MODELS
 from apixo_nb.sandbox.tasks import Task
-from apixo_nb.spec import MODELS
 
 SHORT_SIDE = 1024  # of gpt-image-1's pictures: 1024x1024, 1024x1536, 1536x1024
 SMALLEST = 16

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from apixo_nb.core.models import ModelSpec
 from apixo_nb.sandbox import markers
-from apixo_nb.spec import ModelSpec
 
 Json = dict[str, Any]
 

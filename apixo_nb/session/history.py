@@ -10,19 +10,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import InvalidRequestError
-from .filters import Since, query_of
-from .ledger import Ledger
-from .originals import Images
-from .run import Run
-from .search import Facets, Found, Query
+from apixo_nb.core.records import Run
+from apixo_nb.errors import InvalidRequestError
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.ledger.query import Facets, Found, Query, Since, query_of
+from apixo_nb.storage.originals import Images
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .intake import Imported
-    from .target import Written
-    from .trackers import Pushed
+    from apixo_nb.core.files import Written
+    from apixo_nb.export.importer import Imported
+    from apixo_nb.export.trackers import Pushed
 
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
 
@@ -93,7 +92,7 @@ class Records:
         See `filters.query_of` for the filters, `frame.history_frame` for columns, dtypes and units. It is a
         plain table; those of `apixo_nb.history` have ``df.apixo`` as well.
         """
-        from .frame import history_frame
+        from apixo_nb.analysis.frame import history_frame
 
         asked = query_of(name=name, tag=tag, since=since, state=state, text=text)
         return history_frame(self.ledger.lines(asked), self._shown_paths())
@@ -110,14 +109,14 @@ class Records:
 
         It is a plain table; those of `apixo_nb.images` have ``df.apixo`` as well.
         """
-        from .frame import images_frame
+        from apixo_nb.analysis.frame import images_frame
 
         asked = query_of(name=name, tag=tag, since=since, state=state, text=text)
         return images_frame(self.ledger.lines(asked, pictures=True), self._shown_paths())
 
     def export_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write `history` to a CSV file, exactly; see `frame.write_csv`."""
-        from .frame import write_csv
+        from apixo_nb.analysis.formats import write_csv
 
         return write_csv(self.history(), path)
 
@@ -137,7 +136,7 @@ class Records:
         self, path: str | os.PathLike[str], kind: str | None = None, runs: Iterable[Run] | None = None
     ) -> Written:
         """As `export`, but what there is to say is returned."""
-        from .export import export
+        from apixo_nb.export.export import export
 
         chosen = self.ledger if runs is None else runs
         return export(chosen, path, kind, self.images, self._shown_paths())
@@ -147,7 +146,7 @@ class Records:
 
         Twice is once. Imported runs count towards budgets like others; see `intake.import_bundle`.
         """
-        from .intake import import_bundle
+        from apixo_nb.export.importer import import_bundle
 
         return import_bundle(path, self.ledger, self.images)
 
@@ -155,7 +154,7 @@ class Records:
         self, runs: Iterable[Run] | None = None, experiment: str = "apixo", tracking_uri: str | None = None
     ) -> Pushed:
         """Bring runs (default: all of this service) to MLflow; see `mlflow_export.push_to_mlflow`."""
-        from .mlflow_export import push_to_mlflow
+        from apixo_nb.export.mlflow import push_to_mlflow
 
         chosen = self.runs() if runs is None else runs
         return push_to_mlflow(chosen, self.images, experiment=experiment, tracking_uri=tracking_uri)
@@ -167,7 +166,7 @@ class Records:
         folder: str | os.PathLike[str] = ".",
     ) -> Pushed:
         """Write runs (default: all of this service) for wandb, offline; see `wandb_export`."""
-        from .wandb_export import write_for_wandb
+        from apixo_nb.export.wandb import write_for_wandb
 
         chosen = self.runs() if runs is None else runs
         return write_for_wandb(chosen, self.images, project=project, folder=folder)

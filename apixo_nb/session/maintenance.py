@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,14 +14,172 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .errors import LedgerError
-from .facts import from_facts, read_facts
-from .originals import SUFFIXES
-from .rescue import vanished
-from .run import SCHEMA_VERSION, Image, Run
+from apixo_nb.core import event_loop as loop
+from apixo_nb.core.formatting import balance_text, count_text, spent_text
+from apixo_nb.core.models import RESULT_DAYS
+from apixo_nb.core.records import FAILED, SCHEMA_VERSION, SUCCESS, UNKNOWN, Image, Run
+from apixo_nb.core.request import check_number
+from apixo_nb.engine.job import Job
+from apixo_nb.errors import ConfigurationError, InvalidRequestError, LedgerError
+from apixo_nb.ledger.budgets import DAY, TOTAL, Budget, notebook_scope
+from apixo_nb.storage.originals import SUFFIXES, from_facts, read_facts
+from apixo_nb.text import dollars, printable
+
 from .session import Session
-from .spec import RESULT_DAYS
-from .text import dollars, printable
+
+
+def rescue(session: Session, timeout_s: float | None = None) -> list[Job]:
+    """Begin to download every picture that is not on disk, those that end soonest first; it is free.
+
+    A file that was there once and is gone counts as well, as long as its address may still live.
+    """
+    theirs = session.ledger.elsewhere()
+    wanting = [run for run in session.successes() if run.run_id not in theirs and _wants(session, run)]
+    for run in wanting:
+        for image in vanished(session, run):
+            lost = Image(index=image.index, url=image.url, error="The file is gone from the folder")
+            session.ledger.put_image(run.run_id, lost)
+    wanting.sort(key=lambda run: run.expires_at or datetime.max.replace(tzinfo=UTC))
+    return [session.follow(session.run(run.run_id), timeout_s) for run in wanting]
+
+
+def vanished(session: Session, run: Run) -> list[Image]:
+    """The pictures of a run whose files are gone."""
+    return [image for image in run.images if image.file and not session.images.path(image).exists()]
+
+
+def _wants(session: Session, run: Run) -> bool:
+    if run.missing or not run.result_urls:
+        return bool(run.task_id)
+    may_live = run.expires_at is None or run.expires_at > datetime.now(UTC)
+    return may_live and bool(vanished(session, run))
+
+
+def rescued_lines(before: int, runs: Sequence[Run]) -> list[str]:
+    """What came of it: how many pictures are here now, and which are not, and why."""
+    missing = [(run, image) for run in runs for image in run.images if not image.file]
+    unread = [run for run in runs if run.state == SUCCESS and not run.result_urls]
+    saved = sum(len(run.files) for run in runs) - before
+    lines = [f"{saved} picture{'' if saved == 1 else 's'} downloaded, {len(missing)} still missing."]
+    lines += [f"  run {run.run_id}, picture {image.index + 1}: {image.error}" for run, image in missing]
+    return [*lines, *(f"  run {run.run_id}: {run.fail_msg}" for run in unread)]
+
+
+def budgets(session: Session) -> list[Budget]:
+    """The caps that are set, with what counts against each."""
+    return session.ledger.budgets(sandbox=session.is_sandbox)
+
+
+def set_budget(session: Session, limit_usd: float | None, scope: str = TOTAL) -> None:
+    """Cap what runs may cost; None takes the cap away. Kept in the ledger.
+
+    Parameters
+    ----------
+    limit_usd : float or None
+        US dollars. A run that would pass it, with all that is spent and at stake, is refused.
+    scope : "total", "day" or "notebook"
+        What counts: all runs, those since midnight, or those of this notebook.
+
+    Raises
+    ------
+    InvalidRequestError
+        No such sum or scope.
+    ConfigurationError
+        The front end does not tell which notebook this is.
+    """
+    check_number(limit_usd, "budget", "a sum in US dollars, 0 or more", 0.0)
+    limit = None if limit_usd is None else round(limit_usd * 1_000_000)
+    session.ledger.set_budget(_scope(session, scope), sandbox=session.is_sandbox, limit_micros=limit)
+
+
+def _scope(session: Session, scope: str) -> str:
+    if scope in (TOTAL, DAY):
+        return scope
+    if scope != "notebook":
+        raise InvalidRequestError(
+            f"Unknown budget {scope!r:.80}", field="scope", value=scope, allowed="total, day, notebook"
+        )
+    if not session.settings.notebook:
+        step = "Set APIXO_NOTEBOOK or `%config Apixo.notebook`, or use a budget in total or for a day."
+        raise ConfigurationError("This front end does not tell which notebook this is", next_step=step)
+    return notebook_scope(session.settings.notebook)
+
+
+def compare_balance(session: Session, usd: float) -> str:
+    """What the balance did since it was last compared, beside what the ledger says; "" the first time."""
+    before = session.ledger.see_balance(usd, sandbox=session.is_sandbox)
+    since = session.ledger.since(before[0]) if before else []
+    return balance_text(usd, before, [run for run in since if run.sandbox == session.is_sandbox])
+
+
+def adopt(session: Session, run_id: str, task_id: str) -> Run:
+    """Give such a run the task that it became, as APIXO's console shows it; it can then be resumed.
+
+    Raises
+    ------
+    InvalidRequestError
+        The run is none of those.
+    NotFoundError
+        APIXO does not know the task.
+    """
+    run = _unanswered(session, run_id)
+    taken = next((other for other in session.ledger.runs() if other.task_id == task_id), None)
+    if taken is not None:
+        text = f"Task {printable(task_id, 80)} is that of run {taken.run_id} already"
+        raise InvalidRequestError(text, field="task_id", value=task_id)
+    status = loop.run(session.client.status(task_id, model=run.model))
+    session.ledger.keep_task(run_id, status.task_id, run.submitted_at or run.created_at)
+    return session.run(run_id)
+
+
+def settle(session: Session, run_id: str, *, paid: bool) -> Run:
+    """Say how it ended: charged, or not. It then counts as that, and is no longer at stake.
+
+    Raises
+    ------
+    InvalidRequestError
+        The run is none of those.
+    """
+    run = _unanswered(session, run_id)
+    said = f"Settled by hand: {'charged' if paid else 'not charged'}. {run.fail_msg}"
+    if paid:
+        session.ledger.update(run_id, fail_msg=said, cost_micros=run.price_micros)
+    else:
+        session.ledger.update(run_id, fail_msg=said, cost_micros=0, state=FAILED)
+    return session.run(run_id)
+
+
+def _unanswered(session: Session, run_id: str) -> Run:
+    session.ledger.settle()
+    run = session.run(run_id)
+    if run.state != UNKNOWN:
+        text = f"Run {run_id} is {printable(run.state, 40)}: its submit was answered"
+        raise InvalidRequestError(text, field="run_id", value=run_id, allowed="a run that is unknown")
+    return run
+
+
+def status_lines(session: Session) -> list[str]:
+    """Where requests go, with which key, what the ledger holds, what was spent; never the key itself."""
+    everything = session.ledger.runs()
+    runs = [run for run in everything if run.sandbox == session.is_sandbox]
+    others = len(everything) - len(runs)
+    beside = f" (and {others} {'of APIXO' if session.is_sandbox else 'of the sandbox, not paid'})"
+    sandbox = "SANDBOX, on this machine; nothing is paid"
+    return [
+        f"requests  {sandbox if session.is_sandbox else session.settings.base_url}",
+        f"API key   {_key_text(session)}",
+        f"ledger    {session.ledger.shown_place}",
+        f"pictures  {session.images.folder}",
+        f"runs      {count_text(runs)}{beside if others else ''}",
+        f"spent     {spent_text(runs)}",
+    ]
+
+
+def _key_text(session: Session) -> str:
+    if session.settings.sandbox:
+        return "none is needed"
+    key = session.service.key
+    return key.source if key else "none; try `%apixo login`"
 
 
 @dataclass(slots=True)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .errors import SubmitUnknownError
-from .run import FAILED, PLANNED, SUBMITTING, SUCCESS, UNKNOWN, Run
+from apixo_nb.core.records import FAILED, PLANNED, SUBMITTING, SUCCESS, UNKNOWN, Run
+from apixo_nb.errors import SubmitUnknownError
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from . import config, keys
-from .api import AsyncClient
-from .download import Limits
-from .errors import LedgerError
-from .retry import RetryPolicy
-from .run import Run
-from .spec import DEFAULT_MODEL, MODELS, Cadence
+from apixo_nb import text
+from apixo_nb.client.client import AsyncClient
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core import credentials as keys
+from apixo_nb.core import settings
+from apixo_nb.core.cadence import Cadence
+from apixo_nb.core.files import Limits
+from apixo_nb.core.models import DEFAULT_MODEL, MODELS
+from apixo_nb.core.records import Run
+from apixo_nb.errors import LedgerError
 
 if TYPE_CHECKING:
-    from .sandbox import Sandbox
+    from apixo_nb.sandbox import Sandbox
 
 #: The sandbox makes a task in about 3 s where APIXO takes 30: its rhythm is ten times as fast.
 SANDBOX_TASK_S = 3.0
@@ -39,7 +42,7 @@ class Service:
         Default: found when it is first needed, see `keys.find_key`.
     """
 
-    def __init__(self, settings: config.Apixo, key: keys.ApiKey | None) -> None:
+    def __init__(self, settings: settings.Apixo, key: keys.ApiKey | None) -> None:
         self._settings = settings
         self._key = key
         self._learned: dict[tuple[str, int, bool], tuple[Cadence, float]] = {}
@@ -47,7 +50,7 @@ class Service:
     @property
     def is_sandbox(self) -> bool:
         """Whether runs go to a sandbox on this machine, and so cost nothing."""
-        return self._settings.sandbox or config.is_loopback(urlsplit(self._settings.base_url).hostname)
+        return self._settings.sandbox or text.is_loopback(urlsplit(self._settings.base_url).hostname)
 
     @property
     def key(self) -> keys.ApiKey | None:
@@ -97,7 +100,7 @@ class Service:
 
     def sandbox(self) -> Sandbox:
         """The sandbox of this home, started; its tasks survive a restart of the kernel."""
-        from .sandbox import Sandbox, SandboxOptions
+        from apixo_nb.sandbox import Sandbox, SandboxOptions
 
         journal = self._settings.home_path / "sandbox.jsonl"
         with _sandboxes_lock:

@@ -16,24 +16,34 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from . import config, keys
-from .api import AsyncClient
-from .database import MEND
-from .errors import ConfigurationError, CostLimitError, LedgerError
-from .job import Job, cannot_resume
-from .keeper import Listener
-from .labels import Labels, check_number, check_switch, check_timeout, make_labels
-from .ledger import Ledger
-from .loop import run as run_on_loop
-from .originals import Images
-from .records import Records
+from apixo_nb.client.client import AsyncClient
+from apixo_nb.core import credentials as keys
+from apixo_nb.core import settings as config
+from apixo_nb.core.cadence import Cadence
+from apixo_nb.core.event_loop import run as run_on_loop
+from apixo_nb.core.models import MODELS
+from apixo_nb.core.records import SUBMITTING, Run, new_run
+from apixo_nb.core.request import (
+    Labels,
+    Request,
+    check_number,
+    check_switch,
+    check_timeout,
+    make_labels,
+    make_request,
+)
+from apixo_nb.engine.job import Job, cannot_resume
+from apixo_nb.engine.recorder import Listener
+from apixo_nb.engine.runner import Runner
+from apixo_nb.errors import ConfigurationError, CostLimitError, LedgerError
+from apixo_nb.ledger.database import MEND
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.storage.originals import Images
+from apixo_nb.text import dollars
+
+from .history import Records
 from .replay import Decision, decide_all, lost_submit
-from .request import Request, make_request
-from .run import SUBMITTING, Run, new_run
-from .runner import Runner
 from .service import Service
-from .spec import MODELS, Cadence
-from .text import dollars
 
 
 class Session(Records):
@@ -339,3 +349,35 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+_current_lock = threading.RLock()
+_current: tuple[Session, dict[str, Any]] | None = None
+
+
+def current() -> Session:
+    """The process's session; a new one when a setting has changed since the last call."""
+    global _current  # noqa: PLW0603 - one per process is the point
+    with _current_lock:
+        wanted = config.settings().trait_values(config=True)
+        if _current is None or _current[1] != wanted:
+            if _current is not None and not _current[0].busy:
+                _current[0].close()  # a busy one is left open: its runs go on to their end
+            _current = (Session(), wanted)
+        return _current[0]
+
+
+def reset() -> None:
+    """Forget the shared session, as after another key was stored."""
+    global _current  # noqa: PLW0603
+    with _current_lock:
+        _current = None
+
+
+def _forget_current_after_fork() -> None:
+    """A child process shares no connection, thread or lock with its parent."""
+    global _current_lock, _current
+    _current_lock, _current = threading.RLock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_current_after_fork)

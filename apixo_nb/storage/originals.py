@@ -5,27 +5,27 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import io
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from .download import Downloaded, clear_parts, new_part
-from .errors import ApixoError, ImageError, StorageError
-from .run import Image, Run
-from .text import printable
+from apixo_nb.core.files import Downloaded, clear_parts, new_part
+from apixo_nb.core.records import SUCCESS, Image, Run
+from apixo_nb.errors import ApixoError, ImageError, StorageError
+from apixo_nb.text import printable
+
+from .thumbnails import _WEBP_URI, THUMBNAIL_PX, _data_uri, small
 
 SUFFIXES = (".png", ".jpg", ".webp")
-THUMBNAIL_PX = 384
 _MOST_NAMED = 50
 _ATTEMPTS = 3  # to write the facts of a picture
 _PROBE_BYTES = 4096  # a block, as an empty file fits on a full disk
 _ROOM_BYTES = 8_000_000  # for one picture; the usual ones have two megabytes
-THUMBNAIL_QUALITY = 78  # about 20 kB of WebP for a photograph at this size, 1/80 of its PNG
 
 
 class Images:
@@ -153,29 +153,6 @@ class Images:
         return base64.b64decode(held.removeprefix(_WEBP_URI))
 
 
-_WEBP_URI = "data:image/webp;base64,"
-
-
-def small(path: Path, px: int) -> bytes:
-    """A picture file as a WebP that fits a square of `px` pixels; b"" if it is gone or cannot be read."""
-    from PIL import Image as Pillow
-
-    try:
-        with Pillow.open(path) as original:
-            original.draft("RGB", (px, px))  # a JPEG is decoded no larger than needed
-            original.thumbnail((px, px))
-            buffer = io.BytesIO()
-            mode = "RGBA" if "A" in original.getbands() else "RGB"
-            original.convert(mode).save(buffer, "WEBP", quality=THUMBNAIL_QUALITY, method=4)
-            return buffer.getvalue()
-    except Exception:  # noqa: BLE001 - decoders raise OSError, SyntaxError, ValueError, bomb errors...
-        return b""
-
-
-def _data_uri(webp: bytes) -> str:
-    return _WEBP_URI + base64.b64encode(webp).decode("ascii") if webp else ""
-
-
 def left_out(names: Sequence[str]) -> list[str]:
     """What to say of pictures whose files are not what they were: a sentence, or none."""
     if not names:
@@ -241,3 +218,42 @@ def _write_whole(path: Path, text: str) -> None:
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+MOST_BYTES = 8_000_000  # of the facts of one picture; usual ones have two thousand
+_OUR_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
+
+
+def is_our_id(run_id: str) -> bool:
+    """Whether it is the id of a run as we make them, and so fit to be part of a file's name."""
+    return _OUR_ID.fullmatch(run_id) is not None
+
+
+def from_facts(folder: Path) -> Iterator[Run]:
+    """The runs that the facts beside the pictures tell of."""
+    images: dict[str, dict[int, Image]] = {}
+    runs: dict[str, Run] = {}
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        facts = read_facts(path)
+        if facts is not None:
+            run, image = facts
+            runs[run.run_id] = run
+            if (folder / image.file).is_file():
+                images.setdefault(run.run_id, {})[image.index] = image
+    for run_id, run in runs.items():
+        here = images.get(run_id, {})
+        yield run.but(state=SUCCESS, images=tuple(here[index] for index in sorted(here)))
+
+
+def read_facts(path: Path) -> tuple[Run, Image] | None:
+    """The run and the picture of a file of facts; None if it is none of ours."""
+    try:
+        if not path.is_file() or path.stat().st_size > MOST_BYTES:
+            return None
+        facts = json.loads(path.read_text("utf-8"))
+        run, image = Run.model_validate(facts), Image.model_validate(facts["image"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    # Facts may come from elsewhere: their names must be such as we make, and belong to this very file.
+    ours = is_our_id(run.run_id) and path.stem == f"{run.run_id}-{image.index + 1}"
+    return (run, image) if ours and image.file in file_names(run.run_id, image.index) else None

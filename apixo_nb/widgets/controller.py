@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextvars
 import functools
 import logging
-import os
 import threading
 import uuid
 from collections.abc import Callable
@@ -18,20 +17,41 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.getipython import get_ipython
 from IPython.display import display
 
-from . import asks
+from apixo_nb.core.event_loop import Writer
+from apixo_nb.core.formatting import sentence_html
+from apixo_nb.core.records import Run
+from apixo_nb.display.cards import lasting_html
+from apixo_nb.errors import ApixoError
+from apixo_nb.session.session import Session, current
+
+from . import handlers as asks
 from .cards import row
-from .display import lasting_html, sentence_html
-from .errors import ApixoError
-from .outlet import Outlet
-from .run import Run
-from .session import Session
-from .shared import current
-from .writer import Writer
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
+    from .frontend import DeskWidget
 
-    from .widget import DeskWidget
+
+class Outlet:
+    """The output of the cell that makes it. Thread-safe.
+
+    IPython's own `display` writes to the cell that runs, or on older kernels to the one that ran last. This
+    has a publisher of its own, which remembers the cell.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        known = shell.display_pub
+        self._cell = shell.kernel.get_parent()
+        self._publisher = type(known)(session=known.session, pub_socket=known.pub_socket)
+        self._publisher.topic = known.topic
+        self._lock = threading.Lock()
+
+    def show(self, bundle: dict[str, str], *, display_id: str = "", update: bool = False) -> None:
+        """Add an output, or with `update` write over the one of that `display_id`, wherever it stands."""
+        transient = {"display_id": display_id} if display_id else {}
+        with self._lock:
+            self._publisher.set_parent(self._cell)  # of this thread, where threads have their own
+            self._publisher.publish(data=bundle, metadata={}, transient=transient, update=update)
+
 
 _SLOW = ("pictures", "export", "fetch", "compare")  # asks that read or write files
 
@@ -174,15 +194,6 @@ class Desk:
 
     def _said(self, run: Run) -> None:
         """A person has said something of one of its pictures."""
-
-
-def has_widgets(shell: InteractiveShell | None) -> bool:
-    """Whether somebody can click here. Voila runs notebooks without input, and shows their widgets."""
-    kernel = getattr(shell, "kernel", None)
-    if kernel is None:
-        return False
-    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
-    return voila or bool(kernel.get_parent().get("content", {}).get("allow_stdin", True))
 
 
 class Sentence:

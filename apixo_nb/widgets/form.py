@@ -14,17 +14,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import options
-from .errors import InvalidRequestError
-from .expansion import Cell, Template, expand
-from .labels import Labels, make_labels
-from .listing import Listed
-from .options import MOST_DRAWS
-from .request import Request, make_request
-from .run import Run
-from .spec import DEFAULT_MODEL, MODELS, Value
-from .template import names_in, split_prompts
-from .wire import storable
+from apixo_nb.core.models import DEFAULT_MODEL, MODELS, Value
+from apixo_nb.core.records import Run
+from apixo_nb.core.request import Labels, Request, make_labels, make_request
+from apixo_nb.errors import InvalidRequestError
+from apixo_nb.experiments import cell_options as options
+from apixo_nb.experiments.cell_options import MOST_DRAWS, Listed
+from apixo_nb.experiments.prompts import Cell, Template, expand, names_in, split_prompts
+from apixo_nb.text import storable
 
 
 @dataclass(frozen=True, slots=True)

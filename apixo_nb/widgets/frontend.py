@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import anywidget
 from traitlets import Dict, List, Unicode
 
-_STATIC = Path(__file__).with_name("static") / "panel"
+_STATIC = Path(__file__).with_name("static")
 
 # What all of them stand on.
-_BASE = ("dom", "link", "pictures", "desk", "lightbox")
+_BASE = ("dom", "rpc", "images", "view", "lightbox")
 
 
 @functools.cache

@@ -11,13 +11,15 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 
+from apixo_nb.analysis.pivot import Cell, Layout, Section, lay_out, why_none
+from apixo_nb.core.records import Run
+from apixo_nb.display.live import has_widgets
+from apixo_nb.experiments.grid import Grid, bounded
+from apixo_nb.storage.originals import Images
+from apixo_nb.text import printable
+
 from .cards import picture
-from .cells import Cell, Layout, Section, lay_out, why_none
-from .desk import Desk, has_widgets
-from .grids import Grid, bounded
-from .originals import Images
-from .run import Run
-from .text import printable
+from .controller import Desk
 
 _INSTEAD = "A grid of pictures"
 _PICTURES = 48  # of one cell
@@ -27,7 +29,7 @@ class LiveGrid(Desk):
     """A grid with a page that can be clicked."""
 
     def __init__(self, grid: Grid, images: Images) -> None:
-        from .widget import GridWidget
+        from .frontend import GridWidget
 
         self._layout = grid.layout
         self._images = images

@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from apixo_nb.core.files import SUFFIXES
+from apixo_nb.core.records import Image, Run
+from apixo_nb.errors import ApixoError, BudgetError, InvalidRequestError
+from apixo_nb.experiments.review import choose
+from apixo_nb.ledger.query import Query
+from apixo_nb.session.maintenance import budgets
+from apixo_nb.session.session import Session
+from apixo_nb.text import dollars, storable
+
 from . import cards
-from .choices import choose
-from .errors import ApixoError, BudgetError, InvalidRequestError
 from .form import form_of
-from .purse import budgets
-from .run import Image, Run
-from .search import Query
-from .session import Session
-from .target import SUFFIXES
-from .text import dollars
-from .wire import storable
 
 #: Widths and heights, in pixels, of the small pictures: of a card, and of a row of the history.
 SMALL_PX = {"card": 384, "row": 96}

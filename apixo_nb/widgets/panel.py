@@ -20,24 +20,25 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 
-from . import asks, loop
-from .board import Board, Track
-from .cards import again, model_facts
-from .cells import lay_out
-from .desk import Desk, Sentence, has_widgets
-from .errors import ApixoError, ConfigurationError, CostLimitError, InvalidRequestError
-from .expansion import Template
+from apixo_nb.analysis.pivot import lay_out
+from apixo_nb.core import event_loop as loop
+from apixo_nb.core.models import MODELS
+from apixo_nb.core.records import Run
+from apixo_nb.display.cards import card
+from apixo_nb.display.live import has_widgets
+from apixo_nb.engine.job import Job
+from apixo_nb.errors import ApixoError, ConfigurationError, CostLimitError, InvalidRequestError
+from apixo_nb.experiments.cell_options import MOST_DRAWS
+from apixo_nb.experiments.grid import Grid
+from apixo_nb.experiments.plan import Asked, make_plan
+from apixo_nb.experiments.prompts import Template
+from apixo_nb.session.session import Session, current
+from apixo_nb.text import dollars
+
+from . import handlers as asks
+from .cards import Board, Track, again, model_facts
+from .controller import Desk, Sentence
 from .form import Form, cell_text, check_draws, form_of, problems, python_text, read_form
-from .grids import Grid
-from .job import Job
-from .live import card
-from .options import MOST_DRAWS
-from .planning import Asked, make_plan
-from .run import Run
-from .session import Session
-from .shared import current
-from .spec import MODELS
-from .text import dollars
 
 _REDRAW_S = 0.25
 _MOST_TASKS = 500  # of one click
@@ -56,7 +57,7 @@ class Panel(Desk):
     """The panel of this kernel; get it with `panel`. As the value of a cell it is shown."""
 
     def __init__(self) -> None:
-        from .widget import PanelWidget
+        from .frontend import PanelWidget
 
         super().__init__(PanelWidget(form=Form().as_dict()), _NO_WIDGETS)
         self._ticking = False

@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.getipython import get_ipython
 from IPython.display import display
 
-from . import axes, ballot
-from .ballot import OUTCOMES, Picture, Vote
-from .choices import KEEP, Keep, choose
-from .desk import Desk, has_widgets
-from .display import ballot_html, sentence_html
-from .errors import InvalidRequestError
-from .ledger import Ledger
-from .run import Run, checked_runs, utc_now
-from .session import Session
-from .shared import current
-from .target import checked_target, new_file
+from apixo_nb.analysis import pivot as axes
+from apixo_nb.analysis import preferences as ballot
+from apixo_nb.analysis.preferences import Picture
+from apixo_nb.core.files import checked_target, new_file
+from apixo_nb.core.formatting import sentence_html
+from apixo_nb.core.records import OUTCOMES, Run, Vote, checked_runs, utc_now
+from apixo_nb.display.cards import ballot_html
+from apixo_nb.display.live import has_widgets
+from apixo_nb.errors import InvalidRequestError
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.session.session import Session, current
+
+from .controller import Desk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +104,7 @@ class Ballot:
         ``votes``, ``wins``, ``losses``, ``ties`` are numbers; ``win_rate`` counts a tie as half a win,
         and ``low`` and ``high`` bound it with 95 % confidence; all three are missing without a vote.
         """
-        from .frame import typed
+        from apixo_nb.analysis.frame import typed
 
         rows = self.rows()
         values = {column: [row[column] for row in rows] for column in _COLUMNS}
@@ -128,7 +130,7 @@ class BallotDesk(Desk):
     """Asks for the votes of a ballot."""
 
     def __init__(self, asked: Ballot) -> None:
-        from .widget import VoteWidget
+        from .frontend import VoteWidget
 
         self._ballot = asked
         self._open = asked.pairs()
@@ -214,31 +216,14 @@ def vote(runs: Any, by: str | None = None, *, name: str | None = None) -> Ballot
         These are no runs, they differ in nothing, or there are not two pictures to compare.
     """
     chosen = checked_runs(runs)
-    differing = axes.names(chosen)
+    differing = axes.axis_names(chosen)
     if by is not None:
-        axes.check(chosen, by)
+        axes.check_axis(chosen, by)
     elif not differing:
         raise InvalidRequestError("These runs differ in nothing that could be voted on", field="by")
     axis = by or differing[0]
-    if len({axes.value(picture.run, axis) for picture in ballot.candidates(chosen)}) < 2:
+    if len({axes.axis_value(picture.run, axis) for picture in ballot.candidates(chosen)}) < 2:
         raise InvalidRequestError(
             f"There are no two pictures that differ in {axis!r:.60}", field="by", value=axis
         )
     return Ballot(current(), chosen, axis, name or f"by {axis}")
-
-
-def rate(
-    run: Run | str,
-    index: int = 0,
-    *,
-    rating: int | Keep | None = KEEP,
-    starred: bool | Keep = KEEP,
-    note: str | Keep = KEEP,
-    tags: Iterable[str] | Keep = KEEP,
-) -> Run:
-    """Say something of a picture of a run (or of the run of that id), and return the run as it is now.
-
-    What is not given stays as it is; see `choices.choose` for what may be given, and for the errors.
-    """
-    run_id = run.run_id if isinstance(run, Run) else run
-    return choose(current(), run_id, index, rating=rating, starred=starred, note=note, tags=tags)

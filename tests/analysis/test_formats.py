@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from apixo_nb import formats, frame
+from apixo_nb.analysis import formats, frame
+from apixo_nb.analysis import formats as formats_module
+from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, InvalidRequestError
-from apixo_nb.run import Run
-from apixo_nb.session import Session
-from tests.test_frame import CONTRACT, ODD_TEXTS, a_run, a_success, table, unwritable
+from apixo_nb.session.session import Session
+from tests.analysis.test_frame import CONTRACT, ODD_TEXTS, a_run, a_success, table, unwritable
 
 Write = Callable[[pd.DataFrame, Path], Path]
 Read = Callable[[Path], pd.DataFrame]
@@ -309,7 +310,7 @@ def test_old_file_stays_whole_when_the_new_one_cannot_be_written(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("apixo_nb.target.os.fsync", breaks)
+        patched.setattr("apixo_nb.core.files.os.fsync", breaks)
         with pytest.raises(ApixoError, match="No space left"):
             write(table(a_run("new")), path)
     assert read(path)["prompt"].tolist() == ["old"]
@@ -338,10 +339,10 @@ def session() -> Iterator[Session]:
 @pytest.mark.parametrize(
     ("name", "kind", "read"),
     [
-        ("runs.csv", None, frame.read_csv),
-        ("RUNS.CSV", None, frame.read_csv),
-        ("runs", None, frame.read_csv),
-        ("runs.txt", "csv", frame.read_csv),
+        ("runs.csv", None, formats_module.read_csv),
+        ("RUNS.CSV", None, formats_module.read_csv),
+        ("runs", None, formats_module.read_csv),
+        ("runs.txt", "csv", formats_module.read_csv),
         ("runs.csv", "excel", formats.read_excel_csv),
         ("runs.jsonl", None, formats.read_jsonl),
         ("runs.ndjson", None, formats.read_jsonl),
@@ -367,9 +368,9 @@ def test_page_is_a_kind_too(session: Session, name: str, tmp_path: Path):
 def test_some_runs_are_written_in_the_order_given(session: Session, tmp_path: Path):
     one, two = session.ledger.runs()
     path = session.export(tmp_path / "runs.csv", runs=(run for run in (two, one, two)))
-    assert frame.read_csv(path)["prompt"].tolist() == ["two", "one", "two"]
-    assert frame.read_csv(session.export(path, runs=two))["prompt"].tolist() == ["two"]  # type: ignore[arg-type]
-    assert frame.read_csv(session.export(path, runs=[])).empty
+    assert formats_module.read_csv(path)["prompt"].tolist() == ["two", "one", "two"]
+    assert formats_module.read_csv(session.export(path, runs=two))["prompt"].tolist() == ["two"]  # type: ignore[arg-type]
+    assert formats_module.read_csv(session.export(path, runs=[])).empty
 
 
 def test_exact_csv_is_the_one_of_export_csv(session: Session, tmp_path: Path):

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from apixo_nb import frame
+from apixo_nb.analysis import formats, frame
+from apixo_nb.core.records import Image, Run, new_run
+from apixo_nb.core.request import make_request
 from apixo_nb.errors import ApixoError
-from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, new_run
 
 # Written out here, as notebooks and other people's code rely on it.
 #: What pandas makes of texts: "str", and before pandas 3 "object".
@@ -272,7 +272,7 @@ def test_shares_of_pictures_add_up_to_what_the_run_cost(count: int):
 
 def test_pictures_come_back_from_csv_as_they_were(tmp_path: Path):
     for written in (pictures(), pictures(a_success(), a_success(images=()))):
-        assert_frame_equal(frame.read_csv(frame.write_csv(written, tmp_path / "images.csv")), written)
+        assert_frame_equal(formats.read_csv(formats.write_csv(written, tmp_path / "images.csv")), written)
 
 
 # --- CSV ---
@@ -281,21 +281,21 @@ def test_pictures_come_back_from_csv_as_they_were(tmp_path: Path):
 @pytest.mark.parametrize("runs", [(), (a_run(),), (a_success(), a_run(), a_success())], ids=[0, 1, 3])
 def test_table_comes_back_from_csv_as_it_was(runs: tuple[Run, ...], tmp_path: Path):
     written = table(*runs)
-    found = frame.read_csv(frame.write_csv(written, tmp_path / "runs.csv"))
+    found = formats.read_csv(formats.write_csv(written, tmp_path / "runs.csv"))
     assert_frame_equal(found, written)
 
 
 def test_writing_leaves_the_table_alone(tmp_path: Path):
     shown, before = table(a_success()), table(a_success()).drop(columns="run_id")
-    frame.write_csv(shown, tmp_path / "runs.csv")
+    formats.write_csv(shown, tmp_path / "runs.csv")
     assert_frame_equal(shown.drop(columns="run_id"), before)
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS, ids=range(len(ODD_TEXTS)))
 def test_odd_text_survives_both_ways_of_reading(text: str, tmp_path: Path):
     run = a_run(text, note=text, name=text, tags=(text,), variables={text: text})
-    path = frame.write_csv(table(a_run(), run, a_run()), tmp_path / "runs.csv")
-    ours, plain = frame.read_csv(path), plainly_read(path)
+    path = formats.write_csv(table(a_run(), run, a_run()), tmp_path / "runs.csv")
+    ours, plain = formats.read_csv(path), plainly_read(path)
     for found in (ours, plain):
         assert found["prompt"].tolist() == ["a fox", text, "a fox"]
         assert (found["note"][1], found["name"][1]) == (text, text)
@@ -308,11 +308,11 @@ def test_odd_text_survives_both_ways_of_reading(text: str, tmp_path: Path):
     prompts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), max_size=5)
 )
 def test_any_prompts_survive_both_ways_of_reading(tmp_path: Path, prompts: list[str]):
-    path = frame.write_csv(
+    path = formats.write_csv(
         table(*(a_run(prompt, tags=(prompt,)) for prompt in prompts)), tmp_path / "runs.csv"
     )
-    assert frame.read_csv(path)["prompt"].tolist() == prompts
-    assert frame.read_csv(path)["tags"].tolist() == [[prompt] for prompt in prompts]
+    assert formats.read_csv(path)["prompt"].tolist() == prompts
+    assert formats.read_csv(path)["tags"].tolist() == [[prompt] for prompt in prompts]
     assert plainly_read(path)["prompt"].tolist() == prompts
 
 
@@ -322,12 +322,12 @@ def test_any_numbers_survive(tmp_path: Path, micros: int, milliseconds: int | No
     run = a_run(cost_micros=micros, unit_price_micros=micros, cost_time_ms=milliseconds)
     written = table(run, a_run())
     assert_frame_equal(
-        frame.read_csv(frame.write_csv(written, tmp_path / "runs.csv")), written, check_exact=True
+        formats.read_csv(formats.write_csv(written, tmp_path / "runs.csv")), written, check_exact=True
     )
 
 
 def test_numbers_are_plain_and_text_is_quoted(tmp_path: Path):
-    path = frame.write_csv(table(a_success()), tmp_path / "runs.csv")
+    path = formats.write_csv(table(a_success()), tmp_path / "runs.csv")
     [header, line] = path.read_text(encoding="utf-8").splitlines()
     assert header.startswith('"run_id","task_id"')
     assert ',30123,31000,0.35,0.35,"",""' in line
@@ -335,14 +335,14 @@ def test_numbers_are_plain_and_text_is_quoted(tmp_path: Path):
 
 
 def test_file_is_utf_8_without_a_mark(tmp_path: Path):
-    path = frame.write_csv(table(a_run("🦊 für dich")), tmp_path / "runs.csv")
+    path = formats.write_csv(table(a_run("🦊 für dich")), tmp_path / "runs.csv")
     assert path.read_bytes().startswith(b'"run_id"')
     assert "🦊 für dich" in path.read_text(encoding="utf-8")
 
 
 def test_table_with_own_columns_and_rows_left_out_can_be_written(tmp_path: Path):
     shown = table(a_success(), a_run())[["prompt", "tags"]].assign(mine=[1, 2]).head(1)
-    found = pd.read_csv(frame.write_csv(shown, tmp_path / "runs.csv"))
+    found = pd.read_csv(formats.write_csv(shown, tmp_path / "runs.csv"))
     assert found.to_dict("records") == [{"prompt": "a fox", "tags": '["x", "y, z"]', "mine": 1}]
 
 
@@ -351,14 +351,14 @@ def test_table_with_own_columns_and_rows_left_out_can_be_written(tmp_path: Path)
 
 def test_file_is_replaced_and_nothing_else_is_left(tmp_path: Path):
     for prompt in ("one", "two"):
-        path = frame.write_csv(table(a_run(prompt)), tmp_path / "runs.csv")
-    assert frame.read_csv(path)["prompt"].tolist() == ["two"]
+        path = formats.write_csv(table(a_run(prompt)), tmp_path / "runs.csv")
+    assert formats.read_csv(path)["prompt"].tolist() == ["two"]
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_folders_are_made_and_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert frame.write_csv(table(), "~/new/folder/runs.csv") == tmp_path / "new" / "folder" / "runs.csv"
+    assert formats.write_csv(table(), "~/new/folder/runs.csv") == tmp_path / "new" / "folder" / "runs.csv"
 
 
 def unwritable(tmp_path: Path) -> list[str]:
@@ -382,7 +382,7 @@ def test_unwritable_place_is_an_error_of_two_lines(
     monkeypatch.chdir(tmp_path)
     place = unwritable(tmp_path)[case]
     with pytest.raises(ApixoError, match="could not be written") as refused:
-        frame.write_csv(table(a_run()), place)
+        formats.write_csv(table(a_run()), place)
     assert len(str(refused.value).splitlines()) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
@@ -390,13 +390,13 @@ def test_unwritable_place_is_an_error_of_two_lines(
 def test_old_file_stays_whole_when_the_new_one_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    path = frame.write_csv(table(a_run("old")), tmp_path / "runs.csv")
+    path = formats.write_csv(table(a_run("old")), tmp_path / "runs.csv")
 
     def breaks(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", breaks)
     with pytest.raises(ApixoError, match="No space left"):
-        frame.write_csv(table(a_run("new")), path)
-    assert frame.read_csv(path)["prompt"].tolist() == ["old"]
+        formats.write_csv(table(a_run("new")), path)
+    assert formats.read_csv(path)["prompt"].tolist() == ["old"]
     assert list(tmp_path.iterdir()) == [path]

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apixo_nb import axes, ballot
-from apixo_nb.ballot import Picture, Vote
-from apixo_nb.ledger import Ledger
-from apixo_nb.request import make_request
-from apixo_nb.run import SUCCESS, Image, Run, new_run
+from apixo_nb.analysis import pivot as axes
+from apixo_nb.analysis import preferences
+from apixo_nb.analysis.preferences import Picture
+from apixo_nb.core import records
+from apixo_nb.core.records import SUCCESS, Image, Run, Vote, new_run
+from apixo_nb.core.request import make_request
+from apixo_nb.ledger.ledger import Ledger
 
 _number = count()
 
@@ -40,31 +42,33 @@ def a_vote(left: Picture, right: Picture, outcome: str) -> Vote:
 
 
 def pictures_of(*runs: Run) -> list[Picture]:
-    return ballot.candidates(runs)
+    return preferences.candidates(runs)
 
 
 def test_pictures_that_are_not_on_disk_do_not_stand():
     run = a_run("ink").but(images=(Image(index=0, url="https://x.test/a.png"),))
-    assert ballot.candidates([run]) == []
+    assert preferences.candidates([run]) == []
 
 
 def test_pairs_differ_on_the_axis_and_nowhere_else():
     runs = [a_run(style, ratio) for style in ("ink", "oil", "wax") for ratio in ("1:1", "3:2")]
-    found = ballot.pairs(pictures_of(*runs), "style", [], random.Random(1))
+    found = preferences.pairs(pictures_of(*runs), "style", [], random.Random(1))
     assert len(found) == 6
     for left, right in found:
-        assert axes.value(left.run, "style") != axes.value(right.run, "style")
+        assert axes.axis_value(left.run, "style") != axes.axis_value(right.run, "style")
         assert left.run.aspect_ratio == right.run.aspect_ratio
 
 
 def test_pictures_that_are_alike_in_nothing_still_meet():
-    found = ballot.pairs(pictures_of(a_run("ink", "1:1"), a_run("oil", "3:2")), "style", [], random.Random(1))
+    found = preferences.pairs(
+        pictures_of(a_run("ink", "1:1"), a_run("oil", "3:2")), "style", [], random.Random(1)
+    )
     assert len(found) == 1
 
 
 def test_pairs_that_have_met_are_done_whichever_side_they_were_on():
     ink, oil, wax = pictures_of(a_run("ink"), a_run("oil"), a_run("wax"))
-    found = ballot.pairs([ink, oil, wax], "style", [a_vote(oil, ink, "tie")], random.Random(1))
+    found = preferences.pairs([ink, oil, wax], "style", [a_vote(oil, ink, "tie")], random.Random(1))
     assert {frozenset((left.key, right.key)) for left, right in found} == {
         frozenset((ink.key, wax.key)),
         frozenset((oil.key, wax.key)),
@@ -78,18 +82,18 @@ def test_of_very_many_pairs_a_fair_sample_is_asked_for():
     )
     pictures = pictures_of(*(run.but(images=images) for run in runs))
     assert len(pictures) == 42_000  # 294 million pairs that differ in nothing but the style
-    found = ballot.pairs(pictures, "style", [], random.Random(1))
+    found = preferences.pairs(pictures, "style", [], random.Random(1))
     keys = {frozenset((left.key, right.key)) for left, right in found}
-    assert len(found) == len(keys) == ballot.MOST_PAIRS
+    assert len(found) == len(keys) == preferences.MOST_PAIRS
     kinds: Counter[str] = Counter()
     for left, right in found:
-        assert axes.value(left.run, "style") != axes.value(right.run, "style")
+        assert axes.axis_value(left.run, "style") != axes.axis_value(right.run, "style")
         assert left.run.aspect_ratio == right.run.aspect_ratio
         kinds[left.run.run_id] += 1
     assert set(kinds) == {run.run_id for run in runs}
     assert min(kinds.values()) > 0.8 * max(kinds.values())
     votes = [a_vote(left, right, "tie") for left, right in found[:50]]
-    again = ballot.pairs(pictures, "style", votes, random.Random(1))
+    again = preferences.pairs(pictures, "style", votes, random.Random(1))
     assert not {frozenset((left.key, right.key)) for left, right in again} & {
         frozenset((vote.left, vote.right)) for vote in votes
     }
@@ -104,22 +108,22 @@ def test_pairs_are_the_same_as_one_by_one():
         for other in pictures
         if one.run.variables != other.run.variables and one.run.aspect_ratio == other.run.aspect_ratio
     }
-    found = ballot.pairs(pictures, "style", [], random.Random(1))
+    found = preferences.pairs(pictures, "style", [], random.Random(1))
     assert len(found) == len(expected)
     assert {frozenset((left.key, right.key)) for left, right in found} == expected
 
 
 def test_sides_are_drawn_by_lot():
     pictures = pictures_of(*(a_run("ink") for _ in range(12)), *(a_run("oil") for _ in range(12)))
-    found = ballot.pairs(pictures, "style", [], random.Random(7))
-    left = Counter(axes.value(pair[0].run, "style") for pair in found)
+    found = preferences.pairs(pictures, "style", [], random.Random(7))
+    left = Counter(axes.axis_value(pair[0].run, "style") for pair in found)
     assert len(found) == 144
     assert min(left.values()) > 45
 
 
 def test_whoever_stops_early_has_seen_each_picture_about_as_often():
     pictures = pictures_of(*(a_run(style) for style in "abcdefgh"))
-    found = ballot.pairs(pictures, "style", [], random.Random(3))[:8]
+    found = preferences.pairs(pictures, "style", [], random.Random(3))[:8]
     seen = Counter(picture.key for pair in found for picture in pair)
     assert max(seen.values()) - min(seen[picture.key] for picture in pictures) <= 2
 
@@ -131,7 +135,7 @@ def test_results_count_wins_losses_and_ties_of_each_value():
         a_vote(oil, ink, "right"),
         a_vote(ink, oil, "tie"),
     ]
-    first, second, last = ballot.results([ink, oil, wax], "style", votes)
+    first, second, last = preferences.results([ink, oil, wax], "style", votes)
     assert (first["value"], first["wins"], first["losses"], first["ties"]) == ("ink", 2, 0, 1)
     assert first["win_rate"] == pytest.approx(2.5 / 3)
     assert first["low"] < first["win_rate"] < first["high"] <= 1
@@ -140,13 +144,13 @@ def test_results_count_wins_losses_and_ties_of_each_value():
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.sampled_from(ballot.OUTCOMES)), max_size=40)
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.sampled_from(records.OUTCOMES)), max_size=40)
 )
 def test_every_vote_is_counted_once_on_each_side(cast: list[tuple[int, int, str]]):
     pictures = pictures_of(*(a_run(style) for style in ("a", "a", "b", "b", "c", "c")))
     votes = [a_vote(pictures[left], pictures[right], outcome) for left, right, outcome in cast]
     counted = [vote for vote, (left, right, _) in zip(votes, cast, strict=True) if left // 2 != right // 2]
-    rows = ballot.results(pictures, "style", votes)
+    rows = preferences.results(pictures, "style", votes)
     assert sum(row["votes"] for row in rows) == 2 * len(counted)
     assert sum(row["wins"] for row in rows) == sum(row["losses"] for row in rows)
     for row in rows:
@@ -158,13 +162,13 @@ def test_every_vote_is_counted_once_on_each_side(cast: list[tuple[int, int, str]
 
 def test_rounding_does_not_put_a_rate_outside_its_interval():
     left, right = pictures_of(a_run("a"), a_run("b"))
-    rows = ballot.results([left, right], "style", [a_vote(left, right, "left") for _ in range(6)])
+    rows = preferences.results([left, right], "style", [a_vote(left, right, "left") for _ in range(6)])
     assert [(row["low"] <= row["win_rate"] <= row["high"]) for row in rows] == [True, True]
 
 
 def test_preferences_name_what_was_chosen_and_leave_ties_out():
     ink, oil = pictures_of(a_run("ink"), a_run("oil"))
-    [one] = ballot.preferences([ink, oil], [a_vote(ink, oil, "right"), a_vote(ink, oil, "tie")])
+    [one] = preferences.preferences([ink, oil], [a_vote(ink, oil, "right"), a_vote(ink, oil, "tie")])
     assert one["chosen"]["variables"] == {"style": "oil"}
     assert one["rejected"]["file"] == ink.image.file
     assert one["prompt"] is None

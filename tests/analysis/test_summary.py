@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apixo_nb.analysis.summary import SPENT, SUMMARY, spending, summary
+from apixo_nb.core.formatting import at_stake_micros, spent_micros
+from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.run import Image, Run
-from apixo_nb.spend import at_stake_micros, spent_micros
-from apixo_nb.summaries import SPENT, SUMMARY, spending, summary
-from tests.test_ledger import a_run
+from tests.ledger.test_ledger import a_run
 
 PRICE = 350_000
 

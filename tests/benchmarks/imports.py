@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.benchmarks.kernels import bare_kernel, printed
 from tests.benchmarks.table import Table, say
-from tests.kernels import Kernel
+from tests.support.kernels import Kernel
 
 HEAVY = ("pandas", "sqlalchemy", "PIL", "ipywidgets", "httpx2", "httpx", "pydantic", "numpy", "matplotlib")
 OURS = "apixo_nb"

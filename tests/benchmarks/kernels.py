@@ -14,7 +14,7 @@ from typing import Any
 
 from jupyter_client.manager import start_new_kernel
 
-from tests.kernels import PATIENCE_S, Kernel
+from tests.support.kernels import PATIENCE_S, Kernel
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:

@@ -25,13 +25,14 @@ from typing import Any
 
 import pandas as pd
 
-from apixo_nb import lookup, rows
-from apixo_nb.config import Apixo
-from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, new_run
-from apixo_nb.search import Query
-from apixo_nb.session import Session
-from apixo_nb.tables import images, runs
+from apixo_nb.core.records import Image, Run, new_run
+from apixo_nb.core.request import make_request
+from apixo_nb.core.settings import Apixo
+from apixo_nb.ledger import rows
+from apixo_nb.ledger import search as lookup
+from apixo_nb.ledger.query import Query
+from apixo_nb.ledger.schema import images, runs
+from apixo_nb.session.session import Session
 from tests.benchmarks import ledger_peers
 from tests.benchmarks.table import Table, say
 

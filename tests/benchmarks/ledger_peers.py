@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apixo_nb.search import Query
+from apixo_nb.ledger.query import Query
 from tests.benchmarks import ledger
 from tests.benchmarks.table import say
 

@@ -31,20 +31,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from apixo_nb import config, service
-from apixo_nb.flows import Fault, Reply, Send, TurnedAway, submit_once, wait
-from apixo_nb.gate import Gate
-from apixo_nb.lane import Lane
-from apixo_nb.request import Request, make_request
-from apixo_nb.retry import Clock, RetryPolicy
+from apixo_nb.client.protocol import Fault, Reply, Send, TurnedAway, submit_once, wait
+from apixo_nb.client.retry import Clock, RetryPolicy
+from apixo_nb.core import settings as config
+from apixo_nb.core.models import DEFAULT_MODEL, MODELS
+from apixo_nb.core.request import Request, make_request
+from apixo_nb.engine.poller import Scheduler
+from apixo_nb.engine.rate_limit import Gate
+from apixo_nb.engine.submitter import Lane
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers
 from apixo_nb.sandbox.checks import RefusedError
-from apixo_nb.scheduler import Scheduler
-from apixo_nb.session import Session
-from apixo_nb.spec import DEFAULT_MODEL, MODELS
+from apixo_nb.session import service
+from apixo_nb.session.session import Session
 from tests.benchmarks.table import Table, say
-from tests.doors import Counts, Doors, Rules, bound
-from tests.swift import swiftly
+from tests.support.limited_service import Counts, Doors, Rules, bound
+from tests.support.virtual_time import swiftly
 
 PAGE = MODELS[DEFAULT_MODEL].cadence
 LATENCY_S = 0.15  # there and back

@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.benchmarks.kernels import bare_kernel, printed, sandbox_beside
 from tests.benchmarks.table import Table
-from tests.kernels import Kernel
+from tests.support.kernels import Kernel
 
 CELL = "time.sleep(0.01)"
 PATIENCE_S = 45.0  # for all tasks to be under way

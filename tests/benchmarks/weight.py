@@ -27,12 +27,12 @@ import numpy as np
 from nbclient import NotebookClient
 from PIL import Image, ImageDraw
 
-from apixo_nb.originals import THUMBNAIL_PX
 from apixo_nb.sandbox import Sandbox, SandboxOptions
 from apixo_nb.sandbox.pictures import Sketch, draw
+from apixo_nb.storage.thumbnails import THUMBNAIL_PX
 from tests.benchmarks.kernels import environment
 from tests.benchmarks.table import Table
-from tests.kernels import PATIENCE_S
+from tests.support.kernels import PATIENCE_S
 
 SIDE = 1024
 _SMALLEST = 22  # radius of the smallest leaf

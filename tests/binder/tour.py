@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser import NotebookPage
-from tests.kernels import execute, rows
-from tests.servers import Lab
+from tests.support.browser import NotebookPage
+from tests.support.kernels import execute, rows
+from tests.support.notebook_servers import Lab
 
 ROOT = Path(__file__).parents[2]
 START, POST_BUILD = ROOT / "binder" / "start", ROOT / "binder" / "postBuild"

@@ -11,11 +11,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from apixo_nb import address
-from apixo_nb.address import addressed, is_public
-from apixo_nb.download import Downloaded, Limits, download_once
+from apixo_nb.client import download as address
+from apixo_nb.client.download import addressed, download_once, is_public
+from apixo_nb.core.files import Downloaded, Limits
 from apixo_nb.errors import APIConnectionError, ApixoError, ImageError
-from tests.faults import PICTURE, FaultServer, answer, redirect
+from tests.support.fault_server import PICTURE, FaultServer, answer, redirect
 
 PUBLIC = [
     "1.1.1.1",

@@ -18,8 +18,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from apixo_nb import transport
-from apixo_nb.api import AsyncClient, Client
+from apixo_nb.client import transport
+from apixo_nb.client.client import AsyncClient, Client
+from apixo_nb.client.responses import TaskStatus
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core.cadence import Cadence
 from apixo_nb.errors import (
     ApixoError,
     AuthenticationError,
@@ -37,13 +40,10 @@ from apixo_nb.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from apixo_nb.retry import RetryPolicy
 from apixo_nb.sandbox import Sandbox, SandboxOptions
-from apixo_nb.spec import Cadence
-from apixo_nb.wire import TaskStatus
-from tests import faults
 from tests.conftest import KEY
-from tests.faults import PATIENCE_S, FaultServer, envelope
+from tests.support import fault_server as faults
+from tests.support.fault_server import PATIENCE_S, FaultServer, envelope
 
 T = TypeVar("T")
 Call = Callable[[AsyncClient], Awaitable[T]]
@@ -499,7 +499,7 @@ def test_asynchronous_client_may_move_to_another_loop(server):
         server,
         "import asyncio\n"
         "from apixo_nb import AsyncClient\n"
-        "from apixo_nb.flows import RetryPolicy\n"
+        "from apixo_nb.client.retry import RetryPolicy\n"
         f"client = AsyncClient('{KEY}', base_url=sys.argv[1], retry=RetryPolicy(attempts=1))\n"
         "print(asyncio.run(client.balance()), asyncio.run(client.balance()))\n",
     )
@@ -550,7 +550,7 @@ def stopped(server: FaultServer, kind: str, call: str) -> tuple[int, str]:
     code = (
         "import sys\n"
         "from apixo_nb import Client\n"
-        "from apixo_nb.spec import Cadence\n"
+        "from apixo_nb.core.cadence import Cadence\n"
         "cadence = Cadence(1, 0, 1, (1, 1))\n"
         f"client = Client('{KEY}', base_url=sys.argv[1], cadence=cadence, request_timeout_s=300)\n"
         f"client.{call}\n"

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from apixo_nb.api import AsyncClient, Client
-from apixo_nb.download import Downloaded, Limits, _check_address
+from apixo_nb.client.client import AsyncClient, Client
+from apixo_nb.client.download import _check_address
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core.files import Downloaded, Limits
 from apixo_nb.errors import APIConnectionError, ApixoError, ImageError, RateLimitError, ServerError
-from apixo_nb.retry import RetryPolicy
-from tests import faults
 from tests.conftest import KEY
-from tests.faults import PICTURE, FaultServer, answer, picture
+from tests.support import fault_server as faults
+from tests.support.fault_server import PICTURE, FaultServer, answer, picture
 
 ONCE = RetryPolicy(attempts=1)
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
@@ -325,7 +326,7 @@ def test_disk_that_is_full_is_said_and_leaves_nothing(server, tmp_path, monkeypa
     def full(_handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("apixo_nb.download.os.fsync", full)
+    monkeypatch.setattr("apixo_nb.client.download.os.fsync", full)
     error = refused(server, tmp_path)
     assert "No space left on device" in str(error)
     assert not error.retryable

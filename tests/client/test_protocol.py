@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb import errors, flows
+from apixo_nb import errors
+from apixo_nb.client import protocol as flows
+from apixo_nb.client.protocol import Fault, Fetch, Reply, Send, Sleep
+from apixo_nb.client.responses import TaskStatus
+from apixo_nb.client.retry import Clock, RetryPolicy
+from apixo_nb.core.models import MODELS
+from apixo_nb.core.request import make_request
 from apixo_nb.errors import ApixoError
-from apixo_nb.flows import Fault, Fetch, Reply, Send, Sleep
-from apixo_nb.request import make_request
-from apixo_nb.retry import Clock, RetryPolicy
-from apixo_nb.spec import MODELS
-from apixo_nb.wire import TaskStatus
 
 PROPERTY = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=300

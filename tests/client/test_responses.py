@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from apixo_nb import errors
+from apixo_nb.client.responses import Answer, TaskStatus, problem_of, read_answer, read_task, retry_after_s
 from apixo_nb.errors import ApixoError, ResultError, TaskFailedError
-from apixo_nb.wire import Answer, TaskStatus, problem_of, read_answer, read_task, retry_after_s, storable
+from apixo_nb.text import storable
 
 PROPERTY = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=300

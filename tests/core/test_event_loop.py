@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from apixo_nb import loop
-from apixo_nb.loop import LoopThread
-from tests.faults import PATIENCE_S
+from apixo_nb.core import event_loop as loop
+from apixo_nb.core.event_loop import LoopThread
+from tests.support.fault_server import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("thread")
 
@@ -213,7 +213,7 @@ def test_stop_twice_is_harmless(thread):
 def test_after_a_fork_the_child_has_a_loop_of_its_own():
     printed = script(
         "import asyncio, os, sys\n"
-        "from apixo_nb import loop\n"
+        "from apixo_nb.core import event_loop as loop\n"
         "loop.run(asyncio.sleep(0))\n"
         "child = os.fork()\n"
         "if child == 0:\n"
@@ -251,7 +251,7 @@ def test_asyncio_run_inside_a_running_loop_works_only_once_allowed():
 def test_client_works_beside_nested_asyncio():
     printed = script(
         f"{CELL}apixo_nb.allow_nested_asyncio()\n"
-        "from apixo_nb import loop\n"
+        "from apixo_nb.core import event_loop as loop\n"
         "async def both(): return nested(), loop.run(asyncio.sleep(0, 8))\n"
         "print(asyncio.run(both()))\n"
     )
@@ -262,7 +262,7 @@ def test_package_never_patches_asyncio_by_itself():
     printed = script(
         "import asyncio, sys, apixo_nb\n"
         "for name in dir(apixo_nb): getattr(apixo_nb, name)\n"
-        "from apixo_nb import loop\n"
+        "from apixo_nb.core import event_loop as loop\n"
         "loop.run(asyncio.sleep(0))\n"
         "print('nest_asyncio2' in sys.modules, 'nest_asyncio' in sys.modules)\n"
     )

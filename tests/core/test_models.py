@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb import spec
+from apixo_nb.core import cadence, models
 
-MODEL = spec.MODELS["gpt-image-1"]
+MODEL = models.MODELS["gpt-image-1"]
 
 # "Task failure codes" of the model page, and the two generations of APIXO's error page.
 CATEGORIES = {
@@ -41,12 +41,12 @@ CATEGORIES = {
 
 
 def test_limits_are_those_of_the_page():
-    assert (MODEL.id, MODEL.mode, spec.DEFAULT_MODEL) == ("gpt-image-1",) * 3
+    assert (MODEL.id, MODEL.mode, models.DEFAULT_MODEL) == ("gpt-image-1",) * 3
     assert MODEL.prompt_max == 10_000
     assert MODEL.references.maximum == 5
     assert MODEL.references.max_bytes in (10_000_000, 10 * 2**20)
     assert set(MODEL.references.suffixes) == {".jpg", ".jpeg", ".png", ".webp"}
-    assert spec.RESULT_DAYS == 15
+    assert models.RESULT_DAYS == 15
 
 
 def test_parameters_are_those_of_the_page():
@@ -62,15 +62,15 @@ def test_price_is_that_of_the_page():
 
 
 def test_rhythm_is_that_of_the_page():
-    assert MODEL.cadence == spec.Cadence(30.0, 20.0, 5.0, (3.0, 10.0))
+    assert MODEL.cadence == cadence.Cadence(30.0, 20.0, 5.0, (3.0, 10.0))
 
 
 def test_addresses_are_those_of_the_page():
-    assert spec.BASE_URL == "https://api.apixo.ai/api/v1"
+    assert models.BASE_URL == "https://api.apixo.ai/api/v1"
 
 
 def test_only_success_and_failed_are_final():
-    assert spec.FINAL_STATES == ("success", "failed")
+    assert models.FINAL_STATES == ("success", "failed")
 
 
 def test_unknown_parameter_is_a_key_error():
@@ -88,7 +88,7 @@ def test_pictures_are_counted_by_the_count_parameter(given, pictures):
 
 def test_scaled_rhythm_scales_every_number():
     half = MODEL.cadence.scaled(0.5)
-    assert half == spec.Cadence(15.0, 10.0, 2.5, (1.5, 5.0))
+    assert half == cadence.Cadence(15.0, 10.0, 2.5, (1.5, 5.0))
 
 
 def test_own_interval_is_its_own_bounds():
@@ -99,7 +99,7 @@ def test_own_interval_is_its_own_bounds():
 
 def test_own_first_poll_changes_nothing_else():
     own = MODEL.cadence.override(0.0, None)
-    assert own == spec.Cadence(30.0, 0.0, 5.0, (3.0, 10.0))
+    assert own == cadence.Cadence(30.0, 0.0, 5.0, (3.0, 10.0))
 
 
 def test_no_override_keeps_the_page():
@@ -110,7 +110,7 @@ def test_no_override_keeps_the_page():
 
 
 def test_every_code_on_the_pages_is_known():
-    assert {code: spec.fail_code(code).category for code in spec.FAIL_CODES} == CATEGORIES
+    assert {code: models.fail_code(code).category for code in models.FAIL_CODES} == CATEGORIES
 
 
 @pytest.mark.parametrize("code", CATEGORIES)
@@ -120,7 +120,7 @@ def test_every_code_on_the_pages_is_known():
     ids=["upper", "lower", "swapped", "blanks around", "parted"],
 )
 def test_spelling_of_a_fail_code_does_not_matter(code, respell):
-    assert spec.fail_code(respell(code)) == spec.fail_code(code)
+    assert models.fail_code(respell(code)) == models.fail_code(code)
 
 
 @pytest.mark.parametrize(
@@ -137,15 +137,15 @@ def test_spelling_of_a_fail_code_does_not_matter(code, respell):
     ],
 )
 def test_trying_again_makes_sense_where_the_page_says_so(code, retryable):
-    assert spec.fail_code(code).retryable is retryable
+    assert models.fail_code(code).retryable is retryable
 
 
 @pytest.mark.parametrize("code", ["", "SomethingNew", "Sensitive", "💥", "\x00", "\ud800", "TIMEOUT_2"])
 def test_unknown_fail_code_has_a_category_of_its_own(code):
-    assert spec.fail_code(code).category == "unknown"
+    assert models.fail_code(code).category == "unknown"
 
 
 @settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(st.characters()))
 def test_no_fail_code_raises(code):
-    assert spec.fail_code(code).advice
+    assert models.fail_code(code).advice

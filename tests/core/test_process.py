@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from apixo_nb.ledger import Ledger
-from apixo_nb.owner import STALE, Owner, process_start, this_host, this_process
-from tests.test_leases import crowd
-from tests.test_ledger import a_run
+from apixo_nb.core.process import STALE, Owner, process_start, this_host, this_process
+from apixo_nb.ledger.ledger import Ledger
+from tests.ledger.test_leases import crowd
+from tests.ledger.test_ledger import a_run
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to look at")
 

@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 import apixo_nb
+from apixo_nb.core.records import Image, Run, checked_runs, expiry, new_run, utc_now
+from apixo_nb.core.request import make_request
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, checked_runs, expiry, new_run, utc_now
 
 
 def a_run(prompt: str = "a fox", *, num_images: int = 1, **changes: Any) -> Run:

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from apixo_nb.core.request import Request, make_request
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.request import Request, make_request
 
 PROPERTY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 REFERENCE = "https://example.com/ref1.jpg"

@@ -17,12 +17,13 @@ from keyring.backend import KeyringBackend
 from keyring.backends import fail, null
 from traitlets.config import Config
 
-from apixo_nb import config, keys
-from apixo_nb.config import Apixo, normal_base_url
+from apixo_nb import text as text_module
+from apixo_nb.core import credentials as keys
+from apixo_nb.core import settings as settings_module
+from apixo_nb.core.credentials import ApiKey
+from apixo_nb.core.settings import Apixo, normal_base_url
 from apixo_nb.errors import ConfigurationError
-from apixo_nb.keys import ApiKey
-
-from .conftest import KEY
+from tests.conftest import KEY
 
 REAL = "https://api.apixo.ai/api/v1"
 
@@ -194,7 +195,7 @@ def test_base_url_is_normalised_when_set():
 
 
 def test_settings_are_one_for_the_process():
-    assert config.settings() is config.settings()
+    assert settings_module.settings() is settings_module.settings()
 
 
 def test_no_setting_holds_the_key(monkeypatch):
@@ -294,7 +295,7 @@ def test_secret_in_a_base_url_is_not_repeated(monkeypatch, text):
     ],
 )
 def test_loopback_is_this_machine_only(host, loopback):
-    assert config.is_loopback(host) is loopback
+    assert text_module.is_loopback(host) is loopback
 
 
 # --- the key ----------------------------------------------------------------------------------------

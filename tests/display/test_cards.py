@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb import display
-from apixo_nb.display import Thumbnail
-from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, new_run
-from apixo_nb.spec import DEFAULT_MODEL, MODELS
+from apixo_nb.core import formatting
+from apixo_nb.core.models import DEFAULT_MODEL, MODELS
+from apixo_nb.core.records import Image, Run, new_run
+from apixo_nb.core.request import make_request
+from apixo_nb.display import cards
+from apixo_nb.display.cards import Thumbnail
 
 PROPERTY = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=100
@@ -127,8 +128,8 @@ def hostile_run(text: str, state: str) -> Run:
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
 def test_hostile_text_adds_nothing_to_a_card(text, state):
     harmless = "x" * min(len(text), 300)
-    hostile = Skeleton(display.run_html(hostile_run(text, state), [thumbnail(), thumbnail(data_uri="")]))
-    plain = Skeleton(display.run_html(hostile_run(harmless, state), [thumbnail(), thumbnail(data_uri="")]))
+    hostile = Skeleton(cards.run_html(hostile_run(text, state), [thumbnail(), thumbnail(data_uri="")]))
+    plain = Skeleton(cards.run_html(hostile_run(harmless, state), [thumbnail(), thumbnail(data_uri="")]))
     assert hostile.elements == plain.elements
     assert hostile.odd == ""
     assert set(hostile.values) == set(plain.values)
@@ -136,29 +137,29 @@ def test_hostile_text_adds_nothing_to_a_card(text, state):
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
 def test_hostile_state_adds_nothing_to_a_line_of_progress(text):
-    hostile = Skeleton(display.progress_html(hostile_run(text, text), 1.0, PACE))
-    plain = Skeleton(display.progress_html(hostile_run("x", "x"), 1.0, PACE))
+    hostile = Skeleton(cards.progress_html(hostile_run(text, text), 1.0, PACE))
+    plain = Skeleton(cards.progress_html(hostile_run("x", "x"), 1.0, PACE))
     assert (hostile.elements, hostile.odd) == (plain.elements, "")
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
 def test_hostile_text_adds_nothing_to_a_plan(text):
-    hostile = Skeleton(display.plan_html([a_run(text)], f"https://api.apixo.ai/{text}"))
-    plain = Skeleton(display.plan_html([a_run("x")], "https://api.apixo.ai"))
+    hostile = Skeleton(cards.plan_html([a_run(text)], f"https://api.apixo.ai/{text}"))
+    plain = Skeleton(cards.plan_html([a_run("x")], "https://api.apixo.ai"))
     assert (hostile.elements, hostile.odd) == (plain.elements, "")
 
 
 @pytest.mark.parametrize("text", HOSTILE[:-2], ids=ascii)
 def test_prompt_reads_on_the_card_as_it_was_typed(text):
-    page = Skeleton(display.run_html(done().but(prompt=text), [thumbnail()]))
+    page = Skeleton(cards.run_html(done().but(prompt=text), [thumbnail()]))
     assert text in page.text
     assert page.values["alt"] == [f"Picture 1 of 1: {text}"]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
 def test_link_and_picture_cannot_leave_their_attributes(text):
-    page = Skeleton(display.run_html(done(), [thumbnail(link=text, data_uri=text)]))
-    plain = Skeleton(display.run_html(done(), [thumbnail()]))
+    page = Skeleton(cards.run_html(done(), [thumbnail(link=text, data_uri=text)]))
+    plain = Skeleton(cards.run_html(done(), [thumbnail()]))
     assert page.elements == plain.elements
     assert (page.values["href"], page.values["src"]) == ([text], [text])
 
@@ -166,16 +167,16 @@ def test_link_and_picture_cannot_leave_their_attributes(text):
 @PROPERTY
 @given(st.text(st.characters(codec="utf-8"), max_size=60) | st.text("<>&\"'=/!-[]a \n", max_size=60))
 def test_any_text_adds_nothing_to_a_card(text):
-    plain = Skeleton(display.run_html(hostile_run("x", "failed"), [thumbnail()]))
-    page = Skeleton(display.run_html(hostile_run(text, "failed").but(prompt="x"), [thumbnail()]))
-    shown = Skeleton(display.run_html(a_run(text.replace("\n", " ")), [thumbnail()]))
+    plain = Skeleton(cards.run_html(hostile_run("x", "failed"), [thumbnail()]))
+    page = Skeleton(cards.run_html(hostile_run(text, "failed").but(prompt="x"), [thumbnail()]))
+    shown = Skeleton(cards.run_html(a_run(text.replace("\n", " ")), [thumbnail()]))
     assert (page.elements, page.odd, shown.odd) == (plain.elements, "", "")
     assert {name for name, _ in shown.elements} == {"div", "/div", "a", "/a", "img"}
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_card_needs_no_style_sheet_and_no_script(state):
-    html = display.run_html(a_run("x" * 1000, state=state), [thumbnail()] * 4).casefold()
+    html = cards.run_html(a_run("x" * 1000, state=state), [thumbnail()] * 4).casefold()
     html = html.replace(' class="mathjax_ignore tex2jax_ignore"', "", 1)
     assert [
         word for word in ("<style", "<script", "<link", "<iframe", " class=", " id=", " on") if word in html
@@ -183,12 +184,12 @@ def test_card_needs_no_style_sheet_and_no_script(state):
 
 
 def test_links_of_a_card_open_apart_and_tell_nothing():
-    page = Skeleton(display.run_html(done(), [thumbnail()]))
+    page = Skeleton(cards.run_html(done(), [thumbnail()]))
     assert (page.values["target"], page.values["rel"]) == (["_blank"], ["noopener"])
 
 
 @pytest.mark.parametrize(
-    "show", [display.run_text, lambda run, _paths: display.progress_text(run, 1.0, PACE)]
+    "show", [formatting.run_text, lambda run, _paths: formatting.progress_text(run, 1.0, PACE)]
 )
 @pytest.mark.parametrize("state", ["failed", "success", "processing"])
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
@@ -203,21 +204,21 @@ def test_hostile_text_is_harmless_in_a_terminal(text, state, show):
 
 def test_card_of_a_success_shows_all_there_is_to_know():
     run = done(2, cost_time_ms=41_388, name="cafes", tags=("draft", "warm"), image_urls=(URL,))
-    text = Skeleton(display.run_html(run, [thumbnail(), thumbnail()])).text
+    text = Skeleton(cards.run_html(run, [thumbnail(), thumbnail()])).text
     assert "a fox" in text
     assert f"1:1 · 2 pictures · 1 reference · 41 s · $0.70 · cafes · #draft #warm · run {run.run_id}" in text
     assert "⚠" not in text
     assert "SANDBOX" not in text
 
 
-@pytest.mark.parametrize("show", [display.run_html, display.run_text])
+@pytest.mark.parametrize("show", [cards.run_html, formatting.run_text])
 def test_card_made_in_the_sandbox_says_so(show):
     assert "SANDBOX" in show(done(sandbox=True), [])
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_pictures_of_a_run_fit_in_one_row_in_their_own_shape(count):
-    page = Skeleton(display.run_html(done(count), [thumbnail()] * count))
+    page = Skeleton(cards.run_html(done(count), [thumbnail()] * count))
     widths, heights = ([int(size) for size in page.values[name]] for name in ("width", "height"))
     assert len(widths) == count
     assert sum(widths) <= 860
@@ -228,13 +229,13 @@ def test_pictures_of_a_run_fit_in_one_row_in_their_own_shape(count):
 
 
 def test_picture_without_thumbnail_shows_its_alternative_text():
-    page = Skeleton(display.run_html(done(), [thumbnail(data_uri="")]))
+    page = Skeleton(cards.run_html(done(), [thumbnail(data_uri="")]))
     assert "img" not in [name for name, _ in page.elements]
     assert "Picture 1 of 1: a fox" in page.text
 
 
 def test_thumbnail_without_a_size_is_shown_all_the_same():
-    assert "img" in display.run_html(done(2), [Thumbnail(URL, DATA_URI, 0, 0)] * 2)
+    assert "img" in cards.run_html(done(2), [Thumbnail(URL, DATA_URI, 0, 0)] * 2)
 
 
 @pytest.mark.parametrize(
@@ -249,12 +250,12 @@ def test_thumbnail_without_a_size_is_shown_all_the_same():
     ids=["280", "281", "8 lines", "9 lines", "10,000"],
 )
 def test_long_prompt_folds_and_stays_whole(prompt, folds):
-    page = Skeleton(display.run_html(done().but(prompt=prompt), []))
+    page = Skeleton(cards.run_html(done().but(prompt=prompt), []))
     assert ("details" in [name for name, _ in page.elements]) is folds
     assert prompt in page.text
 
 
-@pytest.mark.parametrize("show", [display.run_html, display.run_text])
+@pytest.mark.parametrize("show", [cards.run_html, formatting.run_text])
 @pytest.mark.parametrize(
     ("run", "remark"),
     [
@@ -272,11 +273,11 @@ def test_long_prompt_folds_and_stays_whole(prompt, folds):
 def test_what_must_not_be_overlooked_is_marked(run, remark, show):
     shown = show(run, [])
     assert "⚠" in shown
-    assert remark in (Skeleton(shown).text if show is display.run_html else shown)
+    assert remark in (Skeleton(shown).text if show is cards.run_html else shown)
 
 
 def test_text_card_of_a_success_has_a_tick_and_its_files():
-    lines = display.run_text(done(), ["runs/images/a.png"]).splitlines()
+    lines = formatting.run_text(done(), ["runs/images/a.png"]).splitlines()
     assert lines[0].startswith("✓ 1:1 · 1 picture · $0.35 · run ")
     assert lines[1:] == ["  a fox", "  runs/images/a.png"]
 
@@ -306,12 +307,12 @@ def test_text_card_of_a_success_has_a_tick_and_its_files():
     ids=lambda value: value.state if isinstance(value, Run) else None,
 )
 def test_cost_is_told_as_far_as_it_is_known(run, cost):
-    assert display.cost(run) == cost
+    assert formatting.cost(run) == cost
 
 
 @pytest.mark.parametrize("state", [state for state in STATES if state != "planned"])
 def test_sandbox_never_says_that_money_was_spent(state):
-    assert display.cost(a_run(state=state, sandbox=True, cost_micros=350_000)) in (
+    assert formatting.cost(a_run(state=state, sandbox=True, cost_micros=350_000)) in (
         "$0.00",
         "$0.35, not paid",
         "up to $0.35, not paid",
@@ -323,12 +324,12 @@ def test_sandbox_never_says_that_money_was_spent(state):
     [(0, "$0.00"), (350_000, "$0.35"), (1_400_000, "$1.40"), (12_345_000_000, "$12345.00")],
 )
 def test_micro_dollars_become_dollars(micros, text):
-    assert display.price(micros) == text
+    assert formatting.price(micros) == text
 
 
 @pytest.mark.parametrize(("micros", "text"), [(35_000, "$0.035"), (1_000, "$0.001")])
 def test_price_below_a_cent_is_not_rounded_away(micros, text):
-    assert display.price(micros) == text
+    assert formatting.price(micros) == text
 
 
 @pytest.mark.parametrize(
@@ -341,13 +342,13 @@ def test_price_below_a_cent_is_not_rounded_away(micros, text):
     ],
 )
 def test_plan_sums_up_tasks_pictures_and_cost(runs, summary):
-    assert display.plan_summary(runs) == summary
+    assert formatting.plan_summary(runs) == summary
 
 
 def test_plan_shows_the_exact_request():
     run = a_run('a "fox" <b> {x} 🦊')
-    page = Skeleton(display.plan_html([run], "https://api.apixo.ai/api/v1"))
-    text = display.plan_text([run], "https://api.apixo.ai/api/v1")
+    page = Skeleton(cards.plan_html([run], "https://api.apixo.ai/api/v1"))
+    text = cards.plan_text([run], "https://api.apixo.ai/api/v1")
     body = json.dumps(run.request.body(), ensure_ascii=False, indent=2)
     assert body in page.text
     assert body in text
@@ -371,7 +372,7 @@ def test_plan_shows_the_exact_request():
     ],
 )
 def test_durations_read_like_durations(value, text):
-    assert display.seconds(value) == text
+    assert formatting.seconds(value) == text
 
 
 @pytest.mark.parametrize(
@@ -388,22 +389,22 @@ def test_durations_read_like_durations(value, text):
     ],
 )
 def test_each_state_has_its_word(state, said):
-    assert display.phase(a_run(state=state)) == said
+    assert formatting.phase(a_run(state=state)) == said
 
 
 def test_line_of_progress_shows_elapsed_and_expected_time_and_the_stake():
-    text = display.progress_text(a_run(state="processing"), 12.4, PACE)
+    text = formatting.progress_text(a_run(state="processing"), 12.4, PACE)
     assert text == "Waiting: 12 s, usually about 30 s · up to $0.35 · a fox"
 
 
 def test_line_of_progress_tells_what_earlier_tasks_took():
     known = PACE.learned([20.0, 22.0, 25.0, 28.0, 31.0, 31.0, 31.0, 40.0, 48.0, 60.0])
-    text = display.progress_text(a_run(state="processing"), 12.4, known)
+    text = formatting.progress_text(a_run(state="processing"), 12.4, known)
     assert text == "Waiting: 12 s, usually 31 s, 9 of 10 under 60 s · up to $0.35 · a fox"
 
 
 def test_line_of_progress_counts_the_downloads():
-    assert "1 of 2 pictures" in display.progress_text(done(2, on_disk=1), 31.0, PACE)
+    assert "1 of 2 pictures" in formatting.progress_text(done(2, on_disk=1), 31.0, PACE)
 
 
 ELAPSED = st.floats(0, 1e6)
@@ -415,7 +416,7 @@ def test_bar_never_runs_backwards_and_stays_within_its_ends(state, earlier, late
     run = a_run(state=state)
     earlier, later = sorted((earlier, later))
     pace = replace(PACE, expected_s=expected)
-    low, high = (display.progress_share(run, elapsed, pace) for elapsed in (earlier, later))
+    low, high = (formatting.progress_share(run, elapsed, pace) for elapsed in (earlier, later))
     assert 0.0 <= low <= high <= 1.0
 
 
@@ -423,6 +424,6 @@ def test_bar_never_runs_backwards_and_stays_within_its_ends(state, earlier, late
 @given(ELAPSED)
 def test_bar_goes_on_from_waiting_to_downloading_to_full(elapsed):
     stages = [a_run(num_images=2, state="processing"), done(2, on_disk=0), done(2, on_disk=1), done(2)]
-    shares = [display.progress_share(run, elapsed, PACE) for run in stages]
+    shares = [formatting.progress_share(run, elapsed, PACE) for run in stages]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0

@@ -11,16 +11,15 @@ import nbformat
 import pytest
 
 import apixo_nb
-from apixo_nb import comparison
-from apixo_nb.choices import choose
+from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, InvalidRequestError
-from apixo_nb.run import Run
+from apixo_nb.experiments import review as comparison
+from apixo_nb.experiments.review import choose
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import Session
-from apixo_nb.shared import current
-from tests.kernels import execute
-from tests.test_display import HOSTILE, Skeleton
-from tests.test_ledger import a_run
+from apixo_nb.session.session import Session, current
+from tests.display.test_cards import HOSTILE, Skeleton
+from tests.ledger.test_ledger import a_run
+from tests.support.kernels import execute
 
 STYLED = {"class", "style", "href", "target", "rel", "title", "src", "alt", "width", "height"}
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from apixo_nb.gate import Gate
-from apixo_nb.job import Job
-from apixo_nb.lane import Lane
-from apixo_nb.request import make_request
-from apixo_nb.retry import Clock, RetryPolicy
-from apixo_nb.run import new_run
-from tests.doors import Counts, Doors, Rules, bound
-from tests.swift import swiftly
-from tests.test_gate import LONG_S, Time, accept, leave, refuse
+from apixo_nb.client.retry import Clock, RetryPolicy
+from apixo_nb.core.records import new_run
+from apixo_nb.core.request import make_request
+from apixo_nb.engine.job import Job
+from apixo_nb.engine.rate_limit import Gate
+from apixo_nb.engine.submitter import Lane
+from tests.engine.test_rate_limit import LONG_S, Time, accept, leave, refuse
+from tests.support.limited_service import Counts, Doors, Rules, bound
+from tests.support.virtual_time import swiftly
 
 POLICY = RetryPolicy()
 

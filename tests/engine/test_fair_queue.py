@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable
 
 import pytest
 
-from apixo_nb.lane import Lane, Work
-from tests.swift import swiftly
+from apixo_nb.engine.submitter import Lane, Work
+from tests.support.virtual_time import swiftly
 
 
 class Diary:

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb import flows
+from apixo_nb.client import protocol as flows
+from apixo_nb.client.protocol import Fault, Flow, Reply, Send, Sleep
+from apixo_nb.client.retry import Clock
+from apixo_nb.core.cadence import ENOUGH_DURATIONS, Cadence
+from apixo_nb.core.models import MODELS
+from apixo_nb.engine.poller import MOST_AT_ONCE, Scheduler, Waiting
 from apixo_nb.errors import ApixoError, WaitTimeoutError
-from apixo_nb.flows import Fault, Flow, Reply, Send, Sleep
-from apixo_nb.retry import Clock
-from apixo_nb.scheduler import MOST_AT_ONCE, Scheduler, Waiting
-from apixo_nb.spec import ENOUGH_DURATIONS, MODELS, Cadence
-from tests.swift import swiftly
-from tests.test_flows import BUSY, DONE, refused, state
+from tests.client.test_protocol import BUSY, DONE, refused, state
+from tests.support.virtual_time import swiftly
 
 MODEL = "gpt-image-1"
 CADENCE = MODELS[MODEL].cadence

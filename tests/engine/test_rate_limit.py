@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb.gate import MOST_AT_ONCE, Gate, Pass
-from apixo_nb.retry import Clock, RetryPolicy
+from apixo_nb.client.retry import Clock, RetryPolicy
+from apixo_nb.engine.rate_limit import MOST_AT_ONCE, Gate, Pass
 
 PROPERTY = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=300

@@ -21,15 +21,18 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from apixo_nb import config, database, errors, loop
-from apixo_nb.ledger import Ledger
-from apixo_nb.request import make_request
-from apixo_nb.retry import RetryPolicy
-from apixo_nb.run import Run
+from apixo_nb import errors
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core import event_loop as loop
+from apixo_nb.core import settings as config
+from apixo_nb.core.records import Run
+from apixo_nb.core.request import make_request
+from apixo_nb.ledger import database
+from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
 from apixo_nb.sandbox.account import Account
-from apixo_nb.session import Session
-from apixo_nb.status import status_lines
+from apixo_nb.session.maintenance import status_lines
+from apixo_nb.session.session import Session
 from tests.conftest import KEY
 
 PATIENCE_S = 20  # no test waits so long; one that would hang ends here
@@ -668,7 +671,7 @@ def test_unknown_task_is_given_up_and_the_row_stays_open(
 ):
     run = stopped_at_once(session, "[never] a fox").run
     sandbox.account.tasks.clear()
-    monkeypatch.setattr("apixo_nb.spec.NOT_FOUND_GRACE_S", 0.0)
+    monkeypatch.setattr("apixo_nb.core.models.NOT_FOUND_GRACE_S", 0.0)
     with pytest.raises(errors.NotFoundError) as raised:
         session.resume()[0].wait()
     assert raised.value.run_id == run.run_id
@@ -854,7 +857,7 @@ def test_process_that_ends_during_its_submit_still_keeps_the_task(
     monkeypatch.setenv("APIXO_HOME", str(session.settings.home_path))
     program = (
         "import time\n"
-        "from apixo_nb.shared import current\n"
+        "from apixo_nb.session.session import current\n"
         "job = current().begin('a fox')\n"
         "while not job.posted:\n    time.sleep(0.01)\n"
         "print('the end', flush=True)\n"

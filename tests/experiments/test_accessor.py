@@ -16,17 +16,17 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import apixo_nb
-from apixo_nb import formats, frame
-from apixo_nb.accessor import Table, register
-from apixo_nb.choices import choose
+from apixo_nb.analysis import formats
+from apixo_nb.analysis import formats as frame
+from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import ApixoError, BudgetError, ConfigurationError, CostLimitError, InvalidRequestError
-from apixo_nb.run import Image, Run
+from apixo_nb.experiments.accessor import Table, register
+from apixo_nb.experiments.review import choose
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import Session
-from apixo_nb.shared import current
-from tests.test_display import HOSTILE, Skeleton
-from tests.test_ledger import a_run
-from tests.test_session import a_session
+from apixo_nb.session.session import Session, current
+from tests.display.test_cards import HOSTILE, Skeleton
+from tests.ledger.test_ledger import a_run
+from tests.session.test_session import a_session
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 WEBP = "data:image/webp;base64,"
@@ -133,7 +133,7 @@ def test_it_is_registered_once_however_often_its_module_is_loaded():
     script = """
 import importlib, warnings
 import pandas
-from apixo_nb import accessor
+from apixo_nb.experiments import accessor
 table = lambda: pandas.DataFrame(columns=["run_id"])
 warnings.simplefilter("error")
 before = hasattr(table(), "apixo")
@@ -170,7 +170,7 @@ print(type(({table}).apixo).__name__)
 
 @pytest.mark.usefixtures("service")
 def test_tables_of_a_session_are_plain():
-    script = "from apixo_nb.shared import current; print(hasattr(current().history(), 'apixo'))"
+    script = "from apixo_nb.session.session import current; print(hasattr(current().history(), 'apixo'))"
     assert fresh(script) == ["False"]
 
 
@@ -359,7 +359,7 @@ def test_plot_without_matplotlib_says_how_to_install_it(session: Session, monkey
 
 
 def test_nobody_waits_for_matplotlib_before_the_first_plot():
-    script = "import apixo_nb.accessor, sys; print('matplotlib' in sys.modules)"
+    script = "import apixo_nb.experiments.accessor, sys; print('matplotlib' in sys.modules)"
     assert fresh(script) == ["False"]
 
 
@@ -463,6 +463,6 @@ def test_it_shows_what_it_is():
 
 @pytest.mark.usefixtures("runs")
 def test_grid_is_of_these_rows():
-    pytest.importorskip("apixo_nb.grids")
+    pytest.importorskip("apixo_nb.experiments.grid")
     shown = history().apixo.grid(x="aspect_ratio")
     assert "text/html" in shown._repr_mimebundle_()

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb import completion, display, options, spec
+from apixo_nb.core import cadence, models
+from apixo_nb.core import formatting as display
+from apixo_nb.core.models import ModelSpec, Parameter
+from apixo_nb.core.records import new_run
+from apixo_nb.core.request import Request, make_request
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.listing import Listed
-from apixo_nb.options import Options, parse
-from apixo_nb.request import Request, make_request
-from apixo_nb.run import new_run
-from apixo_nb.spec import ModelSpec, Parameter
+from apixo_nb.experiments import cell_options as options
+from apixo_nb.experiments.cell_options import Listed, Options, parse
+from apixo_nb.notebook import extension as completion
 
 REF = "https://example.com/a.png"
 
@@ -115,7 +117,7 @@ def test_option_given_twice_counts_as_given_last():
 def test_value_outside_the_list_is_refused_with_the_request(line, wire, value):
     with pytest.raises(InvalidRequestError) as caught:
         requested(line)
-    allowed = ", ".join(str(choice) for choice in spec.MODELS["gpt-image-1"].parameter(wire).values)
+    allowed = ", ".join(str(choice) for choice in models.MODELS["gpt-image-1"].parameter(wire).values)
     assert (caught.value.field, caught.value.value, caught.value.allowed) == (wire, value, allowed)
 
 
@@ -385,11 +387,11 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
             Parameter("resolution", "--res", ("1k", "2k"), "1k", "resolution"),
         ),
         count="",
-        references=spec.References(maximum=1, suffixes=(".png",), max_bytes=1_000_000),
+        references=models.References(maximum=1, suffixes=(".png",), max_bytes=1_000_000),
         unit_price_micros=20_000,
-        cadence=spec.Cadence(60.0, 40.0, 10.0, (5.0, 15.0)),
+        cadence=cadence.Cadence(60.0, 40.0, 10.0, (5.0, 15.0)),
     )
-    monkeypatch.setitem(spec.MODELS, model.id, model)
+    monkeypatch.setitem(models.MODELS, model.id, model)
     return model
 
 
@@ -453,10 +455,10 @@ def test_model_that_counts_by_another_name_leaves_the_others_alone(monkeypatch):
         50,
         (count,),
         "max_images",
-        spec.References(0, (), 0),
+        models.References(0, (), 0),
         1,
-        spec.Cadence(1, 1, 1, (1, 1)),
+        cadence.Cadence(1, 1, 1, (1, 1)),
     )
-    monkeypatch.setitem(spec.MODELS, other.id, other)
+    monkeypatch.setitem(models.MODELS, other.id, other)
     assert parse("-n 2").parameters == {"num_images": 2}
     assert parse("-n 5 --model sea-1").parameters == {"max_images": 5}

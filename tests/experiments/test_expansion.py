@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apixo_nb.core.models import DEFAULT_MODEL, MODELS
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.expansion import MOST_TASKS, Cell, Template, expand, values_in, values_of
-from apixo_nb.listing import Listed, mark
-from apixo_nb.prompt_table import is_csv, is_table, templates_in, templates_of
-from apixo_nb.spec import DEFAULT_MODEL, MODELS
+from apixo_nb.experiments.cell_options import Listed, mark
+from apixo_nb.experiments.plan import is_csv, is_table, templates_in, templates_of
+from apixo_nb.experiments.prompts import MOST_TASKS, Cell, Template, expand, values_in, values_of
 
 MODEL = MODELS[DEFAULT_MODEL]
 

@@ -13,20 +13,21 @@ from nbconvert import HTMLExporter
 from PIL import Image as Pillow
 
 import apixo_nb
-from apixo_nb import grids, shared
-from apixo_nb.cells import lay_out
-from apixo_nb.choices import choose
+from apixo_nb.analysis.pivot import lay_out
+from apixo_nb.core.records import Image, Run, new_run
+from apixo_nb.core.request import make_request
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.grids import Grid, grid, grid_html, grid_text
-from apixo_nb.originals import Images
-from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, new_run
+from apixo_nb.experiments import grid as grids
+from apixo_nb.experiments.grid import Grid, grid, grid_html, grid_text
+from apixo_nb.experiments.review import choose
 from apixo_nb.sandbox import Sandbox
-from tests.axe import serious_violations
-from tests.browser import SCREENSHOTS, OpenHtml, OpenNotebook
-from tests.kernels import execute
-from tests.test_display import HOSTILE, Skeleton
-from tests.test_session import a_session
+from apixo_nb.session import session as shared
+from apixo_nb.storage.originals import Images
+from tests.display.test_cards import HOSTILE, Skeleton
+from tests.session.test_session import a_session
+from tests.support.accessibility import serious_violations
+from tests.support.browser import SCREENSHOTS, OpenHtml, OpenNotebook
+from tests.support.kernels import execute
 
 SIZES = {"1:1": (96, 96), "2:3": (64, 96), "3:2": (96, 64)}
 HOOK = "https://hooks.example/apixo/5ecre7?token=5ecre7"

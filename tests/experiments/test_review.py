@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from apixo_nb import shared
-from apixo_nb.choices import KEEP, choose
+from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import InvalidRequestError, LedgerError
-from apixo_nb.ledger import Ledger
-from apixo_nb.pending import pending_line
-from apixo_nb.run import Image, Run
+from apixo_nb.experiments.review import KEEP, choose
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.ledger.unfinished import pending_line
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import Session
-from tests import test_leases, test_postgres
-from tests.test_doctor import PAGE, damaged, patch, root_page
-from tests.test_leases import told
-from tests.test_ledger import a_run
+from apixo_nb.session import session as shared
+from apixo_nb.session.session import Session
+from tests.ledger import test_leases, test_postgres
+from tests.ledger.test_leases import told
+from tests.ledger.test_ledger import a_run
+from tests.session.test_doctor import PAGE, damaged, patch, root_page
 
 server, url = test_postgres.server, test_postgres.url
 clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 import apixo_nb
-from apixo_nb import originals, sweep_view, sweeps, tally
+from apixo_nb.core.records import Run, new_run
+from apixo_nb.core.request import make_request
+from apixo_nb.engine.job import Job
 from apixo_nb.errors import (
     ApixoError,
     ConfigurationError,
@@ -23,13 +25,14 @@ from apixo_nb.errors import (
     InvalidRequestError,
     RunCancelledError,
 )
-from apixo_nb.job import Job
-from apixo_nb.request import make_request
-from apixo_nb.run import Run, new_run
+from apixo_nb.experiments import progress as tally
+from apixo_nb.experiments import sweep as sweeps
+from apixo_nb.experiments import sweep_view
+from apixo_nb.experiments.progress import Forecast, about
+from apixo_nb.experiments.sweep_view import _GALLERY_CHARACTERS, Tile, _that_fit
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.shared import current
-from apixo_nb.sweep_view import _GALLERY_CHARACTERS, Tile, _that_fit
-from apixo_nb.tally import Forecast, about
+from apixo_nb.session.session import current
+from apixo_nb.storage import thumbnails as originals
 
 
 @pytest.fixture(autouse=True)

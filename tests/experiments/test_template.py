@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.template import fill, split_prompts
+from apixo_nb.experiments.prompts import fill, split_prompts
 
 PROPERTY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 TEXTS = st.text(st.characters(), max_size=200)

@@ -20,19 +20,24 @@ import pytest
 from PIL import Image as Pillow
 from sqlalchemy import event
 
-from apixo_nb import bundle, commands, doctor, intake, luggage, shared
-from apixo_nb.choices import choose
-from apixo_nb.config import Apixo
-from apixo_nb.download import Limits
+from apixo_nb.core.files import Limits
+from apixo_nb.core.records import SCHEMA_VERSION, Image, Run
+from apixo_nb.core.settings import Apixo
 from apixo_nb.errors import ApixoError, BudgetError, LedgerError
-from apixo_nb.exchange import parted
-from apixo_nb.purse import budgets, set_budget
-from apixo_nb.run import SCHEMA_VERSION, Image, Run
+from apixo_nb.experiments.review import choose
+from apixo_nb.export import bundle
+from apixo_nb.export import bundle as luggage
+from apixo_nb.export import importer as intake
+from apixo_nb.notebook import commands
+from apixo_nb.notebook.commands import parted
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import Session
-from tests import test_leases
-from tests.test_leases import told
-from tests.test_ledger import a_full_run, a_run
+from apixo_nb.session import maintenance as doctor
+from apixo_nb.session import session as shared
+from apixo_nb.session.maintenance import budgets, set_budget
+from apixo_nb.session.session import Session
+from tests.ledger import test_leases
+from tests.ledger.test_leases import told
+from tests.ledger.test_ledger import a_full_run, a_run
 
 session = test_leases.session
 
@@ -233,9 +238,9 @@ def test_bundle_that_cannot_be_finished_leaves_the_old_one(here: Session, tmp_pa
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from apixo_nb import bundle, intake
-from apixo_nb.config import Apixo
-from apixo_nb.session import Session
+from apixo_nb.export import bundle; from apixo_nb.export import importer as intake
+from apixo_nb.core.settings import Apixo
+from apixo_nb.session.session import Session
 one, two = (Session(Apixo(home=home)) for home in sys.argv[1:3])
 one.ledger.runs(), two.ledger.runs()
 from PIL import Image
@@ -784,7 +789,7 @@ def test_commands_write_and_read_a_bundle(session: Session, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     assert told("export 'my runs.zip'") == "Written: my runs.zip\n"
     monkeypatch.setenv("APIXO_HOME", str(tmp_path / "elsewhere"))
-    monkeypatch.setattr("apixo_nb.config._settings", None)
+    monkeypatch.setattr("apixo_nb.core.settings._settings", None)
     shared.reset()
     assert told("import 'my runs.zip'").startswith("1 run(s) and 1 picture(s) added;")
     assert shared.current().ledger.runs() == [run]

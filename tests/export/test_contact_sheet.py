@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from apixo_nb import lettering, sheet
-from apixo_nb.cells import lay_out
+from apixo_nb.analysis.pivot import lay_out
+from apixo_nb.core import fonts as lettering
+from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, InvalidRequestError
-from apixo_nb.originals import Images
-from apixo_nb.run import Run
-from apixo_nb.sheet import write_sheet
-from tests.browser import SCREENSHOTS
-from tests.test_display import HOSTILE
-from tests.test_grids import chosen, drawn, failed, planned
+from apixo_nb.export import contact_sheet as sheet
+from apixo_nb.export.contact_sheet import write_sheet
+from apixo_nb.storage.originals import Images
+from tests.display.test_cards import HOSTILE
+from tests.experiments.test_grid import chosen, drawn, failed, planned
+from tests.support.browser import SCREENSHOTS
 
 GOLD = (200, 150, 30)
 

@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageCms, PngImagePlugin
 
-from apixo_nb import chunks, provenance
-from apixo_nb.run import Run
+from apixo_nb.core.records import Run
+from apixo_nb.export import embed as provenance
+from apixo_nb.export import image_chunks as chunks
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import Session
-from tests import test_bundle, test_leases
+from apixo_nb.session.session import Session
 from tests.conftest import KEY
-from tests.test_bundle import CALLBACK, a_success, encoded, files, keep, with_pictures
-from tests.test_leases import told
-from tests.test_ledger import a_full_run, a_run
+from tests.export import test_bundle
+from tests.export.test_bundle import CALLBACK, a_success, encoded, files, keep, with_pictures
+from tests.ledger import test_leases
+from tests.ledger.test_leases import told
+from tests.ledger.test_ledger import a_full_run, a_run
 
 here, session = test_bundle.here, test_leases.session
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from apixo_nb import folder, frame
-from apixo_nb.choices import choose
+from apixo_nb.analysis import frame
+from apixo_nb.core import files as folder
 from apixo_nb.errors import ApixoError
-from apixo_nb.session import Session
-from tests import test_bundle
-from tests.test_bundle import CALLBACK, a_success, encoded, files, fill, keep, with_pictures
-from tests.test_ledger import a_full_run, a_run
+from apixo_nb.experiments.review import choose
+from apixo_nb.session.session import Session
+from tests.export import test_bundle
+from tests.export.test_bundle import CALLBACK, a_success, encoded, files, fill, keep, with_pictures
+from tests.ledger.test_ledger import a_full_run, a_run
 
 here = test_bundle.here
 
@@ -166,7 +167,7 @@ def test_export_that_breaks_off_leaves_the_earlier_one(
     def full(*_args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("apixo_nb.imagefolder.shutil.copyfile", full)
+    monkeypatch.setattr("apixo_nb.export.imagefolder.shutil.copyfile", full)
     with pytest.raises(ApixoError, match="No space left on device"):
         here.export(place, "imagefolder")
     assert files(place) == before

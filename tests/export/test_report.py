@@ -12,16 +12,16 @@ from urllib.parse import unquote
 
 import pytest
 
-from apixo_nb import report
+from apixo_nb.core.records import Image, Run, new_run
+from apixo_nb.core.request import make_request
 from apixo_nb.errors import ApixoError
-from apixo_nb.originals import Images
-from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, new_run
+from apixo_nb.export import report
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import Session
-from tests.browser import SCREENSHOTS, OpenHtml, WatchedPage
-from tests.test_display import HOSTILE, Skeleton
-from tests.test_session import a_session
+from apixo_nb.session.session import Session
+from apixo_nb.storage.originals import Images
+from tests.display.test_cards import HOSTILE, Skeleton
+from tests.session.test_session import a_session
+from tests.support.browser import SCREENSHOTS, OpenHtml, WatchedPage
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 SECRET = "X-Amz-Signature=5ecre7"

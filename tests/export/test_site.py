@@ -12,18 +12,18 @@ import pytest
 from PIL import Image as Pillow
 from playwright.sync_api import Page, expect
 
-from apixo_nb.cells import lay_out
+from apixo_nb.analysis.pivot import lay_out
+from apixo_nb.core.records import Image, Run, utc_now
 from apixo_nb.errors import ApixoError
-from apixo_nb.exchange import export_lines
-from apixo_nb.originals import Images
-from apixo_nb.run import Image, Run, utc_now
+from apixo_nb.export.site import write_site
+from apixo_nb.notebook.commands import export_lines
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.site import write_site
-from tests.axe import serious_violations
-from tests.browser import SCREENSHOTS, OpenHtml, WatchedPage
-from tests.test_display import HOSTILE, Skeleton
-from tests.test_grids import HOOK, chosen, drawn, failed, planned
-from tests.test_session import a_session
+from apixo_nb.storage.originals import Images
+from tests.display.test_cards import HOSTILE, Skeleton
+from tests.experiments.test_grid import HOOK, chosen, drawn, failed, planned
+from tests.session.test_session import a_session
+from tests.support.accessibility import serious_violations
+from tests.support.browser import SCREENSHOTS, OpenHtml, WatchedPage
 
 PAGE_FILES = {"index.html", "site.css", "site.js", "pictures", ".apixo-export.json"}
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from apixo_nb.choices import choose
+from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, InvalidRequestError
-from apixo_nb.run import Run
-from apixo_nb.session import Session
-from apixo_nb.trackers import Parcel, parcels, short
-from tests import test_bundle
-from tests.test_bundle import CALLBACK, a_success
-from tests.test_ledger import a_run
+from apixo_nb.experiments.review import choose
+from apixo_nb.export.trackers import Parcel, parcels, short
+from apixo_nb.session.session import Session
+from tests.export import test_bundle
+from tests.export.test_bundle import CALLBACK, a_success
+from tests.ledger.test_ledger import a_run
 
 here = test_bundle.here
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apixo_nb.sandbox import Sandbox, SandboxOptions
-from tests.kernels import Kernel, error_of, kernel
+from tests.support.kernels import Kernel, error_of, kernel
 
 ENDINGS = ("csv", "jsonl", "parquet", "html", "zip")
 
@@ -84,7 +84,10 @@ def test_a_sweep_fills_a_grid(running: Kernel) -> None:
 
 
 def test_tables_go_out_and_come_back(running: Kernel, tmp_path: Path) -> None:
-    shown(running, f"import pandas as pd\nfrom apixo_nb import formats, frame\nroot = {str(tmp_path)!r}")
+    shown(
+        running,
+        f"import pandas as pd\nfrom apixo_nb.analysis import formats, frame\nroot = {str(tmp_path)!r}",
+    )
     shown(running, "\n".join(f"%apixo export {tmp_path}/all.{end}" for end in ENDINGS))
     shown(running, "table = apixo_nb.history()")
     shown(running, "pd.testing.assert_frame_equal(frame.read_csv(f'{root}/all.csv'), table)")

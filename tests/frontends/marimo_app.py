@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apixo_nb.sandbox import Sandbox
-from tests.kernels import rows
+from tests.support.kernels import rows
 
 APP = """
 import marimo

@@ -10,9 +10,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import WatchedPage
 from tests.pages.frontends import NOTEBOOK, use
-from tests.servers import START_S, Server
+from tests.support.browser import WatchedPage
+from tests.support.notebook_servers import START_S, Server
 
 PATIENCE_MS = 60_000
 READY = "window.Jupyter?.notebook?._fully_loaded && Jupyter.notebook.kernel?.is_connected()"

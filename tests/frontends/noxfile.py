@@ -19,9 +19,9 @@ KERNEL_TOOLS = ("hypothesis==6.170.15", "papermill>=2.6", "pexpect==4.9.0")
 # What a kernel, a table, a terminal and the runners of notebooks have to do with versions.
 KERNEL_TESTS = (
     "tests/frontends/kernel.py",
-    "tests/test_frame.py",
+    "tests/analysis/test_frame.py",
     "tests/test_terminal.py::test_a_cell_shows_its_progress_and_then_the_files",
-    "tests/test_notebooks.py::test_quickstart_runs_under_nbconvert_and_reads_well_as_html_and_markdown",
+    "tests/jupyter/test_notebooks.py::test_quickstart_runs_under_nbconvert_and_reads_well_as_html_and_markdown",
 )
 
 QUIETLY = ("-q", "-p", "no:cacheprovider", "--timeout", "300")

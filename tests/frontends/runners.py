@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser
 from pypdf import PdfReader
 
-from apixo_nb.frame import read_csv
-from tests.test_notebooks import NOTEBOOKS, nbconvert
+from apixo_nb.analysis.formats import read_csv
+from tests.jupyter.test_notebooks import NOTEBOOKS, nbconvert
 
 BIN = Path(sys.executable).parent
 PICTURES = 5  # of the quickstart

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 from apixo_nb.sandbox import Sandbox, SandboxOptions
-from tests.kernels import error_of, execute, kernel, rows, text_of
+from tests.support.kernels import error_of, execute, kernel, rows, text_of
 
 LOAD = "%load_ext apixo_nb"
 PICTURE = "data:image/webp"
@@ -194,6 +194,6 @@ def test_a_kernel_that_ends_leaves_its_background_run_to_be_resumed(
 def wait_until_accepted() -> str:
     """A cell that ends once the service has taken the run."""
     return (
-        "import time\nfrom apixo_nb.shared import current\n"
+        "import time\nfrom apixo_nb.session.session import current\n"
         "while not any(run.task_id for run in current().runs()): time.sleep(0.02)"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import NotebookPage, OpenNotebook
+from tests.support.browser import NotebookPage, OpenNotebook
 
 pytestmark = pytest.mark.browser
 

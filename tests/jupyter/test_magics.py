@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apixo_nb.sandbox import Sandbox
-from tests.kernels import Kernel, error_of, execute, kernel, rows, text_of
+from tests.support.kernels import Kernel, error_of, execute, kernel, rows, text_of
 
 LOAD = "%load_ext apixo_nb"
 

@@ -13,14 +13,13 @@ import nbformat
 import papermill
 import pytest
 
-from apixo_nb.formats import read_excel_csv
-from apixo_nb.frame import read_csv
-from apixo_nb.run import Run
+from apixo_nb.analysis.formats import read_csv, read_excel_csv
+from apixo_nb.core.records import Run
 from apixo_nb.sandbox.account import Account
 from apixo_nb.sandbox.options import SandboxOptions
-from tests.kernels import rows, text_of
+from tests.support.kernels import rows, text_of
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
 def test_notebooks_are_committed_without_outputs() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from apixo_nb.sandbox import Sandbox
 from tests.conftest import KEY
-from tests.kernels import execute, kernel, rows, text_of
-from tests.page import VIEW, Page
+from tests.support.kernels import execute, kernel, rows, text_of
+from tests.support.widget_page import VIEW, Page
 
 UNTIL_GO = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.05)"
 LOAD = "%load_ext apixo_nb"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from apixo_nb.run import SUCCESS, UNKNOWN, Run
+from apixo_nb.core.records import SUCCESS, UNKNOWN, Run
 from apixo_nb.sandbox import Sandbox
-from tests.checker import Account, Evidence, Task, violations
-from tests.kernels import Kernel, execute, kernel, rows, text_of
+from tests.kills.checker import Account, Evidence, Task, violations
+from tests.support.kernels import Kernel, execute, kernel, rows, text_of
 
 LOAD = "%load_ext apixo_nb"
 

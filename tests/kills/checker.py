@@ -30,7 +30,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from apixo_nb.run import (
+from apixo_nb.core.records import (
     CANCELLED,
     FAILED,
     PLANNED,

@@ -1,10 +1,10 @@
 """The kill harness: nothing paid is lost, nothing is paid twice, whenever the process dies.
 
-    python -m tests.kills --kills 2000 --seed 7
+    python -m tests.kills.harness --kills 2000 --seed 7
 
 Victims buy pictures from a judge - the sandbox in a process of its own - and are killed with SIGKILL. After
 each kill the wreck is looked at, then a new process does what a person does, `apixo_nb.resume()` (and is
-killed in turn, now and then), and everything is judged by `tests.checker`. Three ways to die:
+killed in turn, now and then), and everything is judged by `tests.kills.checker`. Three ways to die:
 
 =========  ===============================================================================================
 ``fork``   a plain process, at a random instant of its life; each tenth starts afresh, imports and all
@@ -36,8 +36,8 @@ from typing import Any, Self
 
 from jupyter_client.manager import KernelManager
 
-from apixo_nb.run import SUCCESS, UNKNOWN
-from tests.scene import PATIENCE_S, Home, Judge, Nursery, Request, Tally, environment
+from apixo_nb.core.records import SUCCESS, UNKNOWN
+from tests.kills.processes import PATIENCE_S, Home, Judge, Nursery, Request, Tally, environment
 
 #: What victims ask for: mostly plain pictures, and now and then one of the ways a service says no or nothing.
 MARKERS = ("",) * 16 + ("[fail:SensitiveContent]", "[lost]", "[lost:502]", "[busy:1]")
@@ -381,7 +381,9 @@ def run(
 
 def main() -> int:
     """Kill, print what came of it, and fail if anything was lost."""
-    parser = argparse.ArgumentParser("python -m tests.kills", description=str(__doc__).partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        "python -m tests.kills.harness", description=str(__doc__).partition("\n")[0]
+    )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds-budget", type=float, default=float("inf"))

@@ -1,6 +1,6 @@
 """Faults put into the package on purpose, each a mistake that somebody could make. The checker must see them.
 
-Each function changes the package in the process that calls it: a forked victim (`tests.victims`).
+Each function changes the package in the process that calls it: a forked victim (`tests.kills.programs`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from apixo_nb import api, caps, collect, download, transport
+from apixo_nb.client import client as api
+from apixo_nb.client import download, transport
+from apixo_nb.core import files
+from apixo_nb.core.records import Run
+from apixo_nb.engine import runner as collect
 from apixo_nb.errors import SubmitUnknownError
-from apixo_nb.ledger import Ledger
-from apixo_nb.run import Run
-from apixo_nb.session import Session
+from apixo_nb.ledger import budgets as caps
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.session.session import Session
 
 
 def resend_after_a_lost_answer() -> None:
@@ -54,7 +58,7 @@ def final_name_before_the_check() -> None:
     """A picture gets its name first, and is looked at afterwards."""
     settle = download._settle
 
-    def named_first(part: Path, target: Path, limits: download.Limits) -> Any:
+    def named_first(part: Path, target: Path, limits: files.Limits) -> Any:
         final = target.with_suffix(".png")
         part.replace(final)
         return settle(final, final, limits)
@@ -66,7 +70,7 @@ def no_part_file() -> None:
     """A picture is written under its final name from the first byte on."""
     original = download.download_once
 
-    async def download_once(client: Any, url: str, target: Path, limits: download.Limits) -> Any:
+    async def download_once(client: Any, url: str, target: Path, limits: files.Limits) -> Any:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.with_suffix(".png").open("wb", buffering=0) as file:
             async with client.stream("GET", url) as response:
@@ -79,7 +83,7 @@ def no_part_file() -> None:
 
 def pictures_are_not_looked_at() -> None:
     """Whatever arrives is a picture."""
-    download.verify = lambda *_args: ((1, 1), "PNG")
+    download.verify = lambda *_args: ((1, 1), "PNG")  # type: ignore[attr-defined]
 
 
 def part_files_stay() -> None:

@@ -20,12 +20,12 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from apixo_nb import sandbox
-from apixo_nb.budget import TOTAL
-from apixo_nb.ledger import Ledger
-from apixo_nb.run import FAILED, SUBMITTING, SUCCESS, UNKNOWN, Run
-from tests.checker import Account, Evidence, Task, violations
+from apixo_nb.core.records import FAILED, SUBMITTING, SUCCESS, UNKNOWN, Run
+from apixo_nb.ledger.budgets import TOTAL
+from apixo_nb.ledger.ledger import Ledger
+from tests.kills.checker import Account, Evidence, Task, violations
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 90.0  # a guard against whatever hangs, not a measure of anything
 
 #: What a victim asks for: a prompt, and how many pictures of it.
@@ -132,7 +132,7 @@ class _Lines:
 def _program(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     with (folder / "stderr.txt").open("a", encoding="utf-8") as errors:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.victims", *arguments],
+            [sys.executable, "-m", "tests.kills.programs", *arguments],
             cwd=ROOT,
             env=environment(folder),
             stdin=subprocess.PIPE,
@@ -178,7 +178,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 class Nursery:
-    """Where victims are born and killed; see `tests.victims`."""
+    """Where victims are born and killed; see `tests.kills.programs`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

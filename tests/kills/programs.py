@@ -1,4 +1,4 @@
-"""Programs on both sides of a kill, each a process of its own: ``python -m tests.victims judge|nursery``.
+"""Programs on both sides of a kill, each a process: ``python -m tests.kills.programs judge|nursery``.
 
 ``judge`` is the sandbox on a slow network: every answer has a before, a middle and an after in which its
 client can die. The tasks it accepts are in the sandbox's own journal, on disk before the answer leaves; the
@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import apixo_nb
-from apixo_nb import config, transport
+from apixo_nb.client import transport
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core import settings as config
 from apixo_nb.errors import ApixoError, SubmitUnknownError
-from apixo_nb.retry import RetryPolicy
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
 from apixo_nb.sandbox.checks import RefusedError
 
@@ -248,7 +249,7 @@ def perform(command: dict[str, Any]) -> None:
         if command.get("tries"):  # a service that never gets better is not waited for that long
             RetryPolicy.__init__.__defaults__ = (command["tries"], 0.01, 0.02, 1.0)
         if command.get("mutation"):
-            getattr(importlib.import_module("tests.mutations"), command["mutation"])()
+            getattr(importlib.import_module("tests.kills.mutations"), command["mutation"])()
         ACTS[command["act"]](command)
     except BaseException:  # noqa: BLE001 - the nursery is to hear of it
         os.write(command["report"], traceback.format_exc().encode())
@@ -278,7 +279,7 @@ def _warm_up() -> None:
     from PIL import Image
 
     Image.init()
-    for name in ("session", "shared", "ledger", "runner"):
+    for name in ("session.session", "ledger.ledger", "engine.runner"):
         importlib.import_module(f"apixo_nb.{name}")
     sa.create_engine("sqlite://").dispose()
     getattr(transport, "_tls", lambda **_: None)(trust_env=False)  # a context for TLS takes 30 ms
@@ -342,7 +343,9 @@ def _be_born(command: dict[str, Any]) -> None:
     os.dup2(2, 1)  # what it prints is no answer of the nursery's
     if command.get("fresh"):
         os.set_inheritable(command["report"], True)  # noqa: FBT003
-        os.execv(sys.executable, [sys.executable, "-m", "tests.victims", "perform", json.dumps(command)])
+        os.execv(
+            sys.executable, [sys.executable, "-m", "tests.kills.programs", "perform", json.dumps(command)]
+        )
     perform(command)
 
 

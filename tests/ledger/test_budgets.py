@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from apixo_nb import config, shared
-from apixo_nb.budget import DAY, TOTAL, day_start, notebook_scope
+from apixo_nb.core import settings as config
+from apixo_nb.core.records import Run
+from apixo_nb.core.request import make_request
 from apixo_nb.errors import (
     ApixoError,
     BudgetError,
@@ -22,14 +23,14 @@ from apixo_nb.errors import (
     RunCancelledError,
     SubmitUnknownError,
 )
-from apixo_nb.ledger import Ledger
-from apixo_nb.purse import budgets, set_budget
-from apixo_nb.request import make_request
-from apixo_nb.run import Run
+from apixo_nb.ledger.budgets import DAY, TOTAL, day_start, notebook_scope
+from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions
-from apixo_nb.session import Session
-from tests import test_ledger, test_postgres
-from tests.test_leases import crowd
+from apixo_nb.session import session as shared
+from apixo_nb.session.maintenance import budgets, set_budget
+from apixo_nb.session.session import Session
+from tests.ledger import test_ledger, test_postgres
+from tests.ledger.test_leases import crowd
 
 server, url = test_postgres.server, test_postgres.url
 

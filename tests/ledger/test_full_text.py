@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from apixo_nb import lookup
+from apixo_nb.core.records import Image
 from apixo_nb.errors import LedgerError
-from apixo_nb.ledger import Ledger
-from apixo_nb.run import Image
-from apixo_nb.search import Query
-from tests.test_ledger import a_run
-from tests.test_migrations import ROWS, older
+from apixo_nb.ledger import search as lookup
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.ledger.query import Query
+from tests.ledger.test_ledger import a_run
+from tests.ledger.test_migrations import ROWS, older
 
 
 @pytest.fixture(autouse=True)

@@ -25,22 +25,27 @@ import pytest
 import sqlalchemy as sa
 from IPython.core.interactiveshell import InteractiveShell
 
-from apixo_nb import commands, database, keeper, loop, runner, shared
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core import event_loop as loop
+from apixo_nb.core.process import STALE
+from apixo_nb.core.records import Run, expiry
+from apixo_nb.core.request import make_request
+from apixo_nb.engine import recorder as keeper
+from apixo_nb.engine import runner
 from apixo_nb.errors import ApixoError, LedgerError, SubmitUnknownError
-from apixo_nb.ledger import Ledger
-from apixo_nb.owner import STALE
-from apixo_nb.request import make_request
-from apixo_nb.retry import RetryPolicy
-from apixo_nb.run import Run, expiry
+from apixo_nb.ledger import database
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.notebook import commands
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
-from apixo_nb.session import Session
-from tests import test_postgres
-from tests.test_ledger import a_run
-from tests.test_runner import Clock, Gate, ended
+from apixo_nb.session import session as shared
+from apixo_nb.session.session import Session
+from tests.engine.test_runner import Clock, Gate, ended
+from tests.ledger import test_postgres
+from tests.ledger.test_ledger import a_run
 
 server, url = test_postgres.server, test_postgres.url
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60  # a guard against whatever hangs, not a measure of anything
 
 Work = Callable[..., Iterator[Any]]
@@ -56,9 +61,8 @@ def crowd(work: Work, count: int, *given: Any) -> list[Any]:
     its first ``yield`` is preparation, and what it yields next is its outcome. Then its process is gone,
     without a good-bye.
     """
-    module = f"tests.{Path(work.__code__.co_filename).stem}"
-    task = json.dumps([module, work.__name__, count, given])
-    program = "from tests.test_leases import be_crowd; be_crowd()"
+    task = json.dumps([work.__module__, work.__name__, count, given])
+    program = "from tests.ledger.test_leases import be_crowd; be_crowd()"
     done = subprocess.run(
         [sys.executable, "-c", program, task],
         cwd=ROOT,

@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from apixo_nb import database
+from apixo_nb.core.records import Image, Run, new_run
+from apixo_nb.core.request import make_request
 from apixo_nb.errors import LedgerError
-from apixo_nb.ledger import Ledger
-from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, new_run
+from apixo_nb.ledger import database
+from apixo_nb.ledger.ledger import Ledger
 
 
 def a_run(prompt: str = "a fox", *, sandbox: bool = True, **changes: Any) -> Run:
@@ -274,9 +274,9 @@ def test_reader_leaves_writers_alone(ledger: Ledger, place: Path):
 WRITER = """
 import sys
 from pathlib import Path
-from apixo_nb.ledger import Ledger
-from apixo_nb.request import make_request
-from apixo_nb.run import new_run
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.core.request import make_request
+from apixo_nb.core.records import new_run
 
 ledger = Ledger(Path(sys.argv[1]))
 print("ready", flush=True)

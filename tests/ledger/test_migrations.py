@@ -18,17 +18,17 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from apixo_nb.budget import TOTAL
-from apixo_nb.commands import lost_lines
+from apixo_nb.core.records import SCHEMA_VERSION, Image, Run
 from apixo_nb.errors import LedgerError
-from apixo_nb.ledger import Ledger
-from apixo_nb.run import SCHEMA_VERSION, Image, Run
+from apixo_nb.ledger.budgets import TOTAL
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.ledger.query import Query
+from apixo_nb.notebook.commands import lost_lines
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.search import Query
-from apixo_nb.session import Session
-from tests import test_leases, test_postgres
-from tests.test_leases import PATIENCE_S, crowd, told
-from tests.test_ledger import a_run
+from apixo_nb.session.session import Session
+from tests.ledger import test_leases, test_postgres
+from tests.ledger.test_leases import PATIENCE_S, crowd, told
+from tests.ledger.test_ledger import a_run
 
 server, url, session = test_postgres.server, test_postgres.url, test_leases.session
 

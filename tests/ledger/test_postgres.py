@@ -23,15 +23,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from apixo_nb import config
+from apixo_nb.core import settings as config
+from apixo_nb.core.records import Image
 from apixo_nb.errors import LedgerError
-from apixo_nb.ledger import Ledger
-from apixo_nb.run import Image
+from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import Session
-from apixo_nb.status import status_lines
+from apixo_nb.session.maintenance import status_lines
+from apixo_nb.session.session import Session
 from tests.conftest import KEY
-from tests.test_ledger import HOSTILE, a_full_run, a_run
+from tests.ledger.test_ledger import HOSTILE, a_full_run, a_run
 
 PASSWORD = "Pelican-91x"
 

@@ -14,12 +14,13 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import apixo_nb
-from apixo_nb import filters, frame
+from apixo_nb.analysis import frame
+from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.run import Image, Run
-from apixo_nb.session import Session
-from tests.test_ledger import a_run
-from tests.test_session import a_session
+from apixo_nb.ledger import query as filters
+from apixo_nb.session.session import Session
+from tests.ledger.test_ledger import a_run
+from tests.session.test_session import a_session
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 

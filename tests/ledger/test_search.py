@@ -14,15 +14,16 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb import lookup, sqltext
+from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.ledger import Ledger
-from apixo_nb.run import Image, Run
+from apixo_nb.ledger import dialects as sqltext
+from apixo_nb.ledger import search as lookup
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.ledger.query import SORTS, Query
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.search import SORTS, Query
-from apixo_nb.session import Session
-from tests import test_leases, test_postgres
-from tests.test_ledger import HOSTILE, a_run, rows_on_disk
+from apixo_nb.session.session import Session
+from tests.ledger import test_leases, test_postgres
+from tests.ledger.test_ledger import HOSTILE, a_run, rows_on_disk
 
 server = test_postgres.server
 clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from apixo_nb.ledger import Ledger
-from apixo_nb.pending import pending_line
-from apixo_nb.run import Image, Run
+from apixo_nb.core.records import Image, Run
+from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.ledger.unfinished import pending_line
 from apixo_nb.sandbox import Sandbox
-from tests.kernels import kernel
-from tests.test_leases import PATIENCE_S, another_kernel, until
-from tests.test_ledger import a_run
+from tests.ledger.test_leases import PATIENCE_S, another_kernel, until
+from tests.ledger.test_ledger import a_run
+from tests.support.kernels import kernel
 
 URLS = tuple(f"https://pictures.example/{number}.png" for number in range(4))
 
@@ -220,7 +220,7 @@ def test_kernel_says_what_a_killed_one_has_left(service: Sandbox, tmp_path: Path
 LOADED = """
 import sys
 from pathlib import Path
-from apixo_nb.pending import pending_line
+from apixo_nb.ledger.unfinished import pending_line
 print(pending_line(Path(sys.argv[1]), sandbox=True))
 print(sorted({"sqlalchemy", "pandas", "PIL", "httpx2", "pydantic"} & set(sys.modules)))
 """

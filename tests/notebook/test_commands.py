@@ -10,14 +10,15 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from apixo_nb import options, shared
+from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, InvalidRequestError, NotFoundError, SubmitUnknownError
-from apixo_nb.run import Run
+from apixo_nb.experiments import cell_options as options
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import Session
-from tests import test_leases
-from tests.test_leases import crowd, run_cell, until
-from tests.test_ledger import a_run
+from apixo_nb.session import session as shared
+from apixo_nb.session.session import Session
+from tests.ledger import test_leases
+from tests.ledger.test_leases import crowd, run_cell, until
+from tests.ledger.test_ledger import a_run
 
 clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from apixo_nb.formats import read_excel_csv, write_excel_csv
-from apixo_nb.frame import history_frame, write_csv
-from apixo_nb.request import make_request
-from apixo_nb.run import Run, new_run
+from apixo_nb.analysis.formats import read_excel_csv, write_csv, write_excel_csv
+from apixo_nb.analysis.frame import history_frame
+from apixo_nb.core.records import Run, new_run
+from apixo_nb.core.request import make_request
 
 PROMPTS = (
     "=1+1",

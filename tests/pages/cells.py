@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from tests import test_lab
-from tests.browser import SCREENSHOTS, OpenNotebook
-from tests.test_lab import START, pictures
+from tests.jupyter import test_lab
+from tests.jupyter.test_lab import START, pictures
+from tests.support.browser import SCREENSHOTS, OpenNotebook
 
 pytestmark = pytest.mark.browser
 

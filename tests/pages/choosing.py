@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Locator, expect
 
-from tests.axe import serious_violations
-from tests.browser import NotebookPage, OpenNotebook
+from tests.support.accessibility import serious_violations
+from tests.support.browser import NotebookPage, OpenNotebook
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -20,8 +20,8 @@ MAKE = """\
 %load_ext apixo_nb
 %apixo sandbox
 import apixo_nb
-from apixo_nb.request import make_request
-from apixo_nb.shared import current
+from apixo_nb.core.request import make_request
+from apixo_nb.session.session import current
 jobs = []
 for style in ("ink", "oil"):
     for ratio in ("1:1", "3:2"):
@@ -52,7 +52,7 @@ def shown(notebook: NotebookPage, cell: int) -> Locator:
     return notebook.page.locator(".jp-Cell").nth(cell)
 
 
-GRID = "from apixo_nb.grids import grid\ngrid(runs, x='style', y='aspect_ratio')"
+GRID = "from apixo_nb.experiments.grid import grid\ngrid(runs, x='style', y='aspect_ratio')"
 
 
 def test_winner_of_a_cell_is_picked_in_the_grid_and_stays_in_the_notebook(clean: OpenClean) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import OpenNotebook, OpenVoila
+from tests.support.browser import OpenNotebook, OpenVoila
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

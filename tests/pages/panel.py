@@ -8,11 +8,11 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from apixo_nb.frame import read_csv
-from tests import panel_page
-from tests.axe import serious_violations
-from tests.browser import SCREENSHOTS
-from tests.panel_page import OpenPanel
+from apixo_nb.analysis.formats import read_csv
+from tests.support import panel_page
+from tests.support.accessibility import serious_violations
+from tests.support.browser import SCREENSHOTS
+from tests.support.panel_page import OpenPanel
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -210,7 +210,8 @@ def test_sweep_is_counted_asked_for_and_made(open_panel: OpenPanel) -> None:
 def test_second_model_can_be_chosen_and_one_is_no_question(open_panel: OpenPanel) -> None:
     another = "dataclasses.replace(spec.MODELS['gpt-image-1'], id='gpt-image-2', mode='gpt-image-2')"
     panel = open_panel(
-        f"import dataclasses\nfrom apixo_nb import spec\nspec.MODELS['gpt-image-2'] = {another}"
+        "import dataclasses\nfrom apixo_nb.core import models as spec\n"
+        f"spec.MODELS['gpt-image-2'] = {another}"
     )
     panel.show()
     expect(panel.root.get_by_label("Model")).to_be_hidden()

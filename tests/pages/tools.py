@@ -1,4 +1,4 @@
-"""The browser harness itself: if these fail, look at tests/browser.py before looking at the package."""
+"""The browser harness itself: if these fail, look at tests/support/browser.py first."""
 
 import asyncio
 
@@ -7,8 +7,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Error as PlaywrightError
 
-from tests.axe import serious_violations
-from tests.browser import OpenHtml, OpenNotebook, OpenVoila, WatchedPage
+from tests.support.accessibility import serious_violations
+from tests.support.browser import OpenHtml, OpenNotebook, OpenVoila, WatchedPage
 
 pytestmark = pytest.mark.browser
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from apixo_nb import Client
-from apixo_nb.spec import Cadence
-from tests.faults import Received, finished
+from apixo_nb.core.cadence import Cadence
 from tests.peers.peer import KEY, POLLS, TIMEOUT_S, Peer
+from tests.support.fault_server import Received, finished
 
 #: The page's rhythm is a first poll after 20 s, then one each 5 s: the order of events is what matters here.
 QUICK = Cadence(expected_s=2.0, first_poll_s=0.2, interval_s=0.5, interval_bounds_s=(0.4, 0.6))

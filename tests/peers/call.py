@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tests.faults import PICTURE
 from tests.peers.peers import load
+from tests.support.fault_server import PICTURE
 
 
 def outcome(name: str, what: str, url: str) -> tuple[str, str]:

@@ -12,9 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.faults import PICTURE, Exchange, FaultServer, Step, answer, drip, drop, hang, last_words, message
 from tests.peers.peer import Peer
 from tests.peers.peers import load
+from tests.support.fault_server import (
+    PICTURE,
+    Exchange,
+    FaultServer,
+    Step,
+    answer,
+    drip,
+    drop,
+    hang,
+    last_words,
+    message,
+)
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("submit", "status", "balance", "picture")  # what the server tells apart; here it need not

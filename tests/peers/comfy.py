@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tests.faults import Received
 from tests.peers.peer import KEY, POLLS, TIMEOUT_S, Peer
+from tests.support.fault_server import Received
 
 MODEL = "openai/gpt-image-1"
 

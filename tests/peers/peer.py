@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.faults import Received
+from tests.support.fault_server import Received
 
 KEY = "made-up-key"
 TIMEOUT_S = 1.0  # seconds; the one setting that is not the default, so that a hang is over soon

@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from tests.faults import Received
 from tests.peers.peer import KEY, POLLS, TIMEOUT_S, Peer
+from tests.support.fault_server import Received
 
 VERSION = "0" * 64
 

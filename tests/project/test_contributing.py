@@ -1,31 +1,51 @@
-"""CONTRIBUTING and the reference keep step: every room is on the plan, every public name has its entry."""
+"""CONTRIBUTING and the reference keep step: every package is on the plan, every public name has its entry."""
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import apixo_nb
 from apixo_nb import errors, sandbox
-from tests.test_architecture import FLOORS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 PAGES = {path.stem: path.read_text("utf-8") for path in (ROOT / ".docs").glob("*.rst")}
 
 
-def test_every_room_is_on_the_plan_once():
-    plan = CONTRIBUTING.partition("From the ground up:")[2].partition("\n## ")[0]
-    rows = [line for line in plan.splitlines() if line.startswith("|")]
-    named = re.findall(r"`(\w+)`", "\n".join(row.rpartition(" | ")[2] for row in rows))
-    assert sorted(named) == sorted(set(FLOORS) - {"__init__", "__main__"})
+def levels() -> list[list[str]]:
+    """The packages of each level, from the top down, as the import contract says."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
+    return [re.split(r" [|:] ", level) for level in settings["contracts"][0]["layers"]]
+
+
+def test_the_table_of_packages_is_the_import_contract():
+    table = CONTRIBUTING.partition("| level | package |")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines()[2:]]
+    assert [re.findall(r"`(\w+)`", packages) for _, packages in rows] == levels()
+    assert [int(level) for level, _ in rows] == list(range(len(rows), 0, -1))
+
+
+def test_the_drawing_shows_every_package_on_its_level():
+    drawing = CONTRIBUTING.partition("```mermaid\n")[2].partition("```")[0]
+    groups = re.findall(r"subgraph L(\d)\b.*?\n(.*?)\n +end", drawing, re.DOTALL)
+    assert [int(number) for number, _ in groups] == list(range(len(groups), 0, -1))
+    assert [re.findall(r"^ +(\w+)$", inside, re.MULTILINE) for _, inside in groups] == levels()
+
+
+@pytest.mark.parametrize("package", sorted({name for level in levels() for name in level}))
+def test_every_package_says_in_a_sentence_what_it_is(package: str):
+    first = str(importlib.import_module(f"apixo_nb.{package}").__doc__).partition("\n")[0]
+    assert first.endswith(".")
 
 
 def test_it_is_short_enough_to_be_read():
-    assert len(CONTRIBUTING.splitlines()) <= 120
+    assert len(CONTRIBUTING.splitlines()) <= 200
 
 
 def test_its_files_and_make_targets_are_there():

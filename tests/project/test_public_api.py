@@ -101,7 +101,7 @@ def test_import_brings_in_nothing_heavy():
 
 def test_magics_bring_in_nothing_heavy():
     allowed = {"pydantic", "jinja2"}
-    assert modules_after("import apixo_nb.magic").isdisjoint(set(HEAVY) - allowed)
+    assert modules_after("import apixo_nb.notebook.magics").isdisjoint(set(HEAVY) - allowed)
 
 
 def test_using_the_clients_needs_neither_notebook_nor_ledger():
@@ -110,6 +110,17 @@ def test_using_the_clients_needs_neither_notebook_nor_ledger():
     )
 
 
-@pytest.mark.parametrize("module", ["api", "session", "magic", "cli", "frame", "ledger", "sandbox"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "client.client",
+        "session.session",
+        "notebook.magics",
+        "cli",
+        "analysis.frame",
+        "ledger.ledger",
+        "sandbox",
+    ],
+)
 def test_every_floor_can_be_imported_by_itself(module: str):
     assert importlib.import_module(f"apixo_nb.{module}").__doc__

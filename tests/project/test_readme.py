@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from apixo_nb import options
+from apixo_nb.experiments import cell_options as options
 from apixo_nb.sandbox import Sandbox
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -46,7 +46,7 @@ def test_every_command_is_named() -> None:
 
 
 def test_every_environment_variable_of_the_code_is_named() -> None:
-    code = "".join(path.read_text("utf-8") for path in (ROOT / "apixo_nb").glob("*.py"))
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "apixo_nb").rglob("*.py"))
     variables = set(re.findall(r'"(APIXO_[A-Z_]+)"', code))
     assert variables
     assert [name for name in sorted(variables) if name not in README] == []

@@ -18,7 +18,7 @@ import pytest
 
 import apixo_nb
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,8 @@ def test_wheel_holds_every_file_of_the_package_and_no_other(wheel: zipfile.ZipFi
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == expected
     assert "apixo_nb/py.typed" in packed
-    assert any(name.startswith("apixo_nb/static/") for name in packed)
+    for folder in ("templates", "widgets/static", "export/static"):
+        assert any(name.startswith(f"apixo_nb/{folder}/") for name in packed)
 
 
 def test_wheel_holds_the_licence(wheel: zipfile.ZipFile):

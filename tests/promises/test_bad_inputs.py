@@ -1,4 +1,4 @@
-"""Every row of `tests/bad_inputs.py`: told in two lines what, where and what instead, and nothing is sent."""
+"""Every row of `tests/support/bad_inputs.py`: two lines say what, where and what instead."""
 
 from __future__ import annotations
 
@@ -16,10 +16,21 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import apixo_nb
-from apixo_nb import config, shared
-from apixo_nb.retry import RetryPolicy
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core import settings as config
 from apixo_nb.sandbox import Sandbox
-from tests.bad_inputs import BAD_INPUTS, CELL, FORGIVEN, LINE, PYTHON, SETTINGS, URL, BadInput, Forgiven
+from apixo_nb.session import session as shared
+from tests.support.bad_inputs import (
+    BAD_INPUTS,
+    CELL,
+    FORGIVEN,
+    LINE,
+    PYTHON,
+    SETTINGS,
+    URL,
+    BadInput,
+    Forgiven,
+)
 
 pytestmark = pytest.mark.timeout(30)  # seconds; a guard, should something wait for ever
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, new_run
-from tests import mutations
-from tests.checker import Account, Evidence, Task, violations
-from tests.faults import PICTURE
-from tests.scene import Home, Judge, Nursery
+from apixo_nb.core.records import Image, Run, new_run
+from apixo_nb.core.request import make_request
+from tests.kills import mutations
+from tests.kills.checker import Account, Evidence, Task, violations
+from tests.kills.processes import Home, Judge, Nursery
+from tests.support.fault_server import PICTURE
 
 PRICE = 350_000  # micro-dollars, of one picture
 

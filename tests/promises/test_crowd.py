@@ -14,20 +14,21 @@ from typing import Any
 
 import pytest
 
-from apixo_nb import config, errors
-from apixo_nb.display import progress_text
-from apixo_nb.gate import Gate
-from apixo_nb.job import Job
-from apixo_nb.ledger import Ledger
-from apixo_nb.request import make_request
-from apixo_nb.retry import RetryPolicy
-from apixo_nb.run import Run
+from apixo_nb import errors
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core import settings as config
+from apixo_nb.core.formatting import progress_text
+from apixo_nb.core.models import fail_code
+from apixo_nb.core.records import Run
+from apixo_nb.core.request import make_request
+from apixo_nb.engine.job import Job
+from apixo_nb.engine.rate_limit import Gate
+from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
 from apixo_nb.sandbox.checks import RefusedError
-from apixo_nb.session import Session
-from apixo_nb.spec import fail_code
+from apixo_nb.session.session import Session
 from tests.conftest import KEY
-from tests.faults import Exchange, FaultServer, Step, answer, message
+from tests.support.fault_server import Exchange, FaultServer, Step, answer, message
 
 PATIENCE_S = 30  # no test waits so long; one that would hang ends here
 AT_ONCE = 8  # submits that may be at the server together

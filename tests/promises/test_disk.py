@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 
-from apixo_nb import errors, live, shared
-from apixo_nb.budget import TOTAL
-from apixo_nb.ledger import Ledger
+from apixo_nb import errors
+from apixo_nb.display import cards as live
+from apixo_nb.ledger.budgets import TOTAL
+from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, handlers, picture_host
-from apixo_nb.session import Session
-from tests import test_leases
-from tests.test_leases import PATIENCE_S, crowd, in_file, told, until
-from tests.test_ledger import a_run
-from tests.test_runner import Gate, ended
+from apixo_nb.session import session as shared
+from apixo_nb.session.session import Session
+from tests.engine.test_runner import Gate, ended
+from tests.ledger import test_leases
+from tests.ledger.test_leases import PATIENCE_S, crowd, in_file, told, until
+from tests.ledger.test_ledger import a_run
 
 clock, sandbox, gate, session = (
     test_leases.clock,

@@ -1,6 +1,7 @@
 """Nothing paid is lost and nothing is paid twice: two hundred processes, killed while they buy pictures.
 
-`python -m tests.kills --kills 2000 --seed 7` does the same for longer; `tests.checker` says what is judged.
+`python -m tests.kills.harness --kills 2000 --seed 7` does the same for longer; `tests.kills.checker` says
+what is judged.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kills import run
-from tests.scene import Home, Judge, Nursery, Tally, until
+from tests.kills.harness import run
+from tests.kills.processes import Home, Judge, Nursery, Tally, until
 
 SEED = 20261123
 KILLS = 200
@@ -39,7 +40,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tally]:
 
 
 def told(tally: Tally) -> str:
-    return f"python -m tests.kills --kills {KILLS} --seed {SEED}\n{tally}"
+    return f"python -m tests.kills.harness --kills {KILLS} --seed {SEED}\n{tally}"
 
 
 @pytest.mark.parametrize("way", ["fork", "kernel"])

@@ -13,8 +13,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from apixo_nb.api import AsyncClient, Client
-from apixo_nb.download import Downloaded, Limits
+from apixo_nb.client.client import AsyncClient, Client
+from apixo_nb.client.protocol import TurnedAway
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core.cadence import Cadence
+from apixo_nb.core.files import Downloaded, Limits
+from apixo_nb.core.request import make_request
 from apixo_nb.errors import (
     APIConnectionError,
     APITimeoutError,
@@ -31,13 +35,9 @@ from apixo_nb.errors import (
     SubmitUnknownError,
     WaitTimeoutError,
 )
-from apixo_nb.flows import TurnedAway
-from apixo_nb.request import make_request
-from apixo_nb.retry import RetryPolicy
-from apixo_nb.spec import Cadence
-from tests import faults
 from tests.conftest import KEY
-from tests.faults import PICTURE, FaultServer, Step, answer, envelope
+from tests.support import fault_server as faults
+from tests.support.fault_server import PICTURE, FaultServer, Step, answer, envelope
 
 T = TypeVar("T")
 

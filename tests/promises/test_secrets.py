@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from apixo_nb import loop
-from apixo_nb.api import AsyncClient, Client
+from apixo_nb.client.client import AsyncClient, Client
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core import event_loop as loop
+from apixo_nb.core.cadence import Cadence
+from apixo_nb.core.credentials import ApiKey
 from apixo_nb.errors import ApixoError, ConfigurationError
-from apixo_nb.keys import ApiKey
-from apixo_nb.retry import RetryPolicy
-from apixo_nb.spec import Cadence
-from tests import faults
 from tests.conftest import KEY
-from tests.faults import FaultServer, Step, answer, envelope
+from tests.support import fault_server as faults
+from tests.support.fault_server import FaultServer, Step, answer, envelope
 
 ONCE = RetryPolicy(attempts=2, base_s=0.01, cap_s=0.01)
 CADENCE = Cadence(expected_s=0.1, first_poll_s=0.0, interval_s=0.02, interval_bounds_s=(0.01, 0.03))

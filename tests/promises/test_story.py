@@ -25,18 +25,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from apixo_nb import config, keys
-from apixo_nb import session as session_module
-from apixo_nb.budget import TOTAL
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core import credentials as keys
+from apixo_nb.core import settings as config
+from apixo_nb.core.records import FAILED, PLANNED, Run
+from apixo_nb.core.request import make_request
+from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError, LedgerError
-from apixo_nb.job import Job
-from apixo_nb.ledger import Ledger
-from apixo_nb.request import make_request
-from apixo_nb.retry import RetryPolicy
-from apixo_nb.run import FAILED, PLANNED, Run
+from apixo_nb.ledger.budgets import TOTAL
+from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions
-from apixo_nb.session import Session
-from tests.checker import Account, Evidence, Task, violations
+from apixo_nb.session import session as session_module
+from apixo_nb.session.session import Session
+from tests.kills.checker import Account, Evidence, Task, violations
 
 PATIENCE_S = 60.0
 LATER_S = 10_000.0

@@ -31,13 +31,13 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from apixo_nb import config
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core import settings as config
+from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError
-from apixo_nb.retry import RetryPolicy
-from apixo_nb.run import Run
 from apixo_nb.sandbox import KINDS, Fault, Sandbox, SandboxOptions, acts, bulk, changes, faults
 from apixo_nb.sandbox.kinds import PLACES, REQUIRED, VARIANTS
-from apixo_nb.session import Session
+from apixo_nb.session.session import Session
 
 KEY = "sk-the-key-of-this-sandbox"
 PATIENCE_S = 30  # a guard against what never ends, not a measure of anything
@@ -929,7 +929,7 @@ def test_every_kind_can_be_written_with_all_its_arguments():
 
 def program(*options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "apixo_nb", "sandbox", "--key", KEY, *options]
-    environment = os.environ | {"PYTHONPATH": str(Path(config.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(config.__file__).parents[2])}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 import apixo_nb.sandbox
-from apixo_nb import spec
+from apixo_nb.core import models as spec
 from apixo_nb.sandbox import MARKERS, Delivery, Sandbox, SandboxOptions
 
 KEY = "sk-the-key-nobody-may-keep"

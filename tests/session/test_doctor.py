@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 
-from apixo_nb import doctor, shared
+from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, LedgerError
-from apixo_nb.ledger import Ledger
-from apixo_nb.run import Run
+from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import Session
-from tests import test_leases
-from tests.test_leases import another_kernel, finished, told, until, with_task
-from tests.test_ledger import a_run
+from apixo_nb.session import maintenance as doctor
+from apixo_nb.session import session as shared
+from apixo_nb.session.session import Session
+from tests.ledger import test_leases
+from tests.ledger.test_leases import another_kernel, finished, told, until, with_task
+from tests.ledger.test_ledger import a_run
 
 clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from apixo_nb.core.records import Image, Run, new_run
+from apixo_nb.core.request import make_request
 from apixo_nb.errors import SubmitUnknownError
-from apixo_nb.replay import Decision, decide_all
-from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, new_run
 from apixo_nb.sandbox import Sandbox
-from tests.kernels import Kernel, error_of, kernel, rows
+from apixo_nb.session.replay import Decision, decide_all
+from tests.support.kernels import Kernel, error_of, kernel, rows
 
 # --- the rule ----------------------------------------------------------------------------------------
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from tornado.web import HTTPError
 
+from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError
-from apixo_nb.rescue import rescue, rescued_lines
-from apixo_nb.run import Run
 from apixo_nb.sandbox import Sandbox, picture_host
-from apixo_nb.session import Session
-from tests import test_leases
-from tests.test_leases import PATIENCE_S, another_kernel, downloads, finished, told, until, with_task
-from tests.test_ledger import a_run
-from tests.test_runner import Clock, Gate
+from apixo_nb.session.maintenance import rescue, rescued_lines
+from apixo_nb.session.session import Session
+from tests.engine.test_runner import Clock, Gate
+from tests.ledger import test_leases
+from tests.ledger.test_leases import PATIENCE_S, another_kernel, downloads, finished, told, until, with_task
+from tests.ledger.test_ledger import a_run
 
 clock, sandbox, session, gate = (
     test_leases.clock,

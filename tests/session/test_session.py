@@ -17,16 +17,18 @@ from typing import Any
 import pytest
 
 import apixo_nb
-from apixo_nb import config, errors, frame
-from apixo_nb import service as service_module
-from apixo_nb import shared as shared_module
-from apixo_nb.labels import Labels
-from apixo_nb.retry import RetryPolicy
-from apixo_nb.run import Run
+from apixo_nb import errors
+from apixo_nb.analysis import formats, frame
+from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.core import settings as config
+from apixo_nb.core.records import Run
+from apixo_nb.core.request import Labels
 from apixo_nb.sandbox import Sandbox, SandboxOptions
 from apixo_nb.sandbox.account import Account
-from apixo_nb.session import Session
-from apixo_nb.status import status_lines
+from apixo_nb.session import service as service_module
+from apixo_nb.session import session as shared_module
+from apixo_nb.session.maintenance import status_lines
+from apixo_nb.session.session import Session
 from tests.conftest import KEY
 
 
@@ -134,7 +136,7 @@ def test_cancelled_agenerate_carries_the_run_and_keeps_the_task(
 
 def test_run_carries_the_words_that_the_caller_gave(session: Session):
     plan = session.plan(
-        apixo_nb.request.make_request("a red fox"),
+        apixo_nb.core.request.make_request("a red fox"),
         Labels("n", ("t",), "k"),
         prompt_template="a {colour} fox",
         variables={"colour": "red"},
@@ -202,7 +204,7 @@ def test_limit_on_the_cost_is_kept(session: Session, sandbox: Sandbox):
 
 
 def test_limit_counts_all_runs_of_a_cell_together(session: Session):
-    request = apixo_nb.request.make_request("a fox", num_images=4)
+    request = apixo_nb.core.request.make_request("a fox", num_images=4)
     plans = [session.plan(request) for _ in range(2)]
     session.check_cost(plans, 2.80)
     with pytest.raises(errors.CostLimitError, match=r"\$2.80"):
@@ -211,7 +213,7 @@ def test_limit_counts_all_runs_of_a_cell_together(session: Session):
 
 @pytest.mark.parametrize("count", [1, 3, 7, 20])
 def test_limit_of_exactly_the_price_is_enough(session: Session, count: int):
-    plans = [session.plan(apixo_nb.request.make_request("a fox")) for _ in range(count)]
+    plans = [session.plan(apixo_nb.core.request.make_request("a fox")) for _ in range(count)]
     session.check_cost(plans, 0.35 * count)
 
 
@@ -325,7 +327,7 @@ def test_exported_file_reads_back_as_the_history(tmp_path: Path):
     with contextlib.suppress(errors.ApixoError):
         apixo_nb.generate("[fail:Unknown error] NA")
     path = apixo_nb.export_csv(tmp_path / "runs.csv")
-    assert frame.read_csv(path).equals(apixo_nb.history())
+    assert formats.read_csv(path).equals(apixo_nb.history())
 
 
 def test_one_run_is_found_by_its_id_and_a_wrong_one_is_named(session: Session):
@@ -375,7 +377,7 @@ def test_resume_of_a_run_that_cannot_be_resumed_says_why(session: Session):
 
 
 def test_real_runs_are_not_asked_for_at_a_sandbox(session: Session, sandbox: Sandbox):
-    run = session.ledger.add(session.plan(apixo_nb.request.make_request("a fox")).but(sandbox=False))
+    run = session.ledger.add(session.plan(apixo_nb.core.request.make_request("a fox")).but(sandbox=False))
     session.ledger.update(run.run_id, state="submitted", task_id="task_real")
     assert session.resume() == []
     assert sandbox.account.polls == 0

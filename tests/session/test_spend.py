@@ -14,16 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
-from apixo_nb import commands
+from apixo_nb.core.formatting import (
+    FAILED_NOTE,
+    at_stake_micros,
+    balance_text,
+    count_text,
+    spend_lines,
+    spent_micros,
+)
+from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError
-from apixo_nb.purse import compare_balance
-from apixo_nb.run import Run
+from apixo_nb.notebook import commands
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import Session
-from apixo_nb.spend import FAILED_NOTE, at_stake_micros, balance_text, count_text, spend_lines, spent_micros
-from tests import test_leases
-from tests.test_leases import told
-from tests.test_ledger import a_run
+from apixo_nb.session.maintenance import compare_balance
+from apixo_nb.session.session import Session
+from tests.ledger import test_leases
+from tests.ledger.test_leases import told
+from tests.ledger.test_ledger import a_run
 
 clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session
 

@@ -19,19 +19,19 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from apixo_nb import originals
-from apixo_nb.download import Downloaded
+from apixo_nb.core.files import Downloaded
+from apixo_nb.core.records import Image, Run, new_run
+from apixo_nb.core.request import make_request
 from apixo_nb.errors import ImageError
-from apixo_nb.facts import read_facts
-from apixo_nb.originals import THUMBNAIL_PX, Images
-from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, new_run
+from apixo_nb.storage import originals
+from apixo_nb.storage.originals import Images, read_facts
+from apixo_nb.storage.thumbnails import THUMBNAIL_PX
 
 URL = "https://pictures.example/made/1.png?sig=x"
 KILLED = """
 import os, sys
 from pathlib import Path
-from apixo_nb import originals
+from apixo_nb.storage import originals
 os.fsync = lambda _: os._exit(9)
 originals._write_whole(Path(sys.argv[1]), "half")
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-_SCRIPT = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+_SCRIPT = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 _RUN = """async selector => {
     const found = await window.axe.run(selector, {resultTypes: ["violations"]});
     return found.violations.flatMap(rule => rule.nodes.map(node => ({...node, rule: rule.id})));

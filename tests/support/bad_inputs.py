@@ -2,7 +2,8 @@
 
 There are four doors: the cell magic, the line magic, the Python API, and the settings (with the environment).
 A row says what is done there, and three texts that the error must hold: the field, the value that was given
-(never that of a key), and what is allowed. `tests/test_bad_inputs.py` does it, in an IPython shell, against a
+(never that of a key), and what is allowed. `tests/promises/test_bad_inputs.py` does it, in an IPython shell,
+against a
 running sandbox, which must not hear of it.
 
 In what is done and in what is expected, ``<file>`` is an existing file, ``<folder>`` an empty folder, and

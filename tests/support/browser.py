@@ -6,7 +6,8 @@ session, `open_notebook7` in its one Jupyter Notebook 7, `open_voila` shows it w
 file, of which a copy is opened. ``env={...}`` is for the kernel of one notebook, `lab_env` is for all.
 
 No page lets anything leave this machine: what it tried to fetch from elsewhere is in `.blocked`, what it
-complained about in `.errors`; except for what a front end does on every page (see `tests.servers`).
+complained about in `.errors`; except for what a front end does on every page (see
+`tests.support.notebook_servers`).
 
 Inside a test that has a page open, Playwright's own event loop is running in the test's thread, so that
 `asyncio.run` does not work there. For the same reason the browser lives no longer than its test (which costs
@@ -35,9 +36,9 @@ from playwright.sync_api import (
 )
 from playwright.sync_api import Error as PlaywrightError
 
-from tests.servers import START_S, Lab, Notebook7, Server, Voila
+from tests.support.notebook_servers import START_S, Lab, Notebook7, Server, Voila
 
-SCREENSHOTS = Path(__file__).parent / "screenshots"
+SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _CHROMIUM_ARGS = (

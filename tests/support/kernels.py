@@ -12,9 +12,9 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 
-from apixo_nb.config import Apixo
-from apixo_nb.ledger import Ledger
-from apixo_nb.run import Run
+from apixo_nb.core.records import Run
+from apixo_nb.core.settings import Apixo
+from apixo_nb.ledger.ledger import Ledger
 
 #: For every wait in here; a busy machine may be slow, a hanging kernel shall not hang the tests.
 PATIENCE_S = 60

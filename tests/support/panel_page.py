@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser import NotebookPage, OpenNotebook
+from tests.support.browser import NotebookPage, OpenNotebook
 
 START = "%load_ext apixo_nb\n%apixo sandbox"
 PATIENCE_MS = 30_000

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from tests.kernels import PATIENCE_S, Kernel
+from tests.support.kernels import PATIENCE_S, Kernel
 
 Found = TypeVar("Found")
 VIEW = "application/vnd.jupyter.widget-view+json"

@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from apixo_nb.choices import choose
-from apixo_nb.config import Apixo
-from apixo_nb.session import Session
+from apixo_nb.core.settings import Apixo
+from apixo_nb.experiments.review import choose
+from apixo_nb.session.session import Session
 
 
 def push(library: str, home: str, place: str) -> Any:

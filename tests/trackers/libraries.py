@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from apixo_nb.choices import choose
-from apixo_nb.run import Run
-from apixo_nb.session import Session
-from tests import test_bundle
-from tests.test_bundle import CALLBACK, NOON, encoded, keep, with_pictures
-from tests.test_ledger import a_full_run, a_run
+from apixo_nb.core.records import Run
+from apixo_nb.experiments.review import choose
+from apixo_nb.session.session import Session
+from tests.export import test_bundle
+from tests.export.test_bundle import CALLBACK, NOON, encoded, keep, with_pictures
+from tests.ledger.test_ledger import a_full_run, a_run
 
 here = test_bundle.here
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb.cards import again, comparison, ended_card, live_card, model_facts, row
+from apixo_nb.core.models import DEFAULT_MODEL, MODELS
+from apixo_nb.core.records import Image, Run, new_run, utc_now
+from apixo_nb.core.request import make_request
+from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError, BudgetError, TaskFailedError
-from apixo_nb.job import Job
-from apixo_nb.request import make_request
-from apixo_nb.run import Image, Run, new_run, utc_now
-from apixo_nb.spec import DEFAULT_MODEL, MODELS
-from tests.test_display import HOSTILE, STATES
-from tests.test_ledger import a_full_run, a_run
+from apixo_nb.widgets.cards import again, comparison, ended_card, live_card, model_facts, row
+from tests.display.test_cards import HOSTILE, STATES
+from tests.ledger.test_ledger import a_full_run, a_run
 
 PROPERTY = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=100

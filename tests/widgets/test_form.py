@@ -17,13 +17,21 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import apixo_nb
-from apixo_nb import options
+from apixo_nb.core.records import new_run
+from apixo_nb.core.request import Labels, Request, make_labels, make_request
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.form import TAKEN, Form, cell_text, check_draws, form_of, problems, python_text, read_form
-from apixo_nb.labels import Labels, make_labels
-from apixo_nb.request import Request, make_request
-from apixo_nb.run import new_run
-from apixo_nb.template import fill, split_prompts
+from apixo_nb.experiments import cell_options as options
+from apixo_nb.experiments.prompts import fill, split_prompts
+from apixo_nb.widgets.form import (
+    TAKEN,
+    Form,
+    cell_text,
+    check_draws,
+    form_of,
+    problems,
+    python_text,
+    read_form,
+)
 
 PROPERTY = settings(
     deadline=None,

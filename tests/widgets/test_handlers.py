@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb import asks
+from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import ApixoError, BudgetError, InvalidRequestError, LedgerError
-from apixo_nb.run import Image, Run
-from apixo_nb.session import Session
-from tests import test_leases
-from tests.test_ledger import a_full_run, a_run
+from apixo_nb.session.session import Session
+from apixo_nb.widgets import handlers as asks
+from tests.ledger import test_leases
+from tests.ledger.test_ledger import a_full_run, a_run
 
 clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session
 

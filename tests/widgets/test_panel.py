@@ -9,8 +9,8 @@ import pytest
 from nbconvert import HTMLExporter
 from playwright.sync_api import Page, expect
 
-from tests import panel_page
-from tests.panel_page import OpenPanel
+from tests.support import panel_page
+from tests.support.panel_page import OpenPanel
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -13,14 +13,14 @@ from tests.benchmarks.clients.loops import run, together
 from tests.benchmarks.protocols import durations
 
 if TYPE_CHECKING:
-    from apixo_nb.spec import Cadence
+    from apixo_nb.core.cadence import Cadence
 
 _SEEN = 200  # tasks of earlier sweeps, whose durations are known
 
 
 def bare(url: str, count: int, scale: float) -> Known:
     """``AsyncClient.submit`` and ``wait`` at the pace of the page: first after 20 s, then every 5 s."""
-    from apixo_nb.spec import MODELS
+    from apixo_nb.core.models import MODELS
 
     return _bare(url, count, MODELS["gpt-image-1"].cadence.scaled(1 / scale))
 
@@ -37,7 +37,7 @@ def hasty(url: str, count: int, scale: float) -> Known:
 
 def _learned(interval_s: float) -> Cadence:
     """The package's timetable after tasks of the same kind, where polls may be as close as that."""
-    from apixo_nb.spec import MODELS
+    from apixo_nb.core.models import MODELS
 
     page = MODELS["gpt-image-1"].cadence
     free = dataclasses.replace(
@@ -64,9 +64,9 @@ def _bare(url: str, count: int, cadence: Cadence) -> Known:
 
 def session(url: str, count: int, scale: float) -> Known:
     """``Session.begin``: each with its row, its picture of one pixel, and the facts beside it."""
-    from apixo_nb.config import Apixo
-    from apixo_nb.run import Run
-    from apixo_nb.session import Session
+    from apixo_nb.core.records import Run
+    from apixo_nb.core.settings import Apixo
+    from apixo_nb.session.session import Session
 
     known = Known()
     with tempfile.TemporaryDirectory() as folder:

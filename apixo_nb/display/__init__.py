@@ -1,0 +1,1 @@
+"""Runs in a cell: cards, galleries, comparisons, and live output that lasts."""

@@ -1,0 +1,198 @@
+"""A run in a cell: its card, its progress, its plan."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from apixo_nb.core.formatting import (
+    _WIDTH_PX,
+    facts,
+    phase,
+    plan_summary,
+    progress_facts,
+    remark_of,
+    render,
+    run_text,
+)
+from apixo_nb.core.records import BEST, Image, Run
+from apixo_nb.storage.originals import Images
+from apixo_nb.storage.thumbnails import THUMBNAIL_PX
+from apixo_nb.text import printable
+
+if TYPE_CHECKING:
+    from apixo_nb.core.cadence import Cadence
+_FRAME_PX = 26  # its padding and border, left and right
+_GAP_PX = 10  # between two pictures
+_PROMPT_SHOWN = 280
+
+
+class Source(Protocol):
+    """What knows the pictures and the pace of runs, such as a `Session`."""
+
+    images: Images
+
+    def shown_path(self, file: str) -> str:
+        """The path of a picture, as people are shown it."""
+
+    def cadence_of(self, run: Run) -> Cadence:
+        """When a run is polled, and how long it is expected to take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A picture as a run's card shows it: a link to the original, and a data URI or ""."""
+
+    link: str
+    data_uri: str
+    width: int
+    height: int
+
+
+# --- a finished run ---------------------------------------------------------------------------------
+
+
+def run_html(run: Run, thumbnails: Sequence[Thumbnail], said: str = "") -> str:
+    """The lasting card of a run: pictures, prompt, ratio, time, cost, run id; `said`: how it came about."""
+    prompt, rest = _fold(run.prompt)
+    remark = remark_of(run)
+    return render(
+        "run.html",
+        pictures=[
+            _picture(run, index, thumbnail, len(thumbnails)) for index, thumbnail in enumerate(thumbnails)
+        ],
+        prompt=prompt,
+        prompt_rest=rest,
+        mark="⚠" if remark else "",
+        remark=remark,
+        said=said,
+        sandbox=run.sandbox,
+        facts=facts(run),
+    )
+
+
+def _picture(run: Run, index: int, thumbnail: Thumbnail, count: int) -> dict[str, Any]:
+    room = (_WIDTH_PX - _FRAME_PX) // count - _GAP_PX  # all pictures of a run stand in one row
+    scale = min(1.0, room / max(thumbnail.width, 1))
+    alt = f"Picture {index + 1} of {count}: {printable(run.prompt, 200)}"
+    return {
+        "link": thumbnail.link,
+        "thumbnail": thumbnail.data_uri,
+        "alt": alt,
+        "title": "Open the original",
+        "width": round(thumbnail.width * scale),
+        "height": round(thumbnail.height * scale),
+    }
+
+
+def _fold(prompt: str) -> tuple[str, str]:
+    """A long prompt as its beginning and its whole; a short one as it is."""
+    if len(prompt) <= _PROMPT_SHOWN and prompt.count("\n") < 8:
+        return prompt, ""
+    return " ".join(prompt[:_PROMPT_SHOWN].split()), prompt
+
+
+def progress_html(run: Run, elapsed_s: float, cadence: Cadence) -> str:
+    """The state of a run on its way, as one line of HTML."""
+    shown = progress_facts(run, elapsed_s, cadence)
+    return render("progress.html", phase=phase(run), facts=shown, sandbox=run.sandbox)
+
+
+def lasting_html(card_html: str, panel_id: str) -> str:
+    """A card (HTML made here) as the panel leaves it in the notebook."""
+    import markupsafe
+
+    return render("lasting.html", card=markupsafe.Markup(card_html), panel_id=panel_id)  # noqa: S704
+
+
+def ballot_html(name: str, by: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What came of a ballot; the rows are those of `ballot.results`."""
+    return render("ballot.html", name=name, by=by, rows=rows)
+
+
+def plan_html(runs: Sequence[Run], base_url: str) -> str:
+    """What --dry-run shows."""
+    return render("plan.html", summary=plan_summary(runs), requests=_requests(runs, base_url))
+
+
+def plan_text(runs: Sequence[Run], base_url: str) -> str:
+    """What --dry-run prints."""
+    lines = [f"POST {request['address']}\n{request['body']}" for request in _requests(runs, base_url)]
+    return "\n".join([f"Dry run, nothing was sent. {plan_summary(runs)}", *lines])
+
+
+def _requests(runs: Sequence[Run], base_url: str) -> list[dict[str, str]]:
+    return [
+        {
+            "address": f"{base_url}/generateTask/{run.model}",
+            "body": json.dumps(run.request.body(), ensure_ascii=False, indent=2),
+        }
+        for run in runs
+    ]
+
+
+_READERS = 4  # threads that make thumbnails; Pillow lets go of the interpreter while it decodes
+
+Picture = tuple[Run, Image]
+
+
+def small(pictures: Iterable[Picture], images: Images, px: int) -> Iterator[dict[str, Any]]:
+    """Each picture as a template shows it: link, data URI ("" if it is not here), size, alternative text."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        yield from readers.map(lambda picture: _small(picture[0], picture[1], images, px), pictures)
+
+
+def _small(run: Run, image: Image, images: Images, px: int) -> dict[str, Any]:
+    webp = images.small(run.run_id, image, px)
+    width, height = image.width or px, image.height or px
+    scale = min(1.0, px / max(width, height))
+    uri = "data:image/webp;base64," + base64.b64encode(webp).decode("ascii")
+    here = f"Picture {image.index + 1} of {max(len(run.images), len(run.result_urls))}"
+    return {
+        "link": images.link(image) if image.file else "",
+        "thumbnail": uri if webp else "",
+        "width": max(1, round(width * scale)),
+        "height": max(1, round(height * scale)),
+        "alt": f"{here}: {printable(run.prompt, 100)}",
+        "problem": "" if webp else "its file is gone, or cannot be read" if image.file else "not on disk",
+        "choice": choice(image),
+    }
+
+
+def choice(image: Image) -> str:
+    """What a person says of a picture, in a few characters: ★ 4/5."""
+    rating = f"{image.rating}/{BEST}" if image.rating else ""
+    return " ".join(part for part in ("★" if image.starred else "", rating) if part)
+
+
+def best_first(images: Iterable[Image]) -> list[Image]:
+    """Starred ones first, then by rating, then in their order."""
+    return sorted(images, key=lambda image: (not image.starred, -(image.rating or 0), image.index))
+
+
+def card(session: Source, run: Run, said: str = "") -> dict[str, str]:
+    """The lasting output of a run, as a MIME bundle of HTML and text; `said` tells how it came about."""
+    shown = [
+        _thumbnail(session, run, image)
+        for image in run.images
+        if image.file or session.images.held(run.run_id, image.index)
+    ]
+    return {"text/html": run_html(run, shown, said), "text/plain": _card_text(session, run, said)}
+
+
+def _card_text(session: Source, run: Run, said: str) -> str:
+    return run_text(run, [session.shown_path(name) for name in run.files], said)
+
+
+def _thumbnail(session: Source, run: Run, image: Any) -> Thumbnail:
+    if not image.file:  # the disk did not take it: what was kept in memory, with a link to where it came from
+        held = session.images.held(run.run_id, image.index)
+        return Thumbnail(image.url, held, THUMBNAIL_PX, THUMBNAIL_PX)
+    width, height = image.width or THUMBNAIL_PX, image.height or THUMBNAIL_PX
+    scale = min(1.0, THUMBNAIL_PX / max(width, height))
+    link, data_uri = session.images.link(image), session.images.thumbnail(image)
+    return Thumbnail(link, data_uri, round(width * scale), round(height * scale))

@@ -1,0 +1,1 @@
+"""Many runs at once: templates and lists, sweeps, grids, ratings, and ``df.apixo``."""

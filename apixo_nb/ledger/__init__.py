@@ -1,0 +1,1 @@
+"""Every run a row, in SQLite or PostgreSQL: written before money is spent, leased to a process, searched."""

@@ -1,0 +1,1 @@
+"""``%load_ext apixo_nb``: the magics, their commands, their completion."""

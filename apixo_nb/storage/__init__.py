@@ -1,0 +1,1 @@
+"""The pictures on disk: originals byte for byte, a JSON sidecar beside each, thumbnails."""
