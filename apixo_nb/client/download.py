@@ -18,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx2
 
-from apixo_nb.core.files import _SUFFIXES, Downloaded, Limits, _sync_folder, new_part, verify
+from apixo_nb.core.files import IMAGE_SUFFIXES, Downloaded, Limits, new_part, sync_folder, verify
 from apixo_nb.core.models import RESULT_DAYS
 from apixo_nb.errors import (
     APIConnectionError,
@@ -221,8 +221,8 @@ def _settle(part: Path, target: Path, limits: Limits) -> tuple[Path, int, tuple[
     with part.open("rb") as file:
         os.fsync(file.fileno())
     size, kind = verify(part, limits)
-    final = target if target.suffix else target.with_suffix(_SUFFIXES[kind])
+    final = target if target.suffix else target.with_suffix(IMAGE_SUFFIXES[kind])
     length = part.stat().st_size
     part.replace(final)
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
     return final, length, size, kind

@@ -1,4 +1,4 @@
-"""A file that somebody asks for: its name is checked, and it is written whole or not at all."""
+"""Files and folders that are there whole or not at all, and the checks of their names and of pictures."""
 
 from __future__ import annotations
 
@@ -70,6 +70,34 @@ def checked_target(path: object, kind: str) -> Path:
 
 
 @contextlib.contextmanager
+def atomic(path: Path, part: Path | None = None) -> Iterator[io.BufferedWriter]:
+    """A file to write to; it takes the place of `path` once all of it is on disk, and never in part.
+
+    Parameters
+    ----------
+    path : Path
+        In a folder that exists.
+    part : Path, optional
+        Its name until then, in the same folder; by default one that nobody else uses.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; the old one, if there was one, is as it was.
+    """
+    part = part or path.parent / f".{secrets.token_hex(6)}.part"
+    try:
+        with part.open("xb") as file:  # "x": never through a link that somebody has put there
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def new_file(target: Path, kind: str) -> Iterator[io.BufferedWriter]:
     """A file to write to; it takes the place of `target` once all is written, and never in part.
 
@@ -78,14 +106,10 @@ def new_file(target: Path, kind: str) -> Iterator[io.BufferedWriter]:
     ApixoError
         The file cannot be written; the old one, if there was one, is as it was.
     """
-    part = target.parent / f".{secrets.token_hex(6)}.part"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
+        with atomic(target) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
     except OSError as error:
         step = "Give the name of a file in a folder you may write to."
         why = f": {error.strerror or type(error).__name__}"
@@ -95,9 +119,6 @@ def new_file(target: Path, kind: str) -> Iterator[io.BufferedWriter]:
         raise _refused(
             printable(target, 200), kind, ": a text in it cannot be written as UTF-8", step
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _refused(shown: str, kind: str, why: str, step: str) -> ApixoError:
@@ -202,7 +223,8 @@ def _folder_refused(path: object, why: str) -> ApixoError:
     return ApixoError(f"The pictures could not be written to {printable(path, 200)}: {why}", next_step=_STEP)
 
 
-_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+#: Format, as read from the bytes -> the end of the file's name.
+IMAGE_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +291,7 @@ def _decode(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
     """Decode the whole picture. verify() and load() notice different damage, so both are asked."""
     from PIL import Image
 
-    formats = list(_SUFFIXES)
+    formats = list(IMAGE_SUFFIXES)
     with Image.open(path, formats=formats) as image:
         # MPO is Pillow's name for a JPEG with more pictures behind the first.
         size, kind = image.size, "JPEG" if image.format == "MPO" else str(image.format)
@@ -287,7 +309,7 @@ def _too_large(limits: Limits) -> ImageError:
     )
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable; Windows has no such call."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

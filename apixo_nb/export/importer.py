@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from apixo_nb.core.files import Limits, verify
+from apixo_nb.core.files import IMAGE_SUFFIXES, Limits, atomic, verify
 from apixo_nb.core.models import RESULT_DAYS
 from apixo_nb.core.records import BEST, SCHEMA_VERSION, SUBMITTING, UNKNOWN, Image, Run, utc_now
 from apixo_nb.errors import ApixoError, ImageError
@@ -46,7 +44,6 @@ _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _AHEAD = timedelta(days=1)  # of a clock that is wrong
 _MOST_SAID = 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_KINDS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 #: What a run that is known here may learn about its end.
 _END = (
     *("state", "task_id", "submitted_at", "finished_at", "cost_time_ms", "wait_ms", "cost_micros"),
@@ -360,30 +357,24 @@ def _copy(image: Image, desk: _Desk) -> None:
     """Bring a picture into the folder, whole and checked, or not at all."""
     if os.path.lexists(desk.images.path(image)):
         raise _RefusedError("another file of that name is here")
-    part = desk.images.folder / f".{secrets.token_hex(6)}.part"
     try:
-        with part.open("xb") as file:
+        with atomic(desk.images.path(image)) as file:
             digest = hashlib.sha256()
             for data in _bounded(desk.luggage.picture(image.file)):
                 digest.update(data)
                 file.write(data)
+            if digest.hexdigest() != image.sha256:
+                raise _RefusedError("its bytes are not those that its run tells of")
             file.flush()
-            os.fsync(file.fileno())
-        if digest.hexdigest() != image.sha256:
-            raise _RefusedError("its bytes are not those that its run tells of")
-        _, kind = verify(part, _LIMITS)
-        if _KINDS[kind] != Path(image.file).suffix:
-            raise _RefusedError(f"it is a {kind}, and its name says something else")
-        part.replace(desk.images.path(image))
+            _, kind = verify(Path(file.name), _LIMITS)
+            if IMAGE_SUFFIXES[kind] != Path(image.file).suffix:
+                raise _RefusedError(f"it is a {kind}, and its name says something else")
     except FileNotFoundError:
         raise _RefusedError("it is not in there") from None
     except ImageError as error:
         raise _RefusedError(error.message) from None
     except OSError as error:
         raise _RefusedError(error.strerror or str(error)) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _bounded(parts: Iterator[bytes]) -> Iterator[bytes]:

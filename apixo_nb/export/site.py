@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from apixo_nb.analysis.pivot import Cell, Layout, Section, Slide, marks, totals, why_none
-from apixo_nb.core.files import checked_target, new_file, new_folder
+from apixo_nb.core.files import IMAGE_SUFFIXES, checked_target, new_file, new_folder
 from apixo_nb.core.formatting import FAILED_NOTE, facts, render
 from apixo_nb.core.records import FAILED, Image, Run, utc_now
 from apixo_nb.errors import ApixoError
@@ -32,7 +32,6 @@ _ASSETS = ("site.css", "site.js")
 _READERS = 4  # threads that make previews; Pillow lets go of the interpreter while it decodes
 _FOLDED = 80  # characters of an axis's value; the whole is one click away
 _NAME = re.compile(r"[A-Za-z0-9][\w-]{0,79}", re.ASCII)
-_ENDS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 
 class _Files(NamedTuple):
@@ -112,7 +111,7 @@ def _put(run: Run, image: Image, images: Images, folder: Path, prefix: str, *, o
     (folder / preview).write_bytes(webp)
     if not originals or not image.file:
         return _Files(prefix + preview, "")
-    name = stem + _ENDS.get(image.format, Path(image.file).suffix if _is_plain(image.file) else "")
+    name = stem + IMAGE_SUFFIXES.get(image.format, Path(image.file).suffix if _is_plain(image.file) else "")
     shutil.copyfile(images.path(image), folder / name)
     return _Files(prefix + preview, prefix + name)
 
@@ -127,7 +126,7 @@ def _stem(run_id: str) -> str:
 
 
 def _is_plain(file: str) -> bool:
-    return Path(file).suffix.casefold() in _ENDS.values()
+    return Path(file).suffix.casefold() in IMAGE_SUFFIXES.values()
 
 
 # --- the page ---------------------------------------------------------------------------------------

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from apixo_nb.core.files import Downloaded, clear_parts, new_part
+from apixo_nb.core.files import IMAGE_SUFFIXES, Downloaded, atomic, clear_parts, new_part
 from apixo_nb.core.records import SUCCESS, Image, Run
 from apixo_nb.errors import ApixoError, ImageError, StorageError
 from apixo_nb.text import printable
 
 from .thumbnails import _WEBP_URI, THUMBNAIL_PX, _data_uri, small
 
-SUFFIXES = (".png", ".jpg", ".webp")
+SUFFIXES = tuple(IMAGE_SUFFIXES.values())
 _MOST_NAMED = 50
 _ATTEMPTS = 3  # to write the facts of a picture
 _PROBE_BYTES = 4096  # a block, as an empty file fits on a full disk
@@ -203,21 +203,14 @@ def _read_image(path: Path) -> Image | None:
 def _write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all; of several threads the last one wins."""
     for attempt in range(_ATTEMPTS):
-        part = new_part(path.with_suffix(""))
         try:
-            with part.open("x", encoding="utf-8") as file:  # never through a link that somebody has put there
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            with atomic(path, part=new_part(path.with_suffix(""))) as file:
+                file.write(text.encode("utf-8"))
         except FileNotFoundError:  # a download of this picture has begun anew, and cleared up before
             if attempt + 1 == _ATTEMPTS:
                 raise
         else:
             return
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
 
 
 MOST_BYTES = 8_000_000  # of the facts of one picture; usual ones have two thousand
