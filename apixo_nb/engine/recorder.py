@@ -85,7 +85,7 @@ class Keeper:
         self.tell(job, job.run.but(state=SUBMITTED, task_id=task_id, submitted_at=submitted_at))
         bought = {"state": SUBMITTED, "task_id": task_id, "submitted_at": submitted_at}
         try:
-            if not await self.write(self._ledger.keep_task, job.run.run_id, task_id, submitted_at):
+            if not await self.write(self._ledger.record_task, job.run.run_id, task_id, submitted_at):
                 self._owes(job).columns |= bought  # it is safe beside; the row is to have it too
         except LedgerError as refusal:
             owed = self._owes(job)
@@ -147,7 +147,7 @@ class Keeper:
 
     async def _release(self, run_id: str, again_s: float) -> None:
         try:
-            await self.write(self._ledger.release, run_id)
+            await self.write(self._ledger.leases.release, run_id)
         except LedgerError:
             # Another kernel would leave the run to us for ever.
             def again() -> None:

@@ -296,7 +296,7 @@ class Runner:
 
     async def _take_up(self, job: Job, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
-        claimed = await self._keeper.write(self._ledger.claim, job.run.run_id)
+        claimed = await self._keeper.write(self._ledger.leases.claim, job.run.run_id)
         if claimed is None:
             claimed = await self._follow(job, deadline)
         self._keeper.tell(job, claimed)
@@ -318,8 +318,8 @@ class Runner:
                 known = await self._keeper.write(self._ledger.get, job.run.run_id)
                 if known != job.run:
                     self._keeper.tell(job, known)
-                if known.run_id not in await self._keeper.write(self._ledger.elsewhere):
-                    claimed: Run | None = await self._keeper.write(self._ledger.claim, known.run_id)
+                if known.run_id not in await self._keeper.write(self._ledger.leases.held_elsewhere):
+                    claimed: Run | None = await self._keeper.write(self._ledger.leases.claim, known.run_id)
                     if claimed is not None:
                         return claimed
                 if time.monotonic() > deadline:
@@ -336,7 +336,7 @@ class Runner:
     def _beat(self) -> None:
         self._beating = bool(self._parts.live)
         if self._beating:
-            self._keeper.later(self._ledger.heartbeat)
+            self._keeper.later(self._ledger.leases.heartbeat)
             asyncio.get_running_loop().call_later(_HEARTBEAT_S, self._beat)
 
 

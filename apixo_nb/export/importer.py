@@ -110,7 +110,7 @@ def import_bundle(path: str | os.PathLike[str], ledger: Ledger, images: Images) 
     """
     place = _place(path)
     done = Imported()
-    ledger.merge_aside()  # a task that is known only there is known
+    ledger.merge_journal()  # a task that is known only there is known
     with opened(place) as luggage:
         images.folder.mkdir(parents=True, exist_ok=True)
         for found in luggage.runs():
@@ -294,7 +294,7 @@ def _refusal(known: Run, run: Run, desk: _Desk) -> str | None:
         return "another run of that id is here"
     if not (run.is_final and known.state == run.state if known.is_final else may_end(known, run)):
         return ""
-    busy = run.run_id in desk.ledger.in_hands()
+    busy = run.run_id in desk.ledger.leases.held()
     return "it is worked on here; import it once more afterwards" if busy else None
 
 

@@ -1,4 +1,4 @@
-"""A cap on spending, kept in the ledger: in total, for a day, or for a notebook."""
+"""Budgets: limits on spending, kept in the ledger - in total, for a day, or for a notebook."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOTEBOOK = "notebook:"
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A cap, and what counts against it. Money is integer micro-dollars.
+    """A limit on spending, and what counts against it. Money is integer micro-dollars.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Budget:
 
     @property
     def left_micros(self) -> int:
-        """What may still be asked for; below zero where the cap was lowered since."""
+        """What may still be asked for; below zero where the limit was lowered since."""
         return self.limit_micros - self.spent_micros - self.at_stake_micros
 
     @property
@@ -57,6 +57,10 @@ class Budget:
         if self.notebook is not None:
             return f"for {PurePath(self.notebook).name}"
         return "for today" if self.scope == DAY else "in total"
+
+    def covers(self, run: Run) -> bool:
+        """Whether a run that is bought now counts against it."""
+        return self.sandbox == run.sandbox and self.scope in (TOTAL, DAY, notebook_scope(run.notebook))
 
     def __str__(self) -> str:
         stake = f", {dollars(self.at_stake_micros / 1e6)} at stake" if self.at_stake_micros else ""
@@ -89,7 +93,21 @@ def _counts(scope: str, *, sandbox: bool) -> sa.ColumnElement[bool]:
     return which if scope == TOTAL else which & (sa.literal(scope) == notebook_scope("") + runs.c.notebook)
 
 
-def budget_now(connection: sa.Connection, row: Any) -> Budget:
+def write(connection: sa.Connection, scope: str, *, sandbox: bool, limit_micros: int | None) -> None:
+    """Set a budget, or with None take it away."""
+    connection.execute(budgets.delete().where((budgets.c.scope == scope) & (budgets.c.sandbox == sandbox)))
+    if limit_micros is not None:
+        columns = {"scope": scope, "sandbox": sandbox, "limit_micros": limit_micros}
+        connection.execute(budgets.insert().values(**columns, set_at=datetime.now(UTC)))
+
+
+def read(connection: sa.Connection, *, sandbox: bool) -> list[Budget]:
+    """All budgets of the sandbox, or all of the real service, with what counts against each now."""
+    wanted = sa.select(budgets).where(budgets.c.sandbox == sandbox).order_by(budgets.c.scope)
+    return [_with_sums(connection, row) for row in connection.execute(wanted).all()]
+
+
+def _with_sums(connection: sa.Connection, row: Any) -> Budget:
     """A row of the table of budgets, with what counts against it at this moment."""
     open_price = sa.case((runs.c.cost_micros.is_(None) & (runs.c.state != PLANNED), _PRICE), else_=0)
     sums = sa.select(sa.func.sum(runs.c.cost_micros), sa.func.sum(open_price))
@@ -98,16 +116,10 @@ def budget_now(connection: sa.Connection, row: Any) -> Budget:
 
 
 def check(connection: sa.Connection, planned: Sequence[Run]) -> None:
-    """Raise BudgetError if these runs together would pass a cap."""
+    """Raise BudgetError if these runs together would pass a budget."""
     for sandbox in {run.sandbox for run in planned}:
-        for row in connection.execute(sa.select(budgets).where(budgets.c.sandbox == sandbox)).all():
-            notebook = row.scope not in (TOTAL, DAY)
-            price = sum(
-                run.price_micros
-                for run in planned
-                if run.sandbox == sandbox and (not notebook or notebook_scope(run.notebook) == row.scope)
-            )
-            budget = budget_now(connection, row)
+        for budget in read(connection, sandbox=sandbox):
+            price = sum(run.price_micros for run in planned if budget.covers(run))
             if price > max(0, budget.left_micros):
                 raise BudgetError(
                     f"This would cost {dollars(price / 1e6)} and pass the budget of {budget}",

@@ -1,19 +1,14 @@
 """The ledger: every run a row, written before the money is spent.
 
 It is small and written some five times a task, so safety comes before speed (see `database`). Pictures are
-not in here, only their names and hashes. A run that somebody works on has an owner: a process of this or
-another machine (see `owner`). Only a run that has lost its owner is taken up by another.
+not in here, only their names and hashes. A run that somebody works on is leased to a process of this or
+another machine (see `leases`). Only a run whose process has ended is taken up by another.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,12 +16,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from apixo_nb.core.models import FINAL_STATES
-from apixo_nb.core.process import Owner, this_process
 from apixo_nb.core.records import (
     FAILED,
     PLANNED,
     SUBMITTED,
-    SUBMITTING,
     SUCCESS,
     UNKNOWN,
     Image,
@@ -36,61 +29,13 @@ from apixo_nb.core.records import (
 )
 from apixo_nb.errors import LedgerError
 
-from . import budgets as caps
-from . import rows, search
+from . import budgets, rows, search
 from .budgets import Budget
 from .database import Database
-from .leases import _living
+from .journal import JournalEntry, TaskJournal
+from .leases import Leases, live_owners
 from .query import Facets, Found, Query
-from .schema import balances, budgets, owners, runs, votes
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One line of the file: the task of a run."""
-
-    run_id: str
-    task_id: str
-    at: datetime
-
-
-class Aside:
-    """JSON lines, appended durably, and taken back in parts: each is merged once, by whoever comes first."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def append(self, kept: Kept) -> bool:
-        """Add a line, durably; False where that cannot be."""
-        line = {"run_id": kept.run_id, "task_id": kept.task_id, "at": kept.at.isoformat()}
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            return False
-        return True
-
-    def parts(self) -> list[Path]:
-        """The files to merge. What another process appends from now on goes into a new one."""
-        with suppress(OSError):  # there is none, or another kernel was quicker, or the folder is read-only
-            self.file.rename(self.file.with_name(f"{self.file.stem}-{secrets.token_hex(4)}.merging"))
-        return sorted(self.file.parent.glob(f"{self.file.stem}-*.merging"))
-
-
-def read(part: Path) -> list[Kept]:
-    """The whole lines of a part; one that a crash has torn is left out."""
-    found = []
-    with suppress(OSError):  # another kernel was quicker
-        for line in part.read_text("utf-8", "replace").splitlines():
-            with suppress(ValueError, TypeError, KeyError):
-                kept = json.loads(line)
-                at = datetime.fromisoformat(kept["at"])
-                found.append(Kept(str(kept["run_id"]), str(kept["task_id"]), at))
-    return found
-
+from .schema import balances, runs, votes
 
 _RESTING = (PLANNED, FAILED, UNKNOWN, SUCCESS)  # nobody waits for these
 _DURATIONS = 200  # the last ones, from which a task's time is foretold
@@ -103,13 +48,15 @@ class Ledger:
     ----------
     shown_place : str
         Where it is, without a password.
+    leases : Leases
+        Which process works on which run.
 
     Parameters
     ----------
     place : Path or str
         A file for SQLite, or a SQLAlchemy URL.
-    aside : Path, optional
-        The file that takes taskIds while the database cannot; default: beside a SQLite file.
+    journal : Path, optional
+        The file that takes task ids while the database cannot; default: beside a SQLite file.
 
     Raises
     ------
@@ -117,19 +64,19 @@ class Ledger:
         From every method: the database cannot be opened, read or written; the message says why.
     """
 
-    def __init__(self, place: Path | str, aside: Path | None = None) -> None:
+    def __init__(self, place: Path | str, journal: Path | None = None) -> None:
         self._database = Database(place)
         self.shown_place = self._database.shown_place
-        beside = aside or (place.with_name("ledger-tasks.jsonl") if isinstance(place, Path) else None)
-        self._aside = Aside(beside) if beside else None
-        self._owner: Owner | None = None
+        self.leases = Leases(self._database)
+        beside = journal or (place.with_name("ledger-tasks.jsonl") if isinstance(place, Path) else None)
+        self._journal = TaskJournal(beside) if beside else None
         if not self._database.read_only:
-            self.merge_aside()
+            self.merge_journal()
 
     def close(self) -> None:
         """Let go of the database, and of the runs that this process worked on."""
         try:
-            self._leave()
+            self.leases.close()
         finally:
             self._database.close()
 
@@ -149,12 +96,12 @@ class Ledger:
             Its row is there already: whoever wrote it has bought it, or is about to.
         """
         with self._database.writing() as connection:
-            owner = self._present(connection)
+            owner = self.leases.renew(connection)
             rows.check_new(connection, run.run_id)
             same = (runs.c.digest == run.digest) & (runs.c.sandbox == run.sandbox)
             if once and (rival := rows.rival(connection, same & (runs.c.take == run.take))) is not None:
                 return rival
-            caps.check(connection, [run])
+            budgets.check(connection, [run])
             last = connection.scalar(sa.select(sa.func.max(runs.c.take)).where(same))
             numbered = run.but(take=run.take or (last or 0) + 1)
             connection.execute(runs.insert().values(**rows.row_of(numbered), owner=owner.id))
@@ -180,7 +127,7 @@ class Ledger:
         works on, this one or another, is left alone; see `rows.catch_up`.
         """
         with self._database.writing() as connection:
-            return rows.catch_up(connection, run, _living(connection))
+            return rows.catch_up(connection, run, live_owners(connection))
 
     def update(self, run_id: str, **changes: Any) -> None:
         """Change some columns of a row. A final state stands: another one is not written over it."""
@@ -192,49 +139,37 @@ class Ledger:
             if "result_urls" in changes:
                 rows.count_missing(connection, run_id)
 
-    def keep_task(self, run_id: str, task_id: str, submitted_at: datetime) -> bool:
-        """Write the taskId of a run that was just bought; if the database refuses, into a file (False).
+    def record_task(self, run_id: str, task_id: str, submitted_at: datetime) -> bool:
+        """Write the task id of a run that was just bought; if the database refuses, into the journal (False).
 
-        What is paid for must not hang on another program's lock. The file is merged by `merge_aside`.
+        Raises
+        ------
+        LedgerError
+            Both refuse. Its message is then the only place that has the task id.
         """
         try:
             self.update(run_id, state=SUBMITTED, task_id=task_id, submitted_at=submitted_at)
         except LedgerError as refused:
-            if self._aside is None or not self._aside.append(Kept(run_id, task_id, submitted_at)):
-                # The last place that keeps it is the message.
+            entry = JournalEntry(run_id, task_id, submitted_at)
+            if self._journal is None or not self._journal.append(entry):
                 text = f"The paid task {task_id} could be written nowhere: {refused.message}"
                 step = "Note the task id: Client().wait(task_id) fetches its result."
                 raise LedgerError(text, task_id=task_id, maybe_billed=True, next_step=step) from None
             return False
         return True
 
-    def merge_aside(self) -> None:
-        """Take taskIds that had to be written beside into their rows."""
-        if self._aside is None:
-            return
-        for part in self._aside.parts():
-            with self._database.writing() as connection:
-                for kept in read(part):
-                    if (
-                        connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == kept.run_id))
-                        is None
-                    ):
-                        # A row of another ledger, which this home had for a while: kept for it.
-                        self._aside.append(kept)
-                        continue
-                    row = (runs.c.run_id == kept.run_id) & runs.c.task_id.is_(None)
-                    state = sa.case((runs.c.state.in_(FINAL_STATES), runs.c.state), else_=SUBMITTED)
-                    bought = {"task_id": kept.task_id, "submitted_at": kept.at, "state": state}
-                    connection.execute(runs.update().where(row).values(**bought))
-            part.unlink(missing_ok=True)
+    def merge_journal(self) -> None:
+        """Write the task ids of the journal into their rows."""
+        if self._journal is not None:
+            self._journal.merge(self._database)
 
-    def orphans(self) -> list[Kept]:
-        """Tasks in the file beside whose runs are not in this ledger."""
-        if self._aside is None:
+    def stray_tasks(self) -> list[JournalEntry]:
+        """Tasks in the journal whose runs are not in this ledger."""
+        if self._journal is None:
             return []
-        kept = read(self._aside.file)
-        known = {run.run_id for run in self.some([each.run_id for each in kept])}
-        return [each for each in kept if each.run_id not in known]
+        entries = self._journal.entries()
+        known = {run.run_id for run in self.some([entry.run_id for entry in entries])}
+        return [entry for entry in entries if entry.run_id not in known]
 
     def put_image(self, run_id: str, image: Image) -> None:
         """Write what is known of one picture, in place of what was known before; its choice stands."""
@@ -250,103 +185,22 @@ class Ledger:
         with self._database.writing() as connection:
             return rows.choose(connection, run_id, index, choice)
 
-    # --- who works on what ---
-
-    def claim(self, run_id: str) -> Run | None:
-        """Make this process the one that works on a run; None while another one does."""
-        with self._database.writing() as connection:
-            owner = self._present(connection)
-            theirs = connection.scalar(sa.select(runs.c.owner).where(runs.c.run_id == run_id))
-            if theirs not in (None, owner.id) and theirs in _living(connection):
-                return None
-            connection.execute(runs.update().where(runs.c.run_id == run_id).values(owner=owner.id))
-        return self.get(run_id)
-
-    def release(self, run_id: str) -> None:
-        """Let go of a run that this process worked on."""
-        if self._owner is not None:
-            mine = (runs.c.run_id == run_id) & (runs.c.owner == self._owner.id)
-            with self._database.writing() as connection:
-                connection.execute(runs.update().where(mine).values(owner=None))
-
-    def heartbeat(self) -> None:
-        """Say to other machines that this process lives."""
-        if self._owner is not None:
-            with self._database.writing() as connection:
-                self._present(connection)
-
-    def settle(self) -> None:
-        """Call the submits of processes that have ended unknown, and forget those processes."""
-        with self._database.reading() as connection:
-            owned = sa.select(runs.c.run_id).where((runs.c.state == SUBMITTING) | runs.c.owner.is_not(None))
-            if connection.scalar(owned.limit(1)) is None:
-                return
-        with self._database.writing() as connection:
-            living = _living(connection)
-            lost = runs.c.owner.is_(None) | runs.c.owner.not_in(living)
-            unknown = runs.update().where((runs.c.state == SUBMITTING) & lost)
-            text = "The kernel or program ended before the submit was answered"
-            connection.execute(unknown.values(state=UNKNOWN, fail_msg=text))
-            connection.execute(runs.update().where(lost & runs.c.owner.is_not(None)).values(owner=None))
-            connection.execute(owners.delete().where(owners.c.id.not_in(living)))
-
-    def elsewhere(self) -> set[str]:
-        """Ids of the runs that other living processes work on."""
-        with self._database.reading() as connection:
-            theirs = _living(connection) - {self._owner.id if self._owner else ""}
-            found = connection.execute(sa.select(runs.c.run_id).where(runs.c.owner.in_(theirs)))
-            return {run_id for (run_id,) in found}
-
-    def in_hands(self) -> set[str]:
-        """Ids of the runs that living processes work on, this one among them."""
-        with self._database.reading() as connection:
-            theirs = runs.c.owner.in_(_living(connection))
-            return set(connection.scalars(sa.select(runs.c.run_id).where(theirs)))
-
-    def _present(self, connection: sa.Connection) -> Owner:
-        """Who we are, alive at this moment; another one after a fork."""
-        me = this_process()
-        if self._owner is None or (self._owner.pid, self._owner.started) != (me.pid, me.started):
-            self._owner = me
-        me, now = self._owner, datetime.now(UTC)
-        beat = owners.update().where(owners.c.id == me.id).values(heartbeat_at=now)
-        if not connection.execute(beat).rowcount:  # new, or taken for dead by another machine since
-            facts = {"id": me.id, "host": me.host, "pid": me.pid, "started": me.started}
-            connection.execute(owners.insert().values(**facts, heartbeat_at=now))
-        return me
-
-    def _leave(self) -> None:
-        if self._owner is None or self._owner.pid != this_process().pid:
-            return
-        owner, self._owner = self._owner, None
-        try:
-            with self._database.writing() as connection:
-                connection.execute(runs.update().where(runs.c.owner == owner.id).values(owner=None))
-                connection.execute(owners.delete().where(owners.c.id == owner.id))
-        except LedgerError:
-            return  # the process ends soon, and is seen to have
-
     # --- money ---
 
     def check_budgets(self, planned: Sequence[Run]) -> None:
-        """Raise BudgetError if these together would pass a cap; `add` checks each once more."""
+        """Raise BudgetError if these together would pass a budget; `add` checks each once more."""
         with self._database.reading() as connection:
-            caps.check(connection, planned)
+            budgets.check(connection, planned)
 
     def set_budget(self, scope: str, *, sandbox: bool, limit_micros: int | None) -> None:
-        """Set a cap, or with None take it away; see `budget.Budget` for the scopes."""
+        """Set a budget in micro-dollars, or with None take it away; see `budgets.Budget` for the scopes."""
         with self._database.writing() as connection:
-            key = (budgets.c.scope == scope) & (budgets.c.sandbox == sandbox)
-            connection.execute(budgets.delete().where(key))
-            if limit_micros is not None:
-                facts = {"scope": scope, "sandbox": sandbox, "limit_micros": limit_micros}
-                connection.execute(budgets.insert().values(**facts, set_at=datetime.now(UTC)))
+            budgets.write(connection, scope, sandbox=sandbox, limit_micros=limit_micros)
 
     def budgets(self, *, sandbox: bool) -> list[Budget]:
-        """All caps, with what counts against each now."""
+        """All budgets, with what counts against each now."""
         with self._database.reading() as connection:
-            wanted = sa.select(budgets).where(budgets.c.sandbox == sandbox).order_by(budgets.c.scope)
-            return [caps.budget_now(connection, row) for row in connection.execute(wanted)]
+            return budgets.read(connection, sandbox=sandbox)
 
     def see_balance(self, usd: float, *, sandbox: bool) -> tuple[datetime, float] | None:
         """Note a balance; returns the one before it: when, and how many US dollars."""

@@ -43,12 +43,12 @@ class Records:
 
     def lost(self) -> list[Run]:
         """Runs whose submit was never answered, and nobody waits for it any more: maybe billed."""
-        self.ledger.settle()
+        self.ledger.leases.mark_abandoned()
         return [run for run in self.ledger.lost() if run.sandbox == self.is_sandbox]
 
     def elsewhere(self) -> list[Run]:
         """Runs that other living kernels or programs work on."""
-        rows = self.ledger.some(sorted(self.ledger.elsewhere()))
+        rows = self.ledger.some(sorted(self.ledger.leases.held_elsewhere()))
         return [run for run in rows if run.sandbox == self.is_sandbox]
 
     def run(self, run_id: str) -> Run:

@@ -33,7 +33,7 @@ def rescue(session: Session, timeout_s: float | None = None) -> list[Job]:
 
     A file that was there once and is gone counts as well, as long as its address may still live.
     """
-    theirs = session.ledger.elsewhere()
+    theirs = session.ledger.leases.held_elsewhere()
     wanting = [run for run in session.successes() if run.run_id not in theirs and _wants(session, run)]
     for run in wanting:
         for image in vanished(session, run):
@@ -128,7 +128,7 @@ def adopt(session: Session, run_id: str, task_id: str) -> Run:
         text = f"Task {printable(task_id, 80)} is that of run {taken.run_id} already"
         raise InvalidRequestError(text, field="task_id", value=task_id)
     status = loop.run(session.client.status(task_id, model=run.model))
-    session.ledger.keep_task(run_id, status.task_id, run.submitted_at or run.created_at)
+    session.ledger.record_task(run_id, status.task_id, run.submitted_at or run.created_at)
     return session.run(run_id)
 
 
@@ -150,7 +150,7 @@ def settle(session: Session, run_id: str, *, paid: bool) -> Run:
 
 
 def _unanswered(session: Session, run_id: str) -> Run:
-    session.ledger.settle()
+    session.ledger.leases.mark_abandoned()
     run = session.run(run_id)
     if run.state != UNKNOWN:
         text = f"Run {run_id} is {printable(run.state, 40)}: its submit was answered"
@@ -254,7 +254,7 @@ def _strays(session: Session, runs: Iterable[Run]) -> Iterator[str]:
 def _tasks(session: Session, runs: Iterable[Run]) -> Iterator[str]:
     """Tasks that nobody waits for, and submits whose end nobody knows."""
     old = datetime.now(UTC) - timedelta(days=RESULT_DAYS)
-    theirs = session.ledger.elsewhere()
+    theirs = session.ledger.leases.held_elsewhere()
     for run in runs:
         if run.is_open and run.run_id not in theirs:
             late = " Its pictures have probably expired." if run.created_at < old else ""
@@ -264,8 +264,8 @@ def _tasks(session: Session, runs: Iterable[Run]) -> Iterator[str]:
         run_id, stake = _short(run.run_id), dollars(run.price_micros / 1e6)
         step = f"`%apixo settle {run_id} paid` or `free` settles it, once your balance tells."
         yield f"submit without an answer: run {run_id}, {stake} at stake. {step}"
-    for kept in session.ledger.orphans():
-        task = f"{_short(kept.task_id)} of run {_short(kept.run_id)}"
+    for entry in session.ledger.stray_tasks():
+        task = f"{_short(entry.task_id)} of run {_short(entry.run_id)}"
         yield f"orphan task: {task}, which is not in this ledger."
 
 

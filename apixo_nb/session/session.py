@@ -105,8 +105,8 @@ class Session(Records):
         with self._lock:
             if self._ledger is None:
                 self._check_not_emptied()
-                aside = self.settings.home_path / "ledger-tasks.jsonl"
-                self._ledger = Ledger(self.settings.ledger or self.ledger_file(), aside)
+                journal = self.settings.home_path / "ledger-tasks.jsonl"
+                self._ledger = Ledger(self.settings.ledger or self.ledger_file(), journal)
             return self._ledger
 
     def _check_not_emptied(self) -> None:
@@ -232,7 +232,7 @@ class Session(Records):
         SubmitUnknownError
             One of them was submitted before, and its answer lost.
         """
-        self.ledger.settle()
+        self.ledger.leases.mark_abandoned()
         buy = new or not self.settings.replay
         return decide_all(planned, self._draws, _drawn, buy=buy, leave=leave)
 
@@ -303,9 +303,9 @@ class Session(Records):
         followed there.
         """
         check_timeout(timeout_s)
-        self.ledger.merge_aside()
-        self.ledger.settle()
-        theirs = self.ledger.elsewhere() if run_id is None else ()
+        self.ledger.merge_journal()
+        self.ledger.leases.mark_abandoned()
+        theirs = self.ledger.leases.held_elsewhere() if run_id is None else ()
         runs = self.ledger.unfinished() if run_id is None else [self.run(run_id)]
         runs = [run for run in runs if run.run_id not in theirs]
         mine = [run for run in runs if run.sandbox == self.is_sandbox and run.task_id]

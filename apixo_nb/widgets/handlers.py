@@ -112,7 +112,7 @@ def money(session: Session) -> Answer:
 def unfinished(session: Session) -> str:
     """What an earlier kernel has left, in a sentence; "" if nothing."""
     try:
-        here = {job.run.run_id for job in session.jobs()} | session.ledger.elsewhere()
+        here = {job.run.run_id for job in session.jobs()} | session.ledger.leases.held_elsewhere()
         left = [run for run in session.ledger.unfinished() if run.run_id not in here]
         open_runs = [run for run in left if run.sandbox == session.is_sandbox and run.task_id]
         lost = session.lost()

@@ -105,18 +105,18 @@ def fork(_number: int, place: str) -> Iterator[object]:
     reading, writing = os.pipe()
     if not os.fork():
         child = Ledger(Path(place))
-        told = [ledger.claim(mine.run_id) is None, ledger.elsewhere() == {mine.run_id}]
+        told = [ledger.leases.claim(mine.run_id) is None, ledger.leases.held_elsewhere() == {mine.run_id}]
         ledger.add(a_run("the child's"))
-        told.append(ledger._owner is not None and ledger._owner.pid == os.getpid())
+        told.append(ledger.leases.holder is not None and ledger.leases.holder.pid == os.getpid())
         ledger.close()
-        told.append(child.elsewhere() == {mine.run_id})
+        told.append(child.leases.held_elsewhere() == {mine.run_id})
         os.write(writing, b"".join(b"y" if each else b"n" for each in told))
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
         of_the_child = pipe.read()
     os.wait()
-    yield [of_the_child, sorted(ledger.elsewhere())]
+    yield [of_the_child, sorted(ledger.leases.held_elsewhere())]
 
 
 def test_after_a_fork_the_child_is_another_owner_and_leaves_its_parents_runs(tmp_path: Path):
@@ -133,7 +133,7 @@ def forget(_number: int, place: str) -> Iterator[object]:
         os._exit(0)
     os.wait()
     with contextlib.closing(Ledger(Path(place))) as other:
-        yield sorted(other.elsewhere()) == [mine.run_id]
+        yield sorted(other.leases.held_elsewhere()) == [mine.run_id]
 
 
 def test_child_that_closes_what_it_inherited_lets_go_of_nothing(tmp_path: Path):

@@ -422,7 +422,7 @@ def test_run_that_somebody_works_on_is_left_alone(here: Session, there: Session,
             assert not session.ledger.catch_up(here.run(run.run_id))
     assert there.run(run.run_id) == run
     assert files(there.images.folder) == {}
-    there.ledger.release(run.run_id)
+    there.ledger.leases.release(run.run_id)
     assert there.import_bundle(path).gained == 1
     assert there.run(run.run_id) == here.run(run.run_id)
 

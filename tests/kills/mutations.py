@@ -15,7 +15,8 @@ from apixo_nb.core import files
 from apixo_nb.core.records import Run
 from apixo_nb.engine import runner as collect
 from apixo_nb.errors import SubmitUnknownError
-from apixo_nb.ledger import budgets as caps
+from apixo_nb.ledger import budgets
+from apixo_nb.ledger.leases import Leases
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.session.session import Session
 
@@ -35,23 +36,23 @@ def resend_after_a_lost_answer() -> None:
 
 def row_after_the_post() -> None:
     """The row is written once the taskId is known."""
-    add, keep_task = Ledger.add, Ledger.keep_task
+    add, record_task = Ledger.add, Ledger.record_task
     rows: dict[str, Run] = {}
 
     def add_later(_self: Ledger, run: Run, **_options: Any) -> Run:
         rows[run.run_id] = run.but(take=1)
         return rows[run.run_id]
 
-    def keep_both(self: Ledger, run_id: str, *args: Any, **options: Any) -> bool:
+    def record_both(self: Ledger, run_id: str, *args: Any, **options: Any) -> bool:
         add(self, rows[run_id])
-        return keep_task(self, run_id, *args, **options)
+        return record_task(self, run_id, *args, **options)
 
-    Ledger.add, Ledger.keep_task = add_later, keep_both  # type: ignore[method-assign, assignment]
+    Ledger.add, Ledger.record_task = add_later, record_both  # type: ignore[method-assign, assignment]
 
 
 def task_id_is_dropped() -> None:
     """The taskId is not written."""
-    Ledger.keep_task = lambda *_args, **_options: True  # type: ignore[method-assign]
+    Ledger.record_task = lambda *_args, **_options: True  # type: ignore[method-assign]
 
 
 def final_name_before_the_check() -> None:
@@ -108,7 +109,7 @@ def pictures_are_fetched_once_only() -> None:
 
 def resume_forgets_the_dead() -> None:
     """The submits of dead processes stay `submitting` for ever."""
-    Ledger.settle = lambda _self: None  # type: ignore[method-assign, assignment]
+    Leases.mark_abandoned = lambda _self: None  # type: ignore[method-assign, assignment]
 
 
 def resume_buys_what_was_lost() -> None:
@@ -142,5 +143,5 @@ def cost_is_forgotten() -> None:
 
 
 def budget_is_not_looked_at() -> None:
-    """A cap is written down, and that is all."""
-    caps.check = lambda *_args: None
+    """A budget is written down, and that is all."""
+    budgets.check = lambda *_args: None

@@ -311,8 +311,8 @@ def test_kernel_of_another_machine_counts_as_dead_once_its_heartbeat_is_old(sess
             other.execute("DELETE FROM owners")
             other.execute(owner, [moment.replace(tzinfo=None).isoformat(" ")])
             other.execute("UPDATE runs SET owner = 'far'")
-        assert session.ledger.elsewhere() == theirs
-        assert (session.ledger.claim(run.run_id) is None) == bool(theirs)
+        assert session.ledger.leases.held_elsewhere() == theirs
+        assert (session.ledger.leases.claim(run.run_id) is None) == bool(theirs)
 
 
 # --- buying the same thing at once ------------------------------------------------------------------
@@ -381,9 +381,9 @@ def test_cell_that_stood_in_line_while_another_kernel_was_refused_is_bought(
 def claim(_number: int, place: str, run_id: str) -> Iterator[Any]:
     """Ask for a run, and keep it until all have asked."""
     ledger = Ledger(place if "://" in place else Path(place))
-    ledger.heartbeat()
+    ledger.leases.heartbeat()
     yield None
-    won = ledger.claim(run_id) is not None
+    won = ledger.leases.claim(run_id) is not None
     # Whoever ends is dead, and another may have its run: so nobody ends before all have asked.
     until(lambda: len(in_owners(place)) == 8, "the others to ask")
     yield won
@@ -411,8 +411,8 @@ def eight_ask(place: str) -> None:
         ledger.insert(run)
         won = crowd(claim, 8, place, run.run_id)
         assert sorted(won) == [False] * 7 + [True]
-        assert ledger.elsewhere() == set()
-        assert ledger.claim(run.run_id) == run  # all of them are dead by now
+        assert ledger.leases.held_elsewhere() == set()
+        assert ledger.leases.claim(run.run_id) == run  # all of them are dead by now
 
 
 def test_run_that_could_not_be_let_go_because_of_a_lock_is_let_go_later(
@@ -462,7 +462,7 @@ def test_closed_session_has_let_go_of_its_runs(session: Session, clock: Clock, s
     other = Session()
     job = other.begin("[seconds:1000] a fox")
     until(lambda: sandbox.account.polls, "the task to be waited for")
-    assert session.ledger.elsewhere() == {job.run.run_id}
+    assert session.ledger.leases.held_elsewhere() == {job.run.run_id}
     assert [run.run_id for run in session.elsewhere()] == [job.run.run_id]
     other.close()
     assert in_file(session, "SELECT owner FROM runs") == [(None,)]

@@ -435,7 +435,7 @@ def kept_beside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
         run = ledger.add(a_run())
         with contextlib.closing(sqlite3.connect(place, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
-            ledger.keep_task(run.run_id, "task_1", datetime.now(UTC))
+            ledger.record_task(run.run_id, "task_1", datetime.now(UTC))
         assert rows_on_disk(place, "state, task_id") == [("submitting", None)]
         yield ledger, run
 
@@ -451,14 +451,14 @@ def test_task_kept_beside_is_brought_in_by_the_next_kernel(place: Path):
 def test_task_kept_beside_leaves_a_final_state_alone(kept_beside: tuple[Ledger, Run], place: Path):
     ledger, run = kept_beside
     ledger.update(run.run_id, state="success", cost_micros=350_000)
-    ledger.merge_aside()
+    ledger.merge_journal()
     assert rows_on_disk(place, "state, task_id") == [("success", "task_1")]
 
 
 def test_task_kept_beside_does_not_replace_another(kept_beside: tuple[Ledger, Run], place: Path):
     ledger, run = kept_beside
     ledger.update(run.run_id, task_id="task_2", state="processing")
-    ledger.merge_aside()
+    ledger.merge_journal()
     assert rows_on_disk(place, "state, task_id") == [("processing", "task_2")]
 
 
@@ -560,7 +560,7 @@ def test_task_of_another_ledger_stays_beside_until_that_one_is_back(tmp_path: Pa
     )
     Ledger(tmp_path / "other.db", aside).close()
     assert "task_1" in aside.read_text("utf-8")
-    team.merge_aside()
+    team.merge_journal()
     found = team.get(run.run_id)
     assert found is not None
     assert found.task_id == "task_1"

@@ -250,14 +250,14 @@ def test_upgraded_ledger_does_all_that_a_new_one_does(place: Path):
         assert (budget.spent_micros, budget.at_stake_micros) == (4 * 350_000, 5 * 350_000)
         assert ledger.see_balance(1.0, sandbox=True) is None
         run = ledger.add(a_run(notebook="a.ipynb"))
-        assert ledger.claim("run03") is not None
+        assert ledger.leases.claim("run03") is not None
         ledger.put_image("run09", Image(index=0, url="u0", file="new.png"))
         open_or_missing = {"run02", "run03", "run05", "run08", "run09", "run10"}
         assert {found.run_id for found in ledger.unfinished()} == open_or_missing
         assert ledger.get(run.run_id) == run
         assert ledger.choose("run07", 1, rating=5, tags=("grün",))
         assert [found.run_id for found in ledger.find(Query(rating_min=5)).runs] == ["run07"]
-        ledger.settle()
+        ledger.leases.mark_abandoned()
         assert [found.run_id for found in ledger.lost()] == ["run01", "run04"]
 
 

@@ -23,6 +23,7 @@ from apixo_nb.core.records import Run
 from apixo_nb.core.request import make_request
 from apixo_nb.engine.job import Job
 from apixo_nb.engine.rate_limit import Gate
+from apixo_nb.ledger.leases import Leases
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
 from apixo_nb.sandbox.checks import RefusedError
@@ -573,13 +574,13 @@ def test_stop_while_another_kernel_turns_out_to_be_quicker_leaves_the_run_to_it(
     [[theirs], [ours]] = [kernel.decide([kernel.plan(request)]) for kernel in (first, second)]
     first.carry_out(theirs)
     until(lambda: len(sandbox.account.accepted) == 1)
-    claimed, original = [], Ledger.claim
+    claimed, original = [], Leases.claim
 
-    def claim(ledger: Ledger, run_id: str) -> Run | None:
+    def claim(leases: Leases, run_id: str) -> Run | None:
         claimed.append(run_id)
-        return original(ledger, run_id)
+        return original(leases, run_id)
 
-    monkeypatch.setattr(Ledger, "claim", claim)
+    monkeypatch.setattr(Leases, "claim", claim)
     with held(Ledger, "add", monkeypatch) as came:
         job = second.carry_out(ours, timeout_s=2.0)
         assert came.wait(PATIENCE_S)

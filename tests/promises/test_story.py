@@ -89,13 +89,13 @@ class Kernel:
 
         monkey: Any = ledger._database
         monkey.writing = dead
-        ledger._aside = None
+        ledger._journal = None
         for job in self.jobs:
             job.cancel()
         concurrent.futures.wait([job.ended for job in self.jobs], timeout=PATIENCE_S)
-        if ledger._owner is not None:
+        if ledger.leases.holder is not None:
             with contextlib.closing(sqlite3.connect(self.session.ledger_file(), timeout=PATIENCE_S)) as other:
-                other.execute("UPDATE owners SET started = 'gone' WHERE id = ?", [ledger._owner.id])
+                other.execute("UPDATE owners SET started = 'gone' WHERE id = ?", [ledger.leases.holder.id])
                 other.commit()
 
     def wait(self, tick: Callable[[], None] = lambda: None) -> None:

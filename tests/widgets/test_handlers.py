@@ -304,7 +304,7 @@ def test_what_is_unfinished_is_said_with_what_is_at_stake(session: Session):
 
 
 def test_a_ledger_that_cannot_be_read_keeps_the_form_alive(session: Session):
-    session.ledger.settle()
+    session.ledger.leases.mark_abandoned()
     session.close()
     session.ledger_file().write_bytes(b"no ledger " * 1_000)
     assert (asks.money(session), asks.unfinished(session)) == ({"budgets": []}, "")
