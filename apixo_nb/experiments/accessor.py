@@ -21,10 +21,10 @@ from apixo_nb.analysis.formats import write_csv, write_excel_csv, write_jsonl, w
 from apixo_nb.analysis.summary import labels_by, plot_cost, plot_time, spending, summary
 from apixo_nb.core.formatting import GROUPS, Shown, plan_summary, sentence_html
 from apixo_nb.core.records import Run
-from apixo_nb.core.request import Labels, check_timeout, make_request, whole
+from apixo_nb.core.request import check_timeout, whole
 from apixo_nb.display.cards import Picture
 from apixo_nb.display.gallery import gallery, shown_columns, thumbs
-from apixo_nb.errors import ApixoError, ConfigurationError, InvalidRequestError
+from apixo_nb.errors import ApixoError, InvalidRequestError
 from apixo_nb.session.session import Session, current
 from apixo_nb.text import printable
 
@@ -147,7 +147,7 @@ class Table:
         return thumbs(part._table, pictures, self._session.images, chosen, more)
 
     def grid(self, x: str | None = None, y: str | None = None) -> Any:
-        """The runs of these rows as a grid; see `grids.grid`."""
+        """The runs of these rows as a grid; see `grid.grid`."""
         from .grid import grid
 
         return grid(self.runs(), x=x, y=y)
@@ -155,13 +155,13 @@ class Table:
     # --- figures ---
 
     def summary(self, by: str | Sequence[str] | None = None) -> pd.DataFrame:
-        """Failures, times, cost and ratings of these runs, group by group; see `summaries.summary`."""
+        """Failures, times, cost and ratings of these runs, group by group; see `summary.summary`."""
         return summary(self.runs(), by)
 
     def spend(self, by: str = "tag") -> pd.DataFrame:
         """What these runs have cost: by "tag", "day", "state", any axis or any column of this table.
 
-        See `summaries.spending` for the columns. Each run counts once in each of its groups, however many
+        See `summary.spending` for the columns. Each run counts once in each of its groups, however many
         rows it has.
         """
         runs = self.runs()
@@ -214,22 +214,7 @@ class Table:
         at = whole(i, "i", -len(self._table), len(self._table) - 1)
         [old] = Table(self._table.iloc[[at]], self._given).runs()
         session = self._session
-        if old.sandbox and not session.is_sandbox:
-            step = "Nothing was sent. `apixo_nb.generate(...)` buys its prompt for real."
-            text = f"Run {old.run_id} was made in the sandbox, and this session pays"
-            raise ConfigurationError(text, next_step=step)
-        given: dict[str, Any] = dict(old.parameters)
-        request = make_request(
-            old.prompt,
-            model=old.model,
-            image_urls=old.image_urls,
-            nearby=session.is_sandbox,
-            **given,
-        )
-        labels = Labels(old.name, old.tags, old.note)
-        run = session.plan(
-            request, labels, prompt_template=old.prompt_template, variables=dict(old.variables)
-        )
+        run = session.plan_again(old)
         session.check_cost([run], max_cost_usd)
         said = f"Another draw of run {old.run_id}: {plan_summary([run])}"
         display(Shown(sentence_html(said), said))
@@ -238,7 +223,7 @@ class Table:
     # --- to files ---
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write this table as CSV, exactly; see `frame.write_csv`."""
+        """Write this table as CSV, exactly; see `formats.write_csv`."""
         return write_csv(self._table, path)
 
     def to_excel_csv(self, path: str | os.PathLike[str]) -> Path:

@@ -18,7 +18,7 @@ from apixo_nb.analysis.pivot import Cell, Layout, Row, Section, Slide, lay_out, 
 from apixo_nb.core.formatting import render
 from apixo_nb.core.records import Image, Run, checked_runs
 from apixo_nb.errors import ApixoError
-from apixo_nb.session import session as shared
+from apixo_nb.session.session import current
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import printable
 
@@ -28,7 +28,7 @@ CELLS = 400
 _COLUMNS = 60
 _PANES = 24  # of one cell
 _FOLDED = 60  # characters of an axis's value; the whole is one click away
-_READERS = 4  # threads that make thumbnails; Pillow lets go of the interpreter while it decodes
+_READERS = 4  # threads that make thumbnails; Pillow releases the GIL while it decodes
 
 
 class Pick(NamedTuple):
@@ -43,7 +43,7 @@ class Grid:
 
     Attributes
     ----------
-    layout : cells.Layout
+    layout : pivot.Layout
         Axes, sections, rows and cells.
     images : Images
         Where the pictures are.
@@ -77,7 +77,7 @@ class Grid:
         return write_site(self.layout, path, self.images, originals=originals)
 
     def sheet(self, path: str | os.PathLike[str], *, px: int = 256) -> Path:
-        """Write a contact sheet, and return its path; see `sheet.write_sheet`."""
+        """Write a contact sheet, and return its path; see `contact_sheet.write_sheet`."""
         from apixo_nb.export.contact_sheet import write_sheet
 
         return write_sheet(self.layout, path, self.images, px=px)
@@ -108,7 +108,7 @@ def grid(runs: Any, x: str | None = None, y: str | None = None, *, images: Image
     """
     chosen = checked_runs(runs)
     if images is None:
-        session = shared.current()
+        session = current()
         images = session.images
         with contextlib.suppress(ApixoError):  # without a ledger, what was given is what is known
             now = {run.run_id: run for run in session.ledger.some([run.run_id for run in chosen])}

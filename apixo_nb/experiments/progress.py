@@ -1,4 +1,4 @@
-"""How a sweep stands: what it comes to before it starts, counts and sums on its way, failures by words."""
+"""Progress of a sweep: counts and sums of its runs, a forecast of its end, failures grouped by cause."""
 
 from __future__ import annotations
 
@@ -7,51 +7,60 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from apixo_nb.analysis import pivot as axes
-from apixo_nb.core.records import PLANNED, UNKNOWN, Run, utc_now
+from apixo_nb.analysis.pivot import axis_value
+from apixo_nb.core.records import PLANNED, Run, utc_now
 from apixo_nb.engine.job import Job
 from apixo_nb.engine.rate_limit import Gate
 from apixo_nb.errors import ApixoError, RunCancelledError, SubmitUnknownError, WaitTimeoutError
 from apixo_nb.text import dollars, printable
 
-# How a run of a sweep stands; "unknown" is also the state of its row.
-DONE, FAILED, STOPPED = "done", "failed", "stopped"
-RUNNING, WAITING = "running", "waiting"
 
-_SUBMIT_S = 0.5  # of one submit, until there is a pace to be seen
-_SEEN = 3  # so many starts make a pace
-_TAKEN = 5  # and so many ends a duration
-_SMOOTH_S = 8.0  # the forecast follows what is seen within about so long
-_NAMED = 4  # cells named with a failure
+class Status(StrEnum):
+    """How a run of a sweep stands now; coarser than the state of its row, and as people read it."""
+
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    STOPPED = "stopped"
+    RUNNING = "running"
+    WAITING = "waiting"
 
 
-def label(run: Run, names: Sequence[str], *, take: bool) -> str:
+_SUBMIT_S = 0.5  # assumed duration of one submit, until a pace can be measured
+_LEAST_STARTS = 3  # before a pace is measured
+_LEAST_ENDS = 5  # before a duration is measured
+_SMOOTH_S = 8.0  # time constant of the forecast
+_NAMED = 4  # cells that a failure lists
+
+
+def cell_label(run: Run, names: Sequence[str], *, take: bool) -> str:
     """What a cell of a sweep is called: its values on the axes, and its take."""
-    words = [f"{name}={printable(axes.axis_value(run, name), 40)}" for name in names]
+    words = [f"{name}={printable(axis_value(run, name), 40)}" for name in names]
     return ", ".join([*(words or [printable(run.prompt, 60)]), *([f"take {run.take}"] if take else [])])
 
 
 # --- on its way -------------------------------------------------------------------------------------
 
 
-def standing(job: Job) -> str:
+def status_of(job: Job) -> Status:
     """How a run of the sweep stands."""
     if not job.done:
-        return RUNNING if job.submitting or job.run.state != PLANNED else WAITING
+        return Status.RUNNING if job.submitting or job.run.state != PLANNED else Status.WAITING
     error = job.answer.exception()
     if error is None:
-        return DONE
+        return Status.DONE
     if isinstance(error, SubmitUnknownError):
-        return UNKNOWN
-    return STOPPED if isinstance(error, RunCancelledError | WaitTimeoutError) else FAILED
+        return Status.UNKNOWN
+    return Status.STOPPED if isinstance(error, RunCancelledError | WaitTimeoutError) else Status.FAILED
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class Progress:
     """Counts and sums of a sweep at one moment; sums in micro-dollars, of what was bought now."""
 
-    counts: Counter[str]
+    counts: Counter[Status]
     total: int
     spent_micros: int
     price_micros: int
@@ -61,12 +70,12 @@ class Tally:
     @property
     def ended(self) -> int:
         """How many have ended, well or not."""
-        return self.total - self.counts[RUNNING] - self.counts[WAITING]
+        return self.total - self.counts[Status.RUNNING] - self.counts[Status.WAITING]
 
     def words(self) -> list[str]:
         """Counts as short texts; what is none is left out, but not what is done."""
-        found = [f"{self.counts[DONE]} of {self.total} done"]
-        for kind in (FAILED, UNKNOWN, STOPPED, RUNNING, WAITING):
+        found = [f"{self.counts[Status.DONE]} of {self.total} done"]
+        for kind in list(Status)[1:]:
             found += [f"{self.counts[kind]} {kind}"] if self.counts[kind] else []
         return found
 
@@ -78,10 +87,10 @@ class Tally:
         return f"{of}{stake}, not paid" if self.sandbox else f"{of} spent{stake}"
 
 
-def count(jobs: Sequence[Job], bought: Collection[Job]) -> Tally:
+def progress_of(jobs: Sequence[Job], bought: Collection[Job]) -> Progress:
     """How the jobs of a sweep stand now; `bought` are those that cost money now."""
-    return Tally(
-        counts=Counter(map(standing, jobs)),
+    return Progress(
+        counts=Counter(map(status_of, jobs)),
         total=len(jobs),
         spent_micros=sum(job.run.cost_micros or 0 for job in bought),
         price_micros=sum(job.run.price_micros for job in bought),
@@ -138,18 +147,18 @@ class Forecast:
         return 0.9 * (1 - math.exp(-1.5 * age / self._expected_s))
 
     def _estimate_s(self, jobs: Sequence[Job], now: float) -> float:
-        kinds = {job: standing(job) for job in jobs}
+        kinds = {job: status_of(job) for job in jobs}
         for job, kind in kinds.items():
-            if kind == RUNNING and job not in self._since:
+            if kind == Status.RUNNING and job not in self._since:
                 self._since[job] = now - _age_s(job.run)
-            elif kind == DONE and job in self._since and job not in self._took:
+            elif kind == Status.DONE and job in self._since and job not in self._took:
                 self._took[job] = now - self._since[job]
-        if len(self._took) >= _TAKEN:  # what is seen here goes before what is usual
+        if len(self._took) >= _LEAST_ENDS:  # what is seen here goes before what is usual
             self._expected_s = max(0.1, statistics.median(self._took.values()))
-        waiting = sum(kind == WAITING for kind in kinds.values())
+        waiting = sum(kind == Status.WAITING for kind in kinds.values())
         if waiting:
             return waiting / self._pace(now) + self._expected_s
-        ages = [now - self._since[job] for job, kind in kinds.items() if kind == RUNNING]
+        ages = [now - self._since[job] for job, kind in kinds.items() if kind == Status.RUNNING]
         return max(0.0, self._expected_s - min(ages)) if ages else 0.0
 
     def _pace(self, now: float) -> float:
@@ -157,7 +166,7 @@ class Forecast:
         began = self._began if self._began is not None else now
         started = sum(at >= began for at in self._since.values())
         at_once, rate = (self._gate.at_once, self._gate.rate) if self._gate else (1, math.inf)
-        if started >= _SEEN and now - began > 1.0:
+        if started >= _LEAST_STARTS and now - began > 1.0:
             return min(rate, started / (now - began))
         return min(rate, at_once / _SUBMIT_S)
 
@@ -208,14 +217,14 @@ def failures(jobs: Iterable[Job], names: Sequence[str], *, take: bool) -> list[F
     """What went wrong, grouped by its words, the most frequent first."""
     found: dict[tuple[str, str], Failure] = {}
     for job in jobs:
-        kind = standing(job)
+        kind = status_of(job)
         error = job.answer.exception() if job.done else None
         if error is None:
             continue
-        cell = label(job.run, names, take=take)
+        cell = cell_label(job.run, names, take=take)
         text = printable(error.message if isinstance(error, ApixoError) else type(error).__name__)
         advice = error.advice if isinstance(error, ApixoError) else ""
-        if kind == UNKNOWN:  # each names its own day; what they share is what counts
+        if kind == Status.UNKNOWN:  # each names its own day; what they share is what counts
             text, cell = "submitted, but the answer was lost", f"{cell}: run {job.run.run_id}"
             advice = SubmitUnknownError.next_step
         text = text.rstrip(".")

@@ -1,8 +1,7 @@
-"""From templates, lists of values and a number of draws to the cells of a sweep: their full product.
+"""Prompts from templates, and the cells of a sweep: the full product of templates and lists of values.
 
-Everything that can be wrong with it is said here, before anything is bought. A value that stands twice in a
-list is refused, not dropped and not bought twice: it costs money in either reading, and ``repeat`` is there
-for several draws.
+Every error is raised here, before anything is bought. A value that occurs twice in a list is refused, neither
+dropped nor bought twice: both would be a guess about money, and ``repeat`` asks for several draws.
 """
 
 from __future__ import annotations
@@ -306,18 +305,18 @@ def _check_size(products: Iterable[Sequence[Sequence[Any]]], repeat: int) -> Non
         )
 
 
-def check_different(cells: Sequence[Cell], wishes: Iterable[Hashable]) -> None:
+def check_different(cells: Sequence[Cell], keys: Iterable[Hashable]) -> None:
     """Refuse two cells that ask for the same, and would be bought twice without a word.
 
     Parameters
     ----------
     cells : sequence of Cell
-    wishes : iterable
-        What each cell asks for; the same for the same.
+    keys : iterable of hashable
+        One for each cell; cells that ask for the same have equal keys.
     """
     seen: dict[Hashable, Cell] = {}
-    for cell, asked in zip(cells, wishes, strict=True):
-        if (twin := seen.setdefault(asked, cell)) is not cell:
+    for cell, key in zip(cells, keys, strict=True):
+        if (twin := seen.setdefault(key, cell)) is not cell:
             places = " and ".join(found.template.where for found in (twin, cell) if found.template.where)
             raise InvalidRequestError(
                 f"Two cells ask for the same{f' ({places})' if places else ''}: {printable(cell.prompt, 60)}",

@@ -1,4 +1,4 @@
-"""A person's choice among the pictures: rating, star, note and tags, in the ledger and beside the picture."""
+"""A person's review of pictures: rating, star, note and tags, in the ledger and in the sidecar."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def rate(
 ) -> Run:
     """Say something of a picture of a run (or of the run of that id), and return the run as it is now.
 
-    What is not given stays as it is; see `choices.choose` for what may be given, and for the errors.
+    What is not given stays as it is; see `choose` for what may be given, and for the errors.
     """
     run_id = run.run_id if isinstance(run, Run) else run
     return choose(current(), run_id, index, rating=rating, starred=starred, note=note, tags=tags)

@@ -1,7 +1,7 @@
-"""Sweeps: many runs from one template, bought together, that stand and fall one by one.
+"""Sweeps: many runs made from templates, bought together; each of them succeeds or fails alone.
 
-The plan comes first and is shown; then what is not in the ledger yet is bought. A sweep that did not come to
-its end in full was no draw of anything: asked for again, it goes on where it stopped.
+The plan is made and shown first; then the runs that are not in the ledger are bought. Where a sweep did not
+complete, the same sweep started again continues where it stopped: its runs do not count as draws.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from apixo_nb.core.event_loop import TICK_S
 from apixo_nb.core.models import DEFAULT_MODEL
-from apixo_nb.core.records import UNKNOWN, Run
+from apixo_nb.core.records import Run
 from apixo_nb.core.request import check_switch, check_timeout, make_labels
 from apixo_nb.display.live import Watch
 from apixo_nb.engine.job import Job, stop_all
@@ -25,11 +25,12 @@ from apixo_nb.errors import ConfigurationError, CostLimitError, remember
 from apixo_nb.session.session import Session, current
 from apixo_nb.text import dollars
 
-from . import cell_options as options
-from .plan import Asked, Plan, draws_of, make_plan, templates_given, typed_lists, wishes_of
-from .progress import DONE, FAILED, standing
+from .cell_options import Options, model_parameters
+from .plan import Plan, SweepOptions, checked_repeat, make_plan, split_values, typed_lists
+from .progress import Status, status_of
+from .prompt_table import read_templates
 from .prompts import Template, split_prompts, values_of
-from .sweep_view import SweepShown, plan_bundle
+from .sweep_view import SweepOutput, plan_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """How a sweep is to be started; the first three as in `sweep`.
+class StartOptions:
+    """How a sweep is started; the first three fields as in `sweep`.
 
     `draws`: whether its runs count as this kernel's draws, see `Sweep.forget_draws`; as with `generate`,
     where replay is wanted.
@@ -65,9 +66,9 @@ class Sweep:
         One for each of its runs, in the order of the cells; empty while it has not started.
     """
 
-    def __init__(self, session: Session, plan: Plan, terms: Terms | None = None) -> None:
+    def __init__(self, session: Session, plan: Plan, defaults: StartOptions | None = None) -> None:
         self.plan = plan
-        self._terms = terms or Terms()  # what counts where `agree` and `start` are told nothing else
+        self._defaults = defaults or StartOptions()  # for `agree` and `start`
         self._agreed = self._begun = False
         self.jobs: list[Job] = []
         self._session = session
@@ -88,12 +89,12 @@ class Sweep:
     @property
     def failed(self) -> list[Run]:
         """Runs that came to nothing, or not to all of their pictures."""
-        return [job.run for job in self.jobs if standing(job) == FAILED]
+        return [job.run for job in self.jobs if status_of(job) == Status.FAILED]
 
     @property
     def unknown(self) -> list[Run]:
         """Runs whose submit was never answered, maybe billed; those that were left out included."""
-        return [job.run for job in self.jobs if standing(job) == UNKNOWN]
+        return [job.run for job in self.jobs if status_of(job) == Status.UNKNOWN]
 
     @property
     def done(self) -> bool:
@@ -119,7 +120,7 @@ class Sweep:
         return history_frame(self.runs, self._session.shown_path)
 
     def grid(self, x: str | None = None, y: str | None = None) -> Grid:
-        """Its pictures as a grid, such as ``grid(x="style", y="aspect_ratio")``; see `grids.grid`."""
+        """Its pictures as a grid, such as ``grid(x="style", y="aspect_ratio")``; see `grid.grid`."""
         from .grid import grid
 
         return grid(self, x, y)
@@ -137,9 +138,9 @@ class Sweep:
             It is above a limit, or nobody agreed to it.
         """
         plan, limit_usd = self.plan, self._session.settings.ask_above_usd
-        terms = self._terms
-        self._session.check_cost(plan.bought, terms.max_cost_usd if max_cost_usd is None else max_cost_usd)
-        if not (yes or terms.yes) and plan.price_micros > round(limit_usd * 1e6):
+        defaults = self._defaults
+        self._session.check_cost(plan.bought, defaults.max_cost_usd if max_cost_usd is None else max_cost_usd)
+        if not (yes or defaults.yes) and plan.price_micros > round(limit_usd * 1e6):
             _ask(plan, limit_usd)
         self._agreed = True
         return self
@@ -164,8 +165,8 @@ class Sweep:
         with self._lock:
             self._check_not_begun()  # again: somebody may have taken their time to agree
             self._begun = True
-        self._carry_out(timeout_s or self._terms.timeout_s)
-        if not self._terms.draws:
+        self._carry_out(timeout_s or self._defaults.timeout_s)
+        if not self._defaults.draws:
             self.forget_draws()
         return self
 
@@ -196,7 +197,7 @@ class Sweep:
         with self._lock:
             self._open -= 1
             last = self._open == 0
-        if last and any(standing(job) != DONE for job in self.jobs):
+        if last and any(status_of(job) != Status.DONE for job in self.jobs):
             self.forget_draws()
 
     def forget_draws(self) -> None:
@@ -261,9 +262,9 @@ class Sweep:
     # --- showing ---
 
     @cached_property
-    def shown(self) -> SweepShown:
+    def shown(self) -> SweepOutput:
         """What its output shows."""
-        return SweepShown(self._session, self.plan, self.jobs, self._bought)
+        return SweepOutput(self._session, self.plan, self.jobs, self._bought)
 
     def watch(self, shell: InteractiveShell | None, *, button: bool = False) -> Watch:
         """Its output, live, in the cell that calls; see `live.Watch`."""
@@ -308,12 +309,12 @@ def _ask(plan: Plan, limit_usd: float) -> None:
 # --- making one ---------------------------------------------------------------------------------------
 
 
-def sweep_of_cell(session: Session, given: options.Options, body: str, notebook: Mapping[str, Any]) -> Sweep:
+def sweep_of_cell(session: Session, given: Options, body: str, notebook: Mapping[str, Any]) -> Sweep:
     """The sweep that a ``%%apixo`` cell asks for, planned."""
     templates = [Template(text) for text in split_prompts(body)]
-    flags = {parameter.wire: parameter.flag for parameter in options.model_parameters()}
+    flags = {parameter.wire: parameter.flag for parameter in model_parameters()}
     lists = {wire: values_of(flags.get(wire, wire), listed, notebook) for wire, listed in given.lists.items()}
-    asked = Asked(
+    options = SweepOptions(
         model=given.model,
         parameters=given.parameters,
         lists=typed_lists(given.model, lists),
@@ -325,7 +326,7 @@ def sweep_of_cell(session: Session, given: options.Options, body: str, notebook:
         raw=given.raw,
         new=given.new,
     )
-    return Sweep(session, make_plan(session, templates, asked))
+    return Sweep(session, make_plan(session, templates, options))
 
 
 def sweep(
@@ -376,17 +377,17 @@ def sweep(
     for what, switch in {"yes": yes, "replay": replay, "dry_run": dry_run, "raw": raw}.items():
         check_switch(switch, what)
     session = current()
-    asked = Asked(
+    options = SweepOptions(
         model=model,
         image_urls=image_urls,
         labels=make_labels(name, tags, note),
-        repeat=draws_of(repeat),
+        repeat=checked_repeat(repeat),
         raw=raw,
         new=_shell() is None if replay is None else not replay,
-        **wishes_of(model, values),
+        **split_values(model, values),
     )
-    terms = Terms(max_cost_usd, yes, timeout_s, draws=not asked.new)
-    made = Sweep(session, make_plan(session, templates_given(template, model), asked), terms)
+    start = StartOptions(max_cost_usd, yes, timeout_s, draws=not options.new)
+    made = Sweep(session, make_plan(session, read_templates(template, model), options), start)
     return made if dry_run else _started(made.agree())
 
 

@@ -1,4 +1,4 @@
-"""A sweep as one output: one line for all on its way, then a summary and a light gallery that stay."""
+"""The output of a sweep: one line while it runs, then a summary and a small gallery that last."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from apixo_nb.analysis import pivot as axes
+from apixo_nb.analysis.pivot import axis_names, axis_value
 from apixo_nb.core.formatting import price, render
 from apixo_nb.core.records import Image, Run
 from apixo_nb.engine.job import Job
@@ -18,7 +18,7 @@ from apixo_nb.session.session import Session
 from apixo_nb.text import printable
 
 from .plan import Plan
-from .progress import DONE, STOPPED, Failure, Forecast, Tally, about, count, failures, label, standing
+from .progress import Failure, Forecast, Progress, Status, about, cell_label, failures, progress_of, status_of
 
 SMALL_PX = 160
 _GALLERY_CHARACTERS = 900_000  # of the gallery together: a saved notebook stays light
@@ -41,7 +41,7 @@ class Tile:
     alt: str
 
 
-class SweepShown:
+class SweepOutput:
     """What the output of a sweep shows; the subject of a `live.Watch`.
 
     `jobs` and `bought`, those of them that are paid for now, may be filled after the first line is shown.
@@ -55,7 +55,7 @@ class SweepShown:
         self._plan = plan
         self._bought = bought
         runs = [decision.run for decision in plan.decisions]
-        self._names = axes.axis_names(runs)
+        self._names = axis_names(runs)
         self._takes = len({run.digest for run in runs}) < len(runs)
         gate = session.runner.gate if plan.bought else None
         self._forecast = Forecast(_expected_s(session, runs), gate)
@@ -66,32 +66,34 @@ class SweepShown:
     def line(self, elapsed_s: float) -> dict[str, str]:
         """One line for all: counts, money, the expected end."""
         self._make_some_small()
-        tally = count(self.jobs, self._bought)
+        progress = progress_of(self.jobs, self._bought)
         left = about(self._forecast.left_s(self.jobs, time.monotonic()))
-        words = [*tally.words(), tally.money(), f"{elapsed_s:.0f} s, {left}"] if self.jobs else ["Starting"]
+        words = (
+            [*progress.words(), progress.money(), f"{elapsed_s:.0f} s, {left}"] if self.jobs else ["Starting"]
+        )
         sandbox = any(decision.run.sandbox for decision in self._plan.decisions)
         html = render(
             "sweep_line.html",
             summary=self._plan.summary,
             words=words,
             sandbox=sandbox,
-            bar=[f"{100 * part:.1f}" for part in self._bar(tally)],
+            bar=[f"{100 * part:.1f}" for part in self._bar(progress)],
         )
         where = "SANDBOX · " if sandbox else ""
         return {"text/html": html, "text/plain": f"{where}Sweep: {' · '.join(words)}"}
 
-    def _bar(self, tally: Tally) -> tuple[float, float, float]:
+    def _bar(self, progress: Progress) -> tuple[float, float, float]:
         """The shares of what is done, of what came to nothing, and of what is on its way."""
-        total = max(1, tally.total)
-        done = tally.counts[DONE] / total
-        nothing = (tally.ended - tally.counts[DONE]) / total
+        total = max(1, progress.total)
+        done = progress.counts[Status.DONE] / total
+        nothing = (progress.ended - progress.counts[Status.DONE]) / total
         return done, nothing, max(0.0, self.share(0.0) - done - nothing)
 
     def news(self) -> str:
         """Counts alone, in steps of a tenth."""
-        tally = count(self.jobs, self._bought)
-        tenth = tally.total * (10 * tally.ended // max(1, tally.total)) // 10
-        return f"Sweep of {tally.total}: {tenth or 'none'} ended" + (" or more" if tenth else " yet")
+        progress = progress_of(self.jobs, self._bought)
+        tenth = progress.total * (10 * progress.ended // max(1, progress.total)) // 10
+        return f"Sweep of {progress.total}: {tenth or 'none'} ended" + (" or more" if tenth else " yet")
 
     def share(self, _elapsed_s: float) -> float:
         """How full the bar is."""
@@ -102,9 +104,9 @@ class SweepShown:
     @property
     def summary(self) -> str:
         """How it stands, in one line."""
-        tally = count(self.jobs, self._bought)
-        again = ["run it again for what is missing"] if tally.counts[STOPPED] else []
-        return " · ".join([self._plan.size, *tally.words(), *self._plan.free, tally.money(), *again])
+        progress = progress_of(self.jobs, self._bought)
+        again = ["run it again for what is missing"] if progress.counts[Status.STOPPED] else []
+        return " · ".join([self._plan.size, *progress.words(), *self._plan.free, progress.money(), *again])
 
     @property
     def failures(self) -> list[Failure]:
@@ -140,7 +142,7 @@ class SweepShown:
 
     def check(self) -> None:
         """Raise the first error if nothing came at all; else what failed is in the summary."""
-        if self.jobs and not any(standing(job) == DONE or job.run.files for job in self.jobs):
+        if self.jobs and not any(status_of(job) == Status.DONE or job.run.files for job in self.jobs):
             self.jobs[0].wait()
 
     # --- pictures ---
@@ -168,7 +170,7 @@ class SweepShown:
 
     def _tile(self, job: Job, image: Image) -> Tile:
         run = job.run
-        words = [printable(axes.axis_value(run, name), 40) for name in self._names]
+        words = [printable(axis_value(run, name), 40) for name in self._names]
         words += [f"take {run.take}"] if self._takes else []
         words += [f"{image.index + 1} of {len(run.files)}"] if len(run.files) > 1 else []
         width, height = image.width or SMALL_PX, image.height or SMALL_PX
@@ -179,7 +181,7 @@ class SweepShown:
             width=round(width * scale),
             height=round(height * scale),
             caption=" · ".join(word for word in words if word) or printable(run.prompt, 60),
-            title=label(run, self._names, take=self._takes),
+            title=cell_label(run, self._names, take=self._takes),
             alt=printable(run.prompt, 120),
         )
 
@@ -215,12 +217,12 @@ def _expected_s(session: Session, runs: Sequence[Run]) -> float:
 
 
 def plan_bundle(plan: Plan, base_url: str) -> dict[str, str]:
-    """What a dry run shows: count and cost, a table of the cells, the first requests."""
+    """What a dry run shows: progress_of and cost, a table of the cells, the first requests."""
     runs = [decision.run for decision in plan.decisions]
-    names = axes.axis_names(runs)
+    names = axis_names(runs)
     rows = [
         {
-            "cells": [*(printable(axes.axis_value(run, name), 60) for name in names), f"{run.take}"],
+            "cells": [*(printable(axis_value(run, name), 60) for name in names), f"{run.take}"],
             "prompt": printable(run.prompt, 100),
             "cost": _WORDS[decision.action] if decision.action != "buy" else price(run.price_micros),
         }

@@ -191,6 +191,29 @@ class Session(Records):
             **dataclasses.asdict(labels or Labels()),
         )
 
+    def plan_again(self, run: Run) -> Run:
+        """The row of the request of `run` once more, checked and priced as of now; not yet written.
+
+        Raises
+        ------
+        ConfigurationError
+            `run` was made in the sandbox, and this session pays.
+        InvalidRequestError
+            Its model does not take the request any more.
+        """
+        if run.sandbox and not self.is_sandbox:
+            step = "Nothing was sent. `apixo_nb.generate(...)` buys its prompt for real."
+            text = f"Run {run.run_id} was made in the sandbox, and this session pays"
+            raise ConfigurationError(text, next_step=step)
+        given: dict[str, Any] = dict(run.parameters)
+        if run.callback_url:
+            given |= {"request_type": run.request_type, "callback_url": run.callback_url}
+        request = make_request(
+            run.prompt, model=run.model, image_urls=run.image_urls, nearby=self.is_sandbox, **given
+        )
+        labels = Labels(run.name, run.tags, run.note)
+        return self.plan(request, labels, prompt_template=run.prompt_template, variables=run.variables)
+
     def check_cost(self, runs: Iterable[Run], max_cost_usd: float | None) -> None:
         """Raise CostLimitError if these runs together would pass the limit, or BudgetError for a budget."""
         runs = list(runs)

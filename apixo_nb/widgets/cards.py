@@ -26,7 +26,7 @@ from apixo_nb.core.records import (
 from apixo_nb.display.comparison import differences
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError
-from apixo_nb.experiments.progress import Forecast, about, count
+from apixo_nb.experiments.progress import Forecast, about, progress_of
 from apixo_nb.session.session import Session
 from apixo_nb.text import printable, scrubbed, without_callback
 
@@ -310,10 +310,10 @@ class Board:
             cadence = self._bunch[0].session.cadence_of(jobs[0].run)
             self._forecast = Forecast(cadence.expected_s, None)
         bought = [track.job for track in self._bunch if track.bought]
-        standing = count(jobs, bought)
-        money = [standing.money()] if bought else []
-        left = [about(self._forecast.left_s(jobs, now))] if standing.ended < standing.total else []
-        return " · ".join([", ".join(standing.words()), *money, *left])
+        state = progress_of(jobs, bought)
+        money = [state.money()] if bought else []
+        left = [about(self._forecast.left_s(jobs, now))] if state.ended < state.total else []
+        return " · ".join([", ".join(state.words()), *money, *left])
 
     def _card(self, track: Track) -> dict[str, Any]:
         job = track.job

@@ -30,7 +30,7 @@ from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError, ConfigurationError, CostLimitError, InvalidRequestError
 from apixo_nb.experiments.cell_options import MOST_DRAWS
 from apixo_nb.experiments.grid import Grid
-from apixo_nb.experiments.plan import Asked, make_plan
+from apixo_nb.experiments.plan import SweepOptions, make_plan
 from apixo_nb.experiments.prompts import Template
 from apixo_nb.session.session import Session, current
 from apixo_nb.text import dollars
@@ -38,7 +38,7 @@ from apixo_nb.text import dollars
 from . import handlers as asks
 from .cards import Board, Track, again, model_facts
 from .controller import Desk, Sentence
-from .form import Form, cell_text, check_draws, form_of, problems, python_text, read_form
+from .form import Form, cell_text, check_draws, problems, python_text, read_form
 
 _REDRAW_S = 0.25
 _MOST_TASKS = 500  # of one click
@@ -235,9 +235,7 @@ class Panel(Desk):
         if not again(old) or old.sandbox != session.is_sandbox:
             step = "Nothing was sent. Send it to the form to ask for another draw."
             raise ConfigurationError("That run is not to be tried again here", next_step=step)
-        labels = form_of(old).labels()
-        run = session.plan(old.request, labels, prompt_template=old.prompt_template, variables=old.variables)
-        return self._buy(session, [run], asked)
+        return self._buy(session, [session.plan_again(old)], asked)
 
     def _bought_before(self, asked: dict[str, Any]) -> dict[str, Any] | None:
         """What this very click has bought, if it has arrived before."""
@@ -321,7 +319,7 @@ class Panel(Desk):
 def _runs_of(session: Session, form: Form) -> list[Run]:
     """The rows of all that a form asks for; it always buys, so each is the next take."""
     single = {wire: value for wire, value in form.parameters.items() if wire not in form.lists}
-    asked = Asked(
+    asked = SweepOptions(
         model=form.model,
         parameters=single,
         lists=form.lists,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from apixo_nb.core.models import DEFAULT_MODEL, MODELS
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.experiments.cell_options import Listed, mark
-from apixo_nb.experiments.plan import is_csv, is_table, templates_in, templates_of
+from apixo_nb.experiments.prompt_table import is_csv, is_table, templates_of_csv, templates_of_table
 from apixo_nb.experiments.prompts import MOST_TASKS, Cell, Template, expand, values_in, values_of
 
 MODEL = MODELS[DEFAULT_MODEL]
@@ -182,7 +182,7 @@ def test_a_row_of_a_dataframe_is_a_template_with_what_belongs_to_it():
             "note": [None, "m"],
         }
     )
-    first, second = templates_of(table, MODEL)
+    first, second = templates_of_table(table, MODEL)
     assert first == Template(
         "a {style} fox",
         variables={"style": "oil"},
@@ -205,7 +205,7 @@ def test_a_csv_file_is_read_as_spreadsheets_write_it(tmp_path: Path, sign: str, 
     text = head + "\r\n".join(sign.join(row) for row in rows) + "\r\n" + sign * 3 + "\r\n"
     path = tmp_path / "prompts.csv"
     path.write_bytes(text.encode())
-    first, second = templates_in(path, MODEL)
+    first, second = templates_of_csv(path, MODEL)
     assert (first.text, first.variables, first.parameters) == (
         "a {style} 狐",
         {"style": ""},
@@ -232,13 +232,13 @@ def test_what_is_wrong_with_a_csv_file_names_the_row(tmp_path: Path, text: str |
     path = tmp_path / "prompts.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InvalidRequestError) as caught:
-        templates_in(path, MODEL)
+        templates_of_csv(path, MODEL)
     assert told in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(InvalidRequestError, match=r"nowhere\.csv cannot be read"):
-        templates_in(tmp_path / "nowhere.csv", MODEL)
+        templates_of_csv(tmp_path / "nowhere.csv", MODEL)
 
 
 def test_texts_tables_and_paths_are_told_apart(tmp_path: Path):
@@ -257,4 +257,4 @@ def test_what_the_row_says_is_not_said_for_the_sweep_as_well():
 def test_an_endless_table_is_refused():
     table = pd.DataFrame({"prompt": [f"fox {number}" for number in range(MOST_TASKS + 1)]})
     with pytest.raises(InvalidRequestError, match="too long"):
-        templates_of(table, MODEL)
+        templates_of_table(table, MODEL)

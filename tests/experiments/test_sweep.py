@@ -25,9 +25,8 @@ from apixo_nb.errors import (
     InvalidRequestError,
     RunCancelledError,
 )
-from apixo_nb.experiments import progress as tally
+from apixo_nb.experiments import progress, sweep_view
 from apixo_nb.experiments import sweep as sweeps
-from apixo_nb.experiments import sweep_view
 from apixo_nb.experiments.progress import Forecast, about
 from apixo_nb.experiments.sweep_view import _GALLERY_CHARACTERS, Tile, _that_fit
 from apixo_nb.sandbox import Sandbox
@@ -307,7 +306,7 @@ def test_jobs_are_counted_by_how_they_stand():
     failed, stopped = a_job("failed"), a_job("cancelled")
     failed.fail(ApixoError("no"))
     stopped.fail(RunCancelledError("stopped"))
-    found = tally.count([*jobs, failed, stopped], jobs)
+    found = progress.progress_of([*jobs, failed, stopped], jobs)
     assert found.words() == ["1 of 6 done", "1 failed", "1 stopped", "2 running", "1 waiting"]
     assert found.money() == "$0.35 of $1.40, not paid"
     assert found.ended == 3
@@ -318,7 +317,7 @@ def test_failures_are_grouped_by_their_words():
     for job in jobs[:6]:
         job.fail(ApixoError("too much", next_step="Less."))
     jobs[6].fail(ApixoError("<b>other</b>"))
-    first, second = tally.failures(jobs, ["model"], take=False)
+    first, second = progress.failures(jobs, ["model"], take=False)
     assert (len(first.cells), second.text) == (6, "<b>other</b>")
     assert str(first).startswith("6 failed: too much (model=gpt-image-1; ")
     assert str(first).endswith("and 2 more). Less.")

@@ -147,6 +147,20 @@ def test_run_carries_the_words_that_the_caller_gave(session: Session):
     assert (row["name"], row["tags"], row["note"]) == ("n", ["t"], "k")
 
 
+def test_request_planned_again_is_the_same_request_with_its_labels_and_callback(session: Session):
+    request = apixo_nb.core.request.make_request(
+        "a red fox", num_images=2, request_type="callback", callback_url="https://example.com/hook"
+    )
+    labels = Labels("n", ("t",), "k")
+    old = session.plan(request, labels, prompt_template="a {colour} fox", variables={"colour": "red"})
+    again = session.plan_again(old)
+    changes = {"run_id", "created_at"}
+    assert again.model_dump(exclude=changes) == old.model_dump(exclude=changes)
+    assert again.run_id != old.run_id
+    polled = old.but(callback_url=None)  # as after an import, which drops the address
+    assert session.plan_again(polled).request_type == "async"
+
+
 # --- refused before anything is sent ---
 
 
