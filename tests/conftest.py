@@ -13,10 +13,8 @@ from apixo_nb.core import settings as config
 from apixo_nb.sandbox import Sandbox, SandboxOptions
 from apixo_nb.session import session as shared
 
+pytest.register_assert_rewrite("tests.support")
 pytest_plugins = ["tests.support.browser"]
-
-#: Made up, odd enough to be searched for, and never valid anywhere.
-KEY = "sk-test-7Gq2-Zebra-Pelican-91x"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -22,7 +22,7 @@ from apixo_nb.analysis import formats as formats_module
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, InvalidRequestError
 from apixo_nb.session.session import Session
-from tests.analysis.test_frame import CONTRACT, ODD_TEXTS, a_run, a_success, table, unwritable
+from tests.support.frames import CONTRACT, ODD_TEXTS, a_run, a_success, table, unwritable
 
 Write = Callable[[pd.DataFrame, Path], Path]
 Read = Callable[[Path], pd.DataFrame]

@@ -14,7 +14,7 @@ from apixo_nb.analysis.summary import SPENT, SUMMARY, spending, summary
 from apixo_nb.core.formatting import at_stake_micros, spent_micros
 from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import InvalidRequestError
-from tests.ledger.test_ledger import a_run
+from tests.support.factories import a_run
 
 PRICE = 350_000
 

@@ -25,7 +25,7 @@ from apixo_nb.export import export
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
-from tests.conftest import KEY
+from tests.support.factories import KEY
 
 PATIENCE_S = 60
 

@@ -41,8 +41,8 @@ from apixo_nb.errors import (
     WaitTimeoutError,
 )
 from apixo_nb.sandbox import Sandbox, SandboxOptions
-from tests.conftest import KEY
 from tests.support import fault_server as faults
+from tests.support.factories import KEY
 from tests.support.fault_server import PATIENCE_S, FaultServer, envelope
 
 T = TypeVar("T")

@@ -20,8 +20,8 @@ from apixo_nb.client.download import _check_address
 from apixo_nb.client.retry import RetryPolicy
 from apixo_nb.core.files import Downloaded, Limits
 from apixo_nb.errors import APIConnectionError, ApixoError, ImageError, RateLimitError, ServerError
-from tests.conftest import KEY
 from tests.support import fault_server as faults
+from tests.support.factories import KEY
 from tests.support.fault_server import PICTURE, FaultServer, answer, picture
 
 ONCE = RetryPolicy(attempts=1)

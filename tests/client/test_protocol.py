@@ -22,6 +22,7 @@ from apixo_nb.client.retry import Clock, RetryPolicy
 from apixo_nb.core.models import MODELS
 from apixo_nb.core.request import make_request
 from apixo_nb.errors import ApixoError
+from tests.support.replies import BUSY, DONE, MODEL, TASK, refused, reply, said, state
 
 PROPERTY = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=300
@@ -29,7 +30,6 @@ PROPERTY = settings(
 POLICY = RetryPolicy()
 CADENCE = MODELS["gpt-image-1"].cadence
 REQUEST = make_request("a fox", aspect_ratio="3:2", num_images=2)
-MODEL, TASK = "gpt-image-1", "task_12345678"
 NOW = 1_767_965_610.0  # Fri, 09 Jan 2026 13:33:30 GMT
 
 
@@ -87,30 +87,11 @@ def _carry_out(command: Any, story: Story, answers: Iterator[Any], time: Time) -
         raise AssertionError(f"one request too many: {command}") from None
 
 
-def reply(status: int, body: object = b"", **headers: str) -> Reply:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
-
-
-def said(code: object, data: object = None, status: int = 200, **headers: str) -> Reply:
-    return reply(status, {"code": code, "message": "so it is", "data": data}, **headers)
-
-
-def refused(status: int, **headers: str) -> Reply:
-    return said(status, None, status, **headers)
-
-
 def accepted(task_id: object = TASK) -> Reply:
     return said(200, {"taskId": task_id})
 
 
-def state(word: object, **data: Any) -> Reply:
-    return said(200, {"taskId": TASK, "state": word, **data})
-
-
 UNSENT, LOST, SLOW = Fault("unsent", "no route"), Fault("lost", "cut"), Fault("timeout", "no answer in time")
-DONE = state("success", resultJson={"resultUrls": ["https://r2.apixo.ai/a.png"]})
-BUSY = state("processing")
 
 
 def submit(*answers: Any, time: Time | None = None, policy: RetryPolicy = POLICY) -> Story:

@@ -14,8 +14,8 @@ import pytest
 
 from apixo_nb.core.process import STALE, Owner, process_start, this_host, this_process
 from apixo_nb.ledger.ledger import Ledger
-from tests.ledger.test_leases import crowd
-from tests.ledger.test_ledger import a_run
+from tests.support.factories import a_run
+from tests.support.processes import crowd
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to look at")
 

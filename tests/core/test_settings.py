@@ -23,7 +23,7 @@ from apixo_nb.core import settings as settings_module
 from apixo_nb.core.credentials import ApiKey
 from apixo_nb.core.settings import Apixo, normal_base_url
 from apixo_nb.errors import ConfigurationError
-from tests.conftest import KEY
+from tests.support.factories import KEY
 
 REAL = "https://api.apixo.ai/api/v1"
 

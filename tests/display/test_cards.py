@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -17,78 +16,15 @@ from apixo_nb.core.records import Image, Run, new_run
 from apixo_nb.core.request import make_request
 from apixo_nb.display import cards
 from apixo_nb.display.cards import Thumbnail
+from tests.support.factories import STATES
+from tests.support.hostile import HOSTILE_HTML, Skeleton
 
 PROPERTY = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=100
 )
-STATES = [
-    "planned",
-    "submitting",
-    "submitted",
-    "processing",
-    "success",
-    "failed",
-    "unknown",
-    "cancelled",
-    "timeout",
-]
 PACE = MODELS[DEFAULT_MODEL].cadence
 URL = "https://r2.apixo.ai/a.png"
 DATA_URI = "data:image/webp;base64,UklGRg=="
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "<svg/onload=alert(1)>",
-    "</textarea></title></style></details><b id=x>",
-    '"><a href="javascript:alert(1)">',
-    "' onmouseover='alert(1)",
-    '" onload="alert(1)',
-    '<button data-commandlinker-command="console:create">',
-    '<form id="body"><input name="cookie">',
-    "<style>*{display:none}</style>",
-    "<!-- --!> <![CDATA[",
-    "{{ 7 * 7 }} {% raw %} {{ self }} {# x #}",
-    "$x$ \\(y\\) [link](javascript:alert(1)) **bold** `code`",
-    "&lt;b&gt; &amp; &#60;b&#62;",
-    "\x1b]52;c;eA==\x07\x1b[2J\x9b31m\u202e\u200b\r\x00",
-    "x" * 10_000,
-]
-
-
-class Skeleton(HTMLParser):
-    """The elements of a page with the names of their attributes, and its text."""
-
-    def __init__(self, html: str):
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, tuple[str, ...]]] = []
-        self.values: dict[str, list[str]] = {}
-        self.text, self.odd = "", ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, tuple(name for name, _ in attrs)))
-        for name, value in attrs:
-            self.values.setdefault(name, []).append(value or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.elements.append((f"/{tag}", ()))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def handle_comment(self, data: str) -> None:
-        self.odd += data
-
-    def handle_decl(self, decl: str) -> None:
-        self.odd += decl
-
-    def handle_pi(self, data: str) -> None:
-        self.odd += data
-
-    def unknown_decl(self, data: str) -> None:
-        self.odd += data
 
 
 def a_run(prompt: str = "a fox", *, num_images: int = 1, sandbox: bool = False, **changes: Any) -> Run:
@@ -125,7 +61,7 @@ def hostile_run(text: str, state: str) -> Run:
 
 
 @pytest.mark.parametrize("state", ["failed", "success", "processing", "unknown"])
-@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
+@pytest.mark.parametrize("text", HOSTILE_HTML, ids=lambda text: ascii(text)[:30])
 def test_hostile_text_adds_nothing_to_a_card(text, state):
     harmless = "x" * min(len(text), 300)
     hostile = Skeleton(cards.run_html(hostile_run(text, state), [thumbnail(), thumbnail(data_uri="")]))
@@ -135,28 +71,28 @@ def test_hostile_text_adds_nothing_to_a_card(text, state):
     assert set(hostile.values) == set(plain.values)
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
+@pytest.mark.parametrize("text", HOSTILE_HTML, ids=lambda text: ascii(text)[:30])
 def test_hostile_state_adds_nothing_to_a_line_of_progress(text):
     hostile = Skeleton(cards.progress_html(hostile_run(text, text), 1.0, PACE))
     plain = Skeleton(cards.progress_html(hostile_run("x", "x"), 1.0, PACE))
     assert (hostile.elements, hostile.odd) == (plain.elements, "")
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
+@pytest.mark.parametrize("text", HOSTILE_HTML, ids=lambda text: ascii(text)[:30])
 def test_hostile_text_adds_nothing_to_a_plan(text):
     hostile = Skeleton(cards.plan_html([a_run(text)], f"https://api.apixo.ai/{text}"))
     plain = Skeleton(cards.plan_html([a_run("x")], "https://api.apixo.ai"))
     assert (hostile.elements, hostile.odd) == (plain.elements, "")
 
 
-@pytest.mark.parametrize("text", HOSTILE[:-2], ids=ascii)
+@pytest.mark.parametrize("text", HOSTILE_HTML[:-2], ids=ascii)
 def test_prompt_reads_on_the_card_as_it_was_typed(text):
     page = Skeleton(cards.run_html(done().but(prompt=text), [thumbnail()]))
     assert text in page.text
     assert page.values["alt"] == [f"Picture 1 of 1: {text}"]
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
+@pytest.mark.parametrize("text", HOSTILE_HTML, ids=lambda text: ascii(text)[:30])
 def test_link_and_picture_cannot_leave_their_attributes(text):
     page = Skeleton(cards.run_html(done(), [thumbnail(link=text, data_uri=text)]))
     plain = Skeleton(cards.run_html(done(), [thumbnail()]))
@@ -192,7 +128,7 @@ def test_links_of_a_card_open_apart_and_tell_nothing():
     "show", [formatting.run_text, lambda run, _paths: formatting.progress_text(run, 1.0, PACE)]
 )
 @pytest.mark.parametrize("state", ["failed", "success", "processing"])
-@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
+@pytest.mark.parametrize("text", HOSTILE_HTML, ids=lambda text: ascii(text)[:30])
 def test_hostile_text_is_harmless_in_a_terminal(text, state, show):
     shown = show(hostile_run(text, state), ["runs/images/a.png"])
     assert not set(shown) & set("\x1b\x07\x9b\u202e\u200b\r\x00")

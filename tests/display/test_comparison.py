@@ -17,8 +17,8 @@ from apixo_nb.experiments import review as comparison
 from apixo_nb.experiments.review import choose
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session, current
-from tests.display.test_cards import HOSTILE, Skeleton
-from tests.ledger.test_ledger import a_run
+from tests.support.factories import a_run
+from tests.support.hostile import HOSTILE_HTML, Skeleton
 from tests.support.kernels import execute
 
 STYLED = {"class", "style", "href", "target", "rel", "title", "src", "alt", "width", "height"}
@@ -124,7 +124,7 @@ def test_run_without_pictures_says_why(runs: list[Run], session: Session):
     assert "SensitiveContent" in apixo_nb.compare(runs[0], bad.run_id).html
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("text", HOSTILE_HTML, ids=range(len(HOSTILE_HTML)))
 def test_texts_are_shown_as_text(text: str, session: Session):
     known = elements(comparison.compare(session, [a_run(prompt="a b"), a_run(prompt="a c")]).html)
     said = {"prompt": text, "name": text, "tags": (text,), "fail_msg": text, "parameters": {"x": text}}

@@ -17,8 +17,8 @@ from apixo_nb.core.request import make_request
 from apixo_nb.engine.job import Job
 from apixo_nb.engine.rate_limit import Gate
 from apixo_nb.engine.submitter import Lane
-from tests.engine.test_rate_limit import LONG_S, Time, accept, leave, refuse
 from tests.support.limited_service import Counts, Doors, Rules, bound
+from tests.support.rate_limits import LONG_S, Time, accept, leave, refuse
 from tests.support.virtual_time import swiftly
 
 POLICY = RetryPolicy()

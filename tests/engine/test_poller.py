@@ -19,7 +19,7 @@ from apixo_nb.core.cadence import ENOUGH_DURATIONS, Cadence
 from apixo_nb.core.models import MODELS
 from apixo_nb.engine.poller import MOST_AT_ONCE, Scheduler, Waiting
 from apixo_nb.errors import ApixoError, WaitTimeoutError
-from tests.client.test_protocol import BUSY, DONE, refused, state
+from tests.support.replies import BUSY, DONE, refused, state
 from tests.support.virtual_time import swiftly
 
 MODEL = "gpt-image-1"

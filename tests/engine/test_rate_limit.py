@@ -13,23 +13,12 @@ from hypothesis import strategies as st
 
 from apixo_nb.client.retry import Clock, RetryPolicy
 from apixo_nb.engine.rate_limit import MOST_AT_ONCE, Gate, Pass
+from tests.support.rate_limits import LONG_S, Time, accept, leave, refuse
 
 PROPERTY = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=300
 )
 POLICY = RetryPolicy()
-LONG_S = 121.0  # so long without a refusal makes a new beginning
-
-
-class Time:
-    """A clock that stands still until a test moves it, and a chance that is chosen."""
-
-    def __init__(self, chance: float = 0.5):
-        self.now, self.chance = 1000.0, chance
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(monotonic=lambda: self.now, random=lambda: self.chance)
 
 
 @pytest.fixture
@@ -40,28 +29,6 @@ def time() -> Time:
 @pytest.fixture
 def gate(time: Time) -> Gate:
     return Gate(POLICY, time.clock)
-
-
-def leave(gate: Gate) -> Pass:
-    """A submit whose turn it is leaves at once."""
-    gate.reserve()
-    return gate.leave()
-
-
-def accept(gate: Gate, time: Time, count: int, every_s: float = 0.0) -> None:
-    """So many submits, each accepted at once."""
-    for _ in range(count):
-        leave(gate)
-        gate.accepted()
-        time.now += every_s
-
-
-def refuse(gate: Gate, time: Time, retry_after_s: float | None = None) -> bool:
-    """One submit at its time, refused a moment later."""
-    time.now += gate.wait_s() + 0.01
-    sent = leave(gate)
-    time.now += 0.01
-    return gate.refused(sent, retry_after_s)
 
 
 # --- while all goes well -----------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
 import dataclasses
 import os
@@ -33,19 +31,11 @@ from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
 from apixo_nb.sandbox.account import Account
 from apixo_nb.session.maintenance import status_lines
 from apixo_nb.session.session import Session
-from tests.conftest import KEY
+from tests.support.factories import KEY
+from tests.support.sandboxes import Clock, Gate
+from tests.support.waiting import ended
 
 PATIENCE_S = 20  # no test waits so long; one that would hang ends here
-
-
-class Clock:
-    """The sandbox's clock: real time, and whatever a test adds to it."""
-
-    def __init__(self) -> None:
-        self.ahead_s = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead_s
 
 
 @pytest.fixture
@@ -82,25 +72,6 @@ def session(make_session: Callable[..., Session]) -> Session:
     return make_session()
 
 
-class Gate:
-    """Holds requests of one kind at the server until it is opened; `arrived` says that one is there."""
-
-    def __init__(self) -> None:
-        self.arrived, self.open = threading.Event(), threading.Event()
-
-    def holds(self, handler: type, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        original = getattr(handler, verb)
-
-        async def held(request: Any, *arguments: str) -> None:
-            self.arrived.set()
-            await asyncio.to_thread(self.open.wait, PATIENCE_S)
-            answer = original(request, *arguments)
-            if answer is not None:
-                await answer
-
-        monkeypatch.setattr(handler, verb, held)
-
-
 @pytest.fixture
 def gate(sandbox: Sandbox) -> Iterator[Gate]:  # noqa: ARG001 - a gate is open before its sandbox stops
     made = Gate()
@@ -113,13 +84,6 @@ def on_disk(session: Session, columns: str = "state, task_id") -> list[Any]:
     place = session.settings.home_path / "ledger.db"
     with contextlib.closing(sqlite3.connect(place)) as connection:
         return connection.execute(f"SELECT {columns} FROM runs ORDER BY created_at").fetchall()
-
-
-def ended(job: Any) -> None:
-    """Wait until the runner has done all it does for a job, after its answer too."""
-    assert job.ended is not None
-    concurrent.futures.wait([job.ended], timeout=PATIENCE_S)
-    assert job.ended.done()
 
 
 def when_polled(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> threading.Event:

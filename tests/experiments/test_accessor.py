@@ -24,9 +24,8 @@ from apixo_nb.experiments.accessor import Table, register
 from apixo_nb.experiments.review import choose
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session, current
-from tests.display.test_cards import HOSTILE, Skeleton
-from tests.ledger.test_ledger import a_run
-from tests.session.test_session import a_session
+from tests.support.factories import a_run, a_session
+from tests.support.hostile import HOSTILE_HTML, Skeleton
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 WEBP = "data:image/webp;base64,"
@@ -238,7 +237,7 @@ def test_thumbs_weigh_some_three_kilobytes_a_row(session: Session, runs: list[Ru
     assert len(table.iloc[[0]].apixo.thumbs().html) < 4_000
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("text", HOSTILE_HTML, ids=range(len(HOSTILE_HTML)))
 def test_texts_labels_and_headers_are_shown_as_text(text: str, session: Session):
     table = kept(session, a_success().but(prompt=text, name=text, fail_msg=text, tags=(text,)))
     table = table.assign(**{text: [text], "lists": [[text]], "dicts": [{text: text}]})

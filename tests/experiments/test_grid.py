@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from nbconvert import HTMLExporter
-from PIL import Image as Pillow
 
 import apixo_nb
 from apixo_nb.analysis.pivot import lay_out
-from apixo_nb.core.records import Image, Run, new_run
-from apixo_nb.core.request import make_request
+from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.experiments import grid as grids
 from apixo_nb.experiments.grid import Grid, grid, grid_html, grid_text
@@ -23,65 +20,12 @@ from apixo_nb.experiments.review import choose
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import session as shared
 from apixo_nb.storage.originals import Images
-from tests.display.test_cards import HOSTILE, Skeleton
-from tests.session.test_session import a_session
 from tests.support.accessibility import serious_violations
 from tests.support.browser import SCREENSHOTS, OpenHtml, OpenNotebook
+from tests.support.factories import a_session
+from tests.support.hostile import HOSTILE_HTML, Skeleton
 from tests.support.kernels import execute
-
-SIZES = {"1:1": (96, 96), "2:3": (64, 96), "3:2": (96, 64)}
-HOOK = "https://hooks.example/apixo/5ecre7?token=5ecre7"
-
-
-def drawn(folder: Path, style: str, ratio: str = "1:1", take: int = 1, count: int = 1, **changes: Any) -> Run:
-    """A success with pictures on disk, all of them different."""
-    run = planned(style, ratio, count).but(take=take)
-    folder.mkdir(parents=True, exist_ok=True)
-    images = []
-    for index in range(count):
-        name = f"{run.run_id}-{index + 1}.png"
-        colours = random.Random(name)
-        size = SIZES[ratio]
-        Pillow.new("RGB", size, tuple(colours.randrange(256) for _ in range(3))).save(folder / name)
-        url = f"https://r2.example/{name}?X-Amz-Signature=5ecre7"
-        images.append(Image(index=index, url=url, file=name, width=size[0], height=size[1], format="PNG"))
-    known: dict[str, Any] = {
-        "state": "success",
-        "task_id": "task_1",
-        "cost_micros": 350_000 * count,
-        "cost_time_ms": 30_000,
-        "images": tuple(images),
-        "result_urls": tuple(image.url for image in images),
-    }
-    return run.but(**{**known, **changes})
-
-
-def planned(style: str, ratio: str = "1:1", count: int = 1, **variables: str) -> Run:
-    request = make_request("a fox", aspect_ratio=ratio, num_images=count)
-    return new_run(
-        request,
-        unit_price_micros=350_000,
-        sandbox=False,
-        prompt_template="a fox, {style}",
-        variables={"style": style, **variables},
-    )
-
-
-def failed(style: str, ratio: str = "1:1", **changes: Any) -> Run:
-    known: dict[str, Any] = {
-        "state": "failed",
-        "fail_code": "SensitiveContent",
-        "fail_msg": "refused by the filter",
-        "task_id": "task_2",
-        "cost_micros": 0,
-    }
-    return planned(style, ratio).but(**{**known, **changes})
-
-
-def chosen(run: Run, index: int = 0, **choice: Any) -> Run:
-    images = list(run.images)
-    images[index] = images[index].model_copy(update=choice)
-    return run.but(images=tuple(images))
+from tests.support.sweep_runs import HOOK, chosen, drawn, failed, planned
 
 
 @pytest.fixture
@@ -245,7 +189,7 @@ def test_html_needs_no_style_sheet_script_or_trust(sweep: list[Run], folder: Pat
     assert all(page.values["alt"])
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("text", HOSTILE_HTML, ids=range(len(HOSTILE_HTML)))
 def test_what_people_and_servers_wrote_is_text(text: str, folder: Path):
     def page(words: str) -> Skeleton:
         image = Image(index=0, url=words, error=words, note=words, tags=(words,), format=words)

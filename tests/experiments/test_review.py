@@ -19,13 +19,13 @@ from apixo_nb.ledger.unfinished import pending_line
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
-from tests.ledger import test_leases, test_postgres
-from tests.ledger.test_leases import told
-from tests.ledger.test_ledger import a_run
-from tests.session.test_doctor import PAGE, damaged, patch, root_page
+from tests.support import postgres, sandboxes
+from tests.support.commands import told
+from tests.support.factories import a_run
+from tests.support.ledger_files import PAGE, damaged, patch, root_page
 
-server, url = test_postgres.server, test_postgres.url
-clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session
+server, url = postgres.server, postgres.url
+clock, sandbox, session = sandboxes.clock, sandboxes.sandbox, sandboxes.session
 
 CHOICE: dict[str, Any] = {"rating": 4, "starred": True, "note": "the one 🦊", "tags": ("grün", "keep")}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import shutil
 import struct
@@ -17,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image as Pillow
 from sqlalchemy import event
 
 from apixo_nb.core.files import Limits
-from apixo_nb.core.records import SCHEMA_VERSION, Image, Run
-from apixo_nb.core.settings import Apixo
+from apixo_nb.core.records import SCHEMA_VERSION, Run
 from apixo_nb.errors import ApixoError, BudgetError, LedgerError
 from apixo_nb.experiments.review import choose
 from apixo_nb.export import bundle
@@ -35,112 +32,33 @@ from apixo_nb.session import maintenance as doctor
 from apixo_nb.session import session as shared
 from apixo_nb.session.maintenance import budgets, set_budget
 from apixo_nb.session.session import Session
-from tests.ledger import test_leases
-from tests.ledger.test_leases import told
-from tests.ledger.test_ledger import a_full_run, a_run
+from tests.support import picture_runs, sandboxes
+from tests.support.commands import told
+from tests.support.factories import a_full_run, a_run
+from tests.support.picture_runs import (
+    CALLBACK,
+    NOON,
+    a_success,
+    encoded,
+    files,
+    fill,
+    keep,
+    made_at,
+    session_in,
+    with_pictures,
+)
 
-session = test_leases.session
-
-CALLBACK = "https://hooks.example/secret-path?token=abc"
-NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
-
-
-# --- houses, made without a service -----------------------------------------------------------------
-
-
-def a_house(folder: Path) -> Session:
-    return Session(Apixo(home=str(folder)))
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Session]:
-    with contextlib.closing(a_house(tmp_path / "here")) as made:
-        yield made
+here, session = picture_runs.here, sandboxes.session
 
 
 @pytest.fixture
 def there(tmp_path: Path) -> Iterator[Session]:
-    with contextlib.closing(a_house(tmp_path / "there")) as made:
+    with contextlib.closing(session_in(tmp_path / "there")) as made:
         yield made
-
-
-def encoded(kind: str = "PNG", colour: str = "red", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Pillow.new("RGB", (24, 16), colour).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
-
-
-def made_at(run: Run, when: datetime) -> Run:
-    """The run as it would be if it had been made then: its id tells of it."""
-    return run.but(created_at=when, run_id=f"{when:%Y%m%d-%H%M%S}{run.run_id[15:]}")
-
-
-def with_pictures(run: Run, pictures: list[bytes], kind: str = "PNG") -> Run:
-    """The run as a success with these pictures, at their places."""
-    urls = tuple(f"https://pictures.example/{number}.png?sig=s3cret" for number in range(len(pictures)))
-    if run.sandbox:
-        urls = tuple(url.replace("https://pictures.example", "http://127.0.0.1:9") for url in urls)
-    images = tuple(
-        Image(
-            index=index,
-            url=urls[index],
-            file=f"{run.run_id}-{index + 1}{SUFFIX[kind]}",
-            sha256=hashlib.sha256(data).hexdigest(),
-            bytes=len(data),
-            width=24,
-            height=16,
-            format=kind,
-        )
-        for index, data in enumerate(pictures)
-    )
-    return run.but(state="success", result_urls=urls, images=images, task_id=run.task_id or "task_1")
-
-
-def keep(session: Session, run: Run, pictures: list[bytes]) -> Run:
-    """A run with its files in a house."""
-    session.images.folder.mkdir(parents=True, exist_ok=True)
-    for image, data in zip(run.images, pictures, strict=True):
-        session.images.path(image).write_bytes(data)
-        assert session.images.rewrite_facts(run, image.index)
-    assert session.ledger.insert(run)
-    return session.run(run.run_id)
-
-
-def a_success(
-    session: Session, prompt: str = "a fox", count: int = 1, kind: str = "PNG", **changes: Any
-) -> Run:
-    colours = ["red", "green", "blue", "white"]
-    pictures = [encoded(kind, colours[number]) for number in range(count)]
-    run = a_run(prompt, **{"cost_micros": 350_000 * count, "sandbox": False, **changes})
-    return keep(session, with_pictures(made_at(run, run.created_at), pictures, kind), pictures)
-
-
-def fill(session: Session) -> list[Run]:
-    """All kinds of runs, a value in every column of one, choices, odd texts."""
-    full = a_full_run(callback_url=CALLBACK, request_type="callback", notebook="foxes.ipynb", take=3)
-    full = made_at(full.but(images=()), NOON)
-    keep(
-        session, with_pictures(full, [encoded(), encoded(colour="blue")]), [encoded(), encoded(colour="blue")]
-    )
-    a_success(session, 'odd: 🦊 "quoted", 日本語\r\n\u2028=1+1', kind="JPEG", created_at=NOON + timedelta(1))
-    a_success(session, "on the sandbox", kind="WEBP", created_at=NOON + timedelta(2), sandbox=True)
-    session.ledger.insert(a_run("failed", state="failed", fail_code="Timeout", fail_msg="late"))
-    session.ledger.insert(a_run("never sent", state="planned"))
-    session.ledger.insert(a_run("open", state="processing", task_id="task_9"))
-    chosen = session.ledger.runs()[0]
-    choose(session, chosen.run_id, 1, rating=5, starred=True, note="the one 🦊", tags=["best"])
-    return session.ledger.runs()
 
 
 def as_imported(run: Run) -> Run:
     return run.but(callback_url=None, raw=run.raw.replace(CALLBACK, "(callback address)"))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 # --- out --------------------------------------------------------------------------------------------
@@ -413,7 +331,7 @@ def test_run_that_somebody_works_on_is_left_alone(here: Session, there: Session,
     pictures = [encoded()]
     keep(here, with_pictures(run, pictures), pictures)
     path = here.export(tmp_path / "runs.zip")
-    with contextlib.closing(a_house(tmp_path / "there")) as other:  # another session on the same ledger
+    with contextlib.closing(session_in(tmp_path / "there")) as other:  # another session on the same ledger
         for session in (there, other):
             done = session.import_bundle(path)
             assert done.problems == [
@@ -461,7 +379,7 @@ def test_imported_runs_count_towards_the_total_budget_and_it_is_said(
 def test_runs_of_the_sandbox_stay_marked_and_cost_nothing(session: Session, sandbox: Sandbox, tmp_path: Path):
     run = session.begin("a fox", num_images=2).wait()
     path = session.export(tmp_path / "runs.zip")
-    with contextlib.closing(a_house(tmp_path / "there")) as there:
+    with contextlib.closing(session_in(tmp_path / "there")) as there:
         done = there.import_bundle(path)
         assert there.ledger.runs() == [run]
         assert there.run(run.run_id).sandbox

@@ -15,9 +15,9 @@ from apixo_nb.errors import ApixoError, InvalidRequestError
 from apixo_nb.export import contact_sheet as sheet
 from apixo_nb.export.contact_sheet import write_sheet
 from apixo_nb.storage.originals import Images
-from tests.display.test_cards import HOSTILE
-from tests.experiments.test_grid import chosen, drawn, failed, planned
 from tests.support.browser import SCREENSHOTS
+from tests.support.hostile import HOSTILE_HTML
+from tests.support.sweep_runs import chosen, drawn, failed, planned
 
 GOLD = (200, 150, 30)
 
@@ -76,7 +76,7 @@ def test_sheet_to_look_at(sweep: list[Run], folder: Path):
     assert write_sheet(lay_out(sweep), SCREENSHOTS / "sheet.png", Images(folder)).stat().st_size > 5_000
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("text", HOSTILE_HTML, ids=range(len(HOSTILE_HTML)))
 def test_any_text_can_be_a_label(text: str, folder: Path, tmp_path: Path):
     runs = [failed(text, fail_msg=text), failed("x", "3:2"), failed(f"夜の狐 🦊 {text}").but(state=text)]
     assert write_sheet(lay_out(runs), tmp_path / "sheet.png", Images(folder), px=64).exists()

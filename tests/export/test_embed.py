@@ -21,14 +21,12 @@ from apixo_nb.export import embed as provenance
 from apixo_nb.export import image_chunks as chunks
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
-from tests.conftest import KEY
-from tests.export import test_bundle
-from tests.export.test_bundle import CALLBACK, a_success, encoded, files, keep, with_pictures
-from tests.ledger import test_leases
-from tests.ledger.test_leases import told
-from tests.ledger.test_ledger import a_full_run, a_run
+from tests.support import picture_runs, sandboxes
+from tests.support.commands import told
+from tests.support.factories import KEY, a_full_run, a_run
+from tests.support.picture_runs import CALLBACK, a_success, encoded, files, keep, with_pictures
 
-here, session = test_bundle.here, test_leases.session
+here, session = picture_runs.here, sandboxes.session
 
 ODD = 'a fox 🦊, "quoted": yes; <b>&amp; 日本語\r\n\u2028 second line\nSteps: 20, Size: 1x1'
 LONG = "🦊" * 10_000

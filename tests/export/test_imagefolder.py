@@ -14,11 +14,11 @@ from apixo_nb.core import files as folder
 from apixo_nb.errors import ApixoError
 from apixo_nb.experiments.review import choose
 from apixo_nb.session.session import Session
-from tests.export import test_bundle
-from tests.export.test_bundle import CALLBACK, a_success, encoded, files, fill, keep, with_pictures
-from tests.ledger.test_ledger import a_full_run, a_run
+from tests.support import picture_runs
+from tests.support.factories import a_full_run, a_run
+from tests.support.picture_runs import CALLBACK, a_success, encoded, files, fill, keep, with_pictures
 
-here = test_bundle.here
+here = picture_runs.here
 
 #: Columns of the table that have another name in a line, as the name is the picture's there.
 RENAMED = {"files": "file_name", "rating": "run_rating", "note": "run_note", "tags": "run_tags"}

@@ -19,9 +19,9 @@ from apixo_nb.export import report
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
 from apixo_nb.storage.originals import Images
-from tests.display.test_cards import HOSTILE, Skeleton
-from tests.session.test_session import a_session
 from tests.support.browser import SCREENSHOTS, OpenHtml, WatchedPage
+from tests.support.factories import a_session
+from tests.support.hostile import HOSTILE_HTML, Skeleton
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 SECRET = "X-Amz-Signature=5ecre7"
@@ -84,7 +84,13 @@ def gallery(session: Session) -> list[Run]:
             cost_micros=0,
             task_id="t",
         ).but(fail_msg="The prompt was refused by the provider's content filter."),
-        a_run(HOSTILE[0], state="unknown", name=HOSTILE[1], tags=(HOSTILE[2],), note=HOSTILE[3]),
+        a_run(
+            HOSTILE_HTML[0],
+            state="unknown",
+            name=HOSTILE_HTML[1],
+            tags=(HOSTILE_HTML[2],),
+            note=HOSTILE_HTML[3],
+        ),
         long,
         lost_picture(),
     ]
@@ -202,7 +208,7 @@ def test_template_is_shown_where_it_differs_only(tmp_path: Path):
     assert "Template" in page_of(a_success(prompt_template="a {what}"), folder=tmp_path)
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("text", HOSTILE_HTML, ids=range(len(HOSTILE_HTML)))
 def test_what_people_and_servers_wrote_is_text(text: str, tmp_path: Path):
     def page(words: str) -> str:
         return page_of(

@@ -19,11 +19,11 @@ from apixo_nb.export.site import write_site
 from apixo_nb.notebook.commands import export_lines
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.storage.originals import Images
-from tests.display.test_cards import HOSTILE, Skeleton
-from tests.experiments.test_grid import HOOK, chosen, drawn, failed, planned
-from tests.session.test_session import a_session
 from tests.support.accessibility import serious_violations
 from tests.support.browser import SCREENSHOTS, OpenHtml, WatchedPage
+from tests.support.factories import a_session
+from tests.support.hostile import HOSTILE_HTML, Skeleton
+from tests.support.sweep_runs import HOOK, chosen, drawn, failed, planned
 
 PAGE_FILES = {"index.html", "site.css", "site.js", "pictures", ".apixo-export.json"}
 
@@ -133,7 +133,7 @@ def test_sessions_export_knows_both_kinds(sweep: list[Run], sandbox: Sandbox, tm
 # --- what stands in it ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("text", HOSTILE_HTML, ids=range(len(HOSTILE_HTML)))
 def test_what_people_and_servers_wrote_is_text(text: str, tmp_path: Path):
     def page(words: str) -> Skeleton:
         image = Image(index=0, url=words, error=words, note=words, tags=(words,), format=words, file=words)

@@ -13,11 +13,11 @@ from apixo_nb.errors import ApixoError, InvalidRequestError
 from apixo_nb.experiments.review import choose
 from apixo_nb.export.trackers import Parcel, parcels, short
 from apixo_nb.session.session import Session
-from tests.export import test_bundle
-from tests.export.test_bundle import CALLBACK, a_success
-from tests.ledger.test_ledger import a_run
+from tests.support import picture_runs
+from tests.support.factories import a_run
+from tests.support.picture_runs import CALLBACK, a_success
 
-here = test_bundle.here
+here = picture_runs.here
 
 LONG = "狐 & <b>\r\n" * 1_100
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser
 from pypdf import PdfReader
 
 from apixo_nb.analysis.formats import read_csv
-from tests.jupyter.test_notebooks import NOTEBOOKS, nbconvert
+from tests.support.notebooks import NOTEBOOKS, nbconvert
 
 BIN = Path(sys.executable).parent
 PICTURES = 5  # of the quickstart

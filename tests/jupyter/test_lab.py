@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from tests.support.browser import NotebookPage, OpenNotebook
+from tests.support import jupyterlab
+from tests.support.browser import OpenNotebook
+from tests.support.jupyterlab import START, pictures
+
+clean = jupyterlab.clean
+
 
 pytestmark = pytest.mark.browser
-
-START = "%load_ext apixo_nb\n%apixo sandbox"
-
-
-@pytest.fixture
-def clean(open_notebook: OpenNotebook) -> Iterator[OpenNotebook]:
-    """Opens notebooks, and checks at the end that no page spoke to the outside or complained."""
-    opened: list[NotebookPage] = []
-
-    def open_one(cells: list[str]) -> NotebookPage:
-        opened.append(open_notebook(cells))
-        return opened[-1]
-
-    yield open_one
-    assert [page.blocked for page in opened] == [[] for _ in opened]
-    assert [page.errors for page in opened] == [[] for _ in opened]
-
-
-def pictures(page: Page) -> list[int]:
-    """Natural widths of all pictures in outputs; 0 is a broken one."""
-    script = "images => images.map(image => image.complete ? image.naturalWidth : 0)"
-    widths: list[int] = page.locator(".jp-OutputArea img").evaluate_all(script)
-    return widths
 
 
 def test_a_cell_shows_its_state_and_then_its_pictures(clean: OpenNotebook) -> None:

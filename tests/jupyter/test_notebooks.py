@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -18,8 +16,7 @@ from apixo_nb.core.records import Run
 from apixo_nb.sandbox.account import Account
 from apixo_nb.sandbox.options import SandboxOptions
 from tests.support.kernels import rows, text_of
-
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+from tests.support.notebooks import NOTEBOOKS, nbconvert
 
 
 def test_notebooks_are_committed_without_outputs() -> None:
@@ -57,13 +54,6 @@ def run_once(name: str, folder: Path) -> Path:
     theirs = {name: text for name, text in os.environ.items() if not name.startswith("APIXO_")}
     nbconvert(copy, "notebook", "--execute", "--inplace", env=theirs | ours)
     return copy
-
-
-def nbconvert(notebook: Path, kind: str, *options: str, env: dict[str, str] | None = None) -> str:
-    command = [sys.executable, "-m", "nbconvert", "--to", kind, *options, notebook.name]
-    subprocess.run(command, cwd=notebook.parent, check=True, capture_output=True, timeout=200, env=env)
-    suffix = {"html": ".html", "markdown": ".md", "notebook": ".ipynb"}[kind]
-    return notebook.with_suffix(suffix).read_text("utf-8")
 
 
 def test_quickstart_runs_under_nbconvert_and_reads_well_as_html_and_markdown(executed: Path) -> None:

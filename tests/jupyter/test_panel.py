@@ -12,7 +12,7 @@ import pexpect
 import pytest
 
 from apixo_nb.sandbox import Sandbox
-from tests.conftest import KEY
+from tests.support.factories import KEY
 from tests.support.kernels import execute, kernel, rows, text_of
 from tests.support.widget_page import VIEW, Page
 

@@ -29,17 +29,17 @@ from apixo_nb.sandbox import Sandbox, SandboxOptions
 from apixo_nb.session import session as shared
 from apixo_nb.session.maintenance import budgets, set_budget
 from apixo_nb.session.session import Session
-from tests.ledger import test_ledger, test_postgres
-from tests.ledger.test_leases import crowd
+from tests.support import factories, postgres
+from tests.support.processes import crowd
 
-server, url = test_postgres.server, test_postgres.url
+server, url = postgres.server, postgres.url
 
 PRICE = 350_000
 
 
 def a_run(**changes: Any) -> Run:
     """A run that is about to be sent."""
-    return test_ledger.a_run(**({"state": "submitting"} | changes))
+    return factories.a_run(**({"state": "submitting"} | changes))
 
 
 @pytest.fixture

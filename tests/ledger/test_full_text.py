@@ -14,8 +14,8 @@ from apixo_nb.errors import LedgerError
 from apixo_nb.ledger import search as lookup
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.query import Query
-from tests.ledger.test_ledger import a_run
-from tests.ledger.test_migrations import ROWS, older
+from tests.support.factories import a_run
+from tests.support.old_ledgers import ROWS, older
 
 
 @pytest.fixture(autouse=True)

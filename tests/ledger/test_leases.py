@@ -4,194 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import io
-import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
-import time
-import traceback
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from IPython.core.interactiveshell import InteractiveShell
 
-from apixo_nb.client.retry import RetryPolicy
 from apixo_nb.core import event_loop as loop
 from apixo_nb.core.process import STALE
-from apixo_nb.core.records import Run, expiry
+from apixo_nb.core.records import Run
 from apixo_nb.core.request import make_request
 from apixo_nb.engine import recorder as keeper
 from apixo_nb.engine import runner
 from apixo_nb.errors import ApixoError, LedgerError, SubmitUnknownError
 from apixo_nb.ledger import database
 from apixo_nb.ledger.ledger import Ledger
-from apixo_nb.notebook import commands
-from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
+from apixo_nb.sandbox import Sandbox, handlers, picture_host
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
-from tests.engine.test_runner import Clock, Gate, ended
-from tests.ledger import test_postgres
-from tests.ledger.test_ledger import a_run
+from tests.support import postgres, sandboxes
+from tests.support.commands import told
+from tests.support.factories import a_run, finished, with_task
+from tests.support.ledger_files import in_file
+from tests.support.processes import another_kernel, crowd, run_cell
+from tests.support.sandboxes import Clock, Gate, downloads
+from tests.support.waiting import PATIENCE_S, ended, until
 
-server, url = test_postgres.server, test_postgres.url
-
-ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60  # a guard against whatever hangs, not a measure of anything
-
-Work = Callable[..., Iterator[Any]]
-
-
-# --- several processes that begin at the same moment ------------------------------------------------
-
-
-def crowd(work: Work, count: int, *given: Any) -> list[Any]:
-    """What so many processes make of a piece of work, which all begin at the same moment.
-
-    `work` is a generator function of a test module. It gets its number and what is given; what comes before
-    its first ``yield`` is preparation, and what it yields next is its outcome. Then its process is gone,
-    without a good-bye.
-    """
-    task = json.dumps([work.__module__, work.__name__, count, given])
-    program = "from tests.ledger.test_leases import be_crowd; be_crowd()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, task],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stderr
-    outcomes = json.loads(done.stdout)
-    assert [outcome["error"] for outcome in outcomes if "error" in outcome] == []
-    return [outcome["value"] for outcome in outcomes]
-
-
-def be_crowd() -> None:
-    """In a process of its own: imports everything once, starts no thread, and forks."""
-    module, name, count, given = json.loads(sys.argv[1])
-    work: Work = getattr(importlib.import_module(module), name)
-    sa.create_engine("sqlite://").dispose()
-    reading, gun = os.pipe()
-    pipes = [_fork(work, number, given, (reading, gun)) for number in range(count)]
-    for pipe in pipes:
-        os.read(pipe, 1)  # it is ready
-    os.close(gun)
-    outcomes = []
-    for pipe in pipes:
-        with os.fdopen(pipe) as file:
-            outcomes.append(json.loads(file.read() or '{"error": "it died"}'))
-    print(json.dumps(outcomes))  # noqa: T201 - a program that is read by another
-
-
-def _fork(work: Work, number: int, given: list[Any], start: tuple[int, int]) -> int:
-    """A child that waits for the start; returns the pipe on which it speaks."""
-    reading, writing = os.pipe()
-    if os.fork():
-        os.close(writing)
-        return reading
-    os.close(start[1])
-    try:
-        steps = work(number, *given)
-        next(steps)
-        os.write(writing, b".")
-        os.read(start[0], 1)  # ends when nobody holds its other end any more
-        outcome = {"value": next(steps)}
-    except BaseException:  # noqa: BLE001 - the test is to hear of it
-        outcome = {"error": traceback.format_exc()}
-        os.write(writing, b".")
-    os.write(writing, json.dumps(outcome).encode())
-    os._exit(0)
-
-
-# --- what the tests share ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def sandbox(clock: Clock) -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(seconds=0.1, picture_scale=0.1), clock=clock) as running:
-        yield running
-
-
-@pytest.fixture
-def gate(sandbox: Sandbox) -> Iterator[Gate]:  # noqa: ARG001 - a gate is open before its sandbox stops
-    made = Gate()
-    yield made
-    made.open.set()
-
-
-@pytest.fixture
-def session(service: Sandbox) -> Session:  # noqa: ARG001 - it is where the environment says
-    """The session of this process, which `told` uses as well; closed at the end of each test."""
-    shared.current().client.retry = RetryPolicy(attempts=2, base_s=0.01, cap_s=0.02)
-    return shared.current()
-
-
-def told(line: str) -> str:
-    """What ``%apixo`` prints, where there is no front end."""
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        commands.carry_out(line, cast(InteractiveShell, None))
-    return out.getvalue()
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited too long for {what}"
-        time.sleep(0.02)
-
-
-def with_task(session: Session, prompt: str) -> Run:
-    """A run whose task was made, as a program leaves it that died then; not in the ledger yet."""
-    planned = session.plan(make_request(prompt))
-    task_id = loop.run(session.client.submit(prompt))
-    return planned.but(state="submitted", task_id=task_id, submitted_at=planned.created_at, take=1)
-
-
-def finished(sandbox: Sandbox, run: Run, *, days: float = 0) -> Run:
-    """The same, ended so many days ago, its pictures not downloaded."""
-    done = run.created_at - timedelta(days=days)
-    urls = sandbox.account.tasks[str(run.task_id)].result_urls(sandbox.picture_url)
-    facts: dict[str, Any] = {"finished_at": done, "expires_at": expiry(done), "cost_micros": run.price_micros}
-    return run.but(state="success", result_urls=tuple(urls), **facts)
-
-
-def in_file(session: Session, question: str) -> list[Any]:
-    """What another program reads in the ledger's file now."""
-    with contextlib.closing(sqlite3.connect(session.ledger_file())) as connection:
-        return connection.execute(question).fetchall()
-
-
-def downloads(sandbox: Sandbox) -> Counter[str]:
-    """How many times each picture was asked for."""
-    return Counter(seen.path for seen in tuple(sandbox.account.requests) if seen.kind == "picture")
-
-
-@contextlib.contextmanager
-def another_kernel(prompt: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that buys one picture; killed at the end, if it was not before."""
-    program = f"import apixo_nb; apixo_nb.generate({prompt!r})"
-    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as running:
-        try:
-            yield running
-        finally:
-            running.kill()
+clock, sandbox, gate, session = sandboxes.clock, sandboxes.sandbox, sandboxes.gate, sandboxes.session
+server, url = postgres.server, postgres.url
 
 
 # --- taking up what was left ------------------------------------------------------------------------
@@ -316,23 +162,6 @@ def test_kernel_of_another_machine_counts_as_dead_once_its_heartbeat_is_old(sess
 
 
 # --- buying the same thing at once ------------------------------------------------------------------
-
-
-def run_cell(_number: int, prompt: str, decided: str = "early") -> Iterator[Any]:
-    """What ``%%apixo`` does; early: it has decided what to buy when the other kernel begins."""
-    session = shared.current()
-    run = session.plan(make_request(prompt))
-    assert session.runner is not None
-    decisions = session.decide([run]) if decided == "early" else []
-    yield None
-    try:
-        for decision in decisions or session.decide([run]):
-            run = session.carry_out(decision).wait()
-        outcome = [run.run_id, *run.files]
-    except ApixoError as error:
-        outcome = [type(error).__name__]
-    session.close()
-    yield outcome
 
 
 @pytest.mark.parametrize("decided", ["early", "late"])

@@ -19,39 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from apixo_nb.core.records import Image, Run, new_run
-from apixo_nb.core.request import make_request
+from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import LedgerError
 from apixo_nb.ledger import database
 from apixo_nb.ledger.ledger import Ledger
-
-
-def a_run(prompt: str = "a fox", *, sandbox: bool = True, **changes: Any) -> Run:
-    run = new_run(make_request(prompt), unit_price_micros=350_000, sandbox=sandbox)
-    return run.but(**{"state": "submitting", **changes})
-
-
-def a_full_run(**changes: Any) -> Run:
-    """A row with a value in every column."""
-    noon = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
-    request = make_request("a fox", num_images=2, image_urls=["https://example.com/a b.png".replace(" ", "")])
-    labels: dict[str, Any] = {"name": "foxes", "tags": ("red", "grün"), "note": "a note"}
-    run = new_run(request, unit_price_micros=350_000, sandbox=False, variables={"mood": "calm"}, **labels)
-    facts: dict[str, Any] = {
-        "created_at": noon,
-        "submitted_at": noon,
-        "finished_at": noon + timedelta(seconds=30),
-        "expires_at": noon + timedelta(days=15),
-        "state": "success",
-        "task_id": "task_1",
-        "cost_time_ms": 30_000,
-        "wait_ms": 31_000,
-        "cost_micros": 700_000,
-        "result_urls": ("https://pictures.example/1.png", "https://pictures.example/2.png"),
-        "rating": 4,
-        "raw": '{"state": "success"}',
-    }
-    return run.but(**facts, **changes)
+from tests.support.factories import a_full_run, a_run
+from tests.support.hostile import HOSTILE_TEXTS
+from tests.support.ledger_files import rows_on_disk
 
 
 @pytest.fixture
@@ -63,12 +37,6 @@ def place(tmp_path: Path) -> Path:
 def ledger(place: Path) -> Iterator[Ledger]:
     with contextlib.closing(Ledger(place)) as opened:
         yield opened
-
-
-def rows_on_disk(place: Path, columns: str = "run_id") -> list[Any]:
-    """What another program sees in the file now."""
-    with contextlib.closing(sqlite3.connect(place)) as connection:
-        return connection.execute(f"SELECT {columns} FROM runs ORDER BY created_at, take").fetchall()
 
 
 def clear_error(error: LedgerError) -> str:
@@ -212,18 +180,7 @@ def test_final_state_stands_against_a_late_word_of_another_kernel(ledger: Ledger
 # --- text ---
 
 
-HOSTILE = [
-    "🦊👩‍🚀 emoji",
-    "two\nlines\r\nand\rreturns",
-    """'; DROP TABLE runs; -- " ` \\""",
-    "%s {0} :name ?",
-    "\x1b[31mred\x1b[0m \u202edlrow",
-    " \u2028 blanks kept \u00a0 ",
-    "x" * 10_000,
-]
-
-
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("text", HOSTILE_TEXTS, ids=range(len(HOSTILE_TEXTS)))
 def test_hostile_text_round_trips_in_every_text_column(ledger: Ledger, text: str):
     texts: dict[str, Any] = dict.fromkeys(["prompt", "prompt_template", "name", "note", "raw"], text)
     lists: dict[str, Any] = {"tags": (text,), "variables": {text: text}, "image_urls": (text,)}

@@ -26,105 +26,17 @@ from apixo_nb.ledger.query import Query
 from apixo_nb.notebook.commands import lost_lines
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
-from tests.ledger import test_leases, test_postgres
-from tests.ledger.test_leases import PATIENCE_S, crowd, told
-from tests.ledger.test_ledger import a_run
+from tests.support import postgres, sandboxes
+from tests.support.commands import told
+from tests.support.factories import a_run
+from tests.support.old_ledgers import ROWS, older
+from tests.support.processes import crowd
+from tests.support.waiting import PATIENCE_S
 
-server, url, session = test_postgres.server, test_postgres.url, test_leases.session
+server, url, session = postgres.server, postgres.url, sandboxes.session
 
-#: The tables of version 1, word for word as it made them; {time}, {json} and {yes} differ with the database.
-VERSION_1 = """
-CREATE TABLE runs (
- run_id VARCHAR(64) NOT NULL, task_id TEXT, created_at {time} NOT NULL, submitted_at {time},
- finished_at {time}, expires_at {time}, model TEXT NOT NULL, mode TEXT NOT NULL, prompt TEXT NOT NULL,
- prompt_template TEXT NOT NULL, variables JSON NOT NULL, aspect_ratio TEXT NOT NULL,
- num_images INTEGER NOT NULL, parameters JSON NOT NULL, image_urls JSON NOT NULL,
- request_type TEXT NOT NULL, callback_url TEXT, state TEXT NOT NULL, cost_time_ms BIGINT, wait_ms BIGINT,
- unit_price_micros BIGINT NOT NULL, cost_micros BIGINT, fail_code TEXT NOT NULL, fail_msg TEXT NOT NULL,
- result_urls JSON NOT NULL, name TEXT NOT NULL, tags JSON NOT NULL, note TEXT NOT NULL, rating INTEGER,
- sandbox BOOLEAN NOT NULL, digest VARCHAR(64) NOT NULL, take INTEGER NOT NULL, raw TEXT NOT NULL,
- schema_version INTEGER NOT NULL, PRIMARY KEY (run_id));
-CREATE INDEX ix_runs_created_at ON runs (created_at);
-CREATE INDEX ix_runs_task_id ON runs (task_id);
-CREATE INDEX ix_runs_digest ON runs (digest);
-CREATE INDEX ix_runs_state ON runs (state);
-CREATE TABLE images (
- run_id VARCHAR(64) NOT NULL, "index" INTEGER NOT NULL, url TEXT NOT NULL, file TEXT NOT NULL,
- sha256 VARCHAR(64) NOT NULL, bytes BIGINT, width INTEGER, height INTEGER, format TEXT NOT NULL,
- error TEXT NOT NULL, PRIMARY KEY (run_id, "index"), FOREIGN KEY(run_id) REFERENCES runs (run_id));
-CREATE TABLE meta ("key" VARCHAR(50) NOT NULL, value TEXT NOT NULL, PRIMARY KEY ("key"));
-INSERT INTO meta VALUES ('schema_version', '1');
-"""
-#: What version 2 had besides.
-VERSION_2 = """
-ALTER TABLE runs ADD COLUMN notebook TEXT DEFAULT '' NOT NULL;
-ALTER TABLE runs ADD COLUMN owner VARCHAR(32);
-ALTER TABLE runs ADD COLUMN missing INTEGER DEFAULT 0 NOT NULL;
-CREATE INDEX ix_runs_missing ON runs (missing);
-CREATE TABLE owners (
- id VARCHAR(32) NOT NULL, host TEXT NOT NULL, pid BIGINT NOT NULL, started TEXT NOT NULL,
- heartbeat_at {time} NOT NULL, PRIMARY KEY (id));
-CREATE TABLE budgets (
- scope VARCHAR(400) NOT NULL, sandbox BOOLEAN NOT NULL, limit_micros BIGINT NOT NULL, set_at {time} NOT NULL,
- PRIMARY KEY (scope, sandbox));
-CREATE TABLE balances (
- seen_at {time} NOT NULL, sandbox BOOLEAN NOT NULL, micros BIGINT NOT NULL, PRIMARY KEY (seen_at, sandbox));
-CREATE TABLE migrations (
- version INTEGER NOT NULL, name TEXT NOT NULL, applied_at {time} NOT NULL, PRIMARY KEY (version));
-UPDATE meta SET value = '2';
-"""
-ROW = """
-INSERT INTO runs ({columns})
- VALUES ('{id}', {task}, '2026-11-23 12:00:00.123456', NULL, NULL, NULL, 'gpt-image-1',
- 'gpt-image-1', 'a fox 🦊', 'a {{it}}', '{{"it": "fox 🦊"}}', '1:1', 1,
- '{{"aspect_ratio": "1:1", "num_images": 1}}', '[]', 'async', NULL, '{state}', 30000, NULL, 350000, {cost},
- '', 'd''oh', '{urls}', 'foxes', '["red", "grün"]', 'a note', 4, {yes}, 'digest', {take},
- '{{"state": "x"}}', 1);
-"""
-COLUMNS = """
-run_id, task_id, created_at, submitted_at, finished_at, expires_at, model, mode, prompt, prompt_template,
- variables, aspect_ratio, num_images, parameters, image_urls, request_type, callback_url, state, cost_time_ms,
- wait_ms, unit_price_micros, cost_micros, fail_code, fail_msg, result_urls, name, tags, note, rating, sandbox,
- digest, take, raw, schema_version"""
-PICTURE = """
-INSERT INTO images VALUES ('{id}', {index}, 'u{index}', '{file}', 'ab', 7, 1, 2, 'PNG', '{error}');
-"""
-TWO = '["u0", "u1"]'
-#: State, cost, addresses, files on disk, and what is missing then.
-ROWS: list[tuple[str, int | None, str, tuple[str, ...], int]] = [
-    ("planned", None, "[]", (), 0),
-    ("submitting", None, "[]", (), 0),
-    ("submitted", None, "[]", (), 0),
-    ("processing", None, "[]", (), 0),
-    ("unknown", None, "[]", (), 0),
-    ("timeout", None, "[]", (), 0),
-    ("failed", 0, "[]", (), 0),
-    ("success", 350_000, TWO, ("a.png", "b.png"), 0),
-    ("success", 350_000, TWO, ("c.png", ""), 1),
-    ("success", 350_000, TWO, (), 2),
-    ("success", 350_000, "[]", (), 1),
-]
 STEPS = [(2, "owners, budgets and missing pictures"), (3, "choices of pictures"), (4, "an index of texts")]
 NOW = str(SCHEMA_VERSION)
-WITHOUT_A_TASK = ("planned", "submitting", "unknown")
-
-
-def older(version: str, *, dialect: str = "sqlite") -> list[str]:
-    """The statements that make a ledger of version 1 or 2, and fill it."""
-    kinds = (
-        {"time": "DATETIME", "yes": "1"} if dialect == "sqlite" else {"time": "TIMESTAMPTZ", "yes": "true"}
-    )
-    text = (VERSION_1 if version == "1" else VERSION_1 + VERSION_2).format(**kinds)
-    for number, (state, cost, urls, files, missing) in enumerate(ROWS):
-        task = "NULL" if state in WITHOUT_A_TASK else f"'task_{number}'"
-        facts = {"state": state, "task": task, "cost": "NULL" if cost is None else cost, "urls": urls}
-        facts |= {"yes": kinds["yes"], "columns": COLUMNS}
-        text += ROW.format(id=f"run{number:02}", take=number + 1, **facts)
-        if version == "2" and missing:
-            text += f"UPDATE runs SET missing = {missing} WHERE run_id = 'run{number:02}';\n"
-        for index, file in enumerate(files):
-            text += PICTURE.format(id=f"run{number:02}", index=index, file=file, error="" if file else "gone")
-    return [statement for statement in text.split(";\n") if statement.strip()]
 
 
 @pytest.fixture(params=["1", "2"])
@@ -269,12 +181,12 @@ def test_schema_of_an_upgraded_ledger_is_that_of_a_new_one(place: Path, tmp_path
 
 def test_schema_of_an_upgraded_ledger_is_that_of_a_new_one_on_postgres(old_url: str, server: Any):
     Ledger(old_url).close()
-    test_postgres.execute(server.url("postgres"), "CREATE DATABASE fresh")
+    postgres.execute(server.url("postgres"), "CREATE DATABASE fresh")
     Ledger(server.url("fresh")).close()
     try:
         assert described(old_url) == described(server.url("fresh"))
     finally:
-        test_postgres.execute(server.url("postgres"), "DROP DATABASE fresh WITH (FORCE)")
+        postgres.execute(server.url("postgres"), "DROP DATABASE fresh WITH (FORCE)")
 
 
 def described(place: str) -> dict[str, Any]:

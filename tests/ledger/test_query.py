@@ -19,8 +19,7 @@ from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.ledger import query as filters
 from apixo_nb.session.session import Session
-from tests.ledger.test_ledger import a_run
-from tests.session.test_session import a_session
+from tests.support.factories import a_run, a_session
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 

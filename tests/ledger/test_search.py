@@ -22,11 +22,13 @@ from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.query import SORTS, Query
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
-from tests.ledger import test_leases, test_postgres
-from tests.ledger.test_ledger import HOSTILE, a_run, rows_on_disk
+from tests.support import postgres, sandboxes
+from tests.support.factories import a_run
+from tests.support.hostile import HOSTILE_TEXTS
+from tests.support.ledger_files import rows_on_disk
 
-server = test_postgres.server
-clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session
+server = postgres.server
+clock, sandbox, session = sandboxes.clock, sandboxes.sandbox, sandboxes.session
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -43,12 +45,12 @@ def ledger(
             yield opened
         return
     server = request.getfixturevalue("server")
-    test_postgres.execute(server.url("postgres"), "CREATE DATABASE searched")
+    postgres.execute(server.url("postgres"), "CREATE DATABASE searched")
     try:
         with contextlib.closing(Ledger(server.url("searched"))) as opened:
             yield opened
     finally:
-        test_postgres.execute(server.url("postgres"), "DROP DATABASE searched WITH (FORCE)")
+        postgres.execute(server.url("postgres"), "DROP DATABASE searched WITH (FORCE)")
 
 
 def kept(ledger: Ledger, *pictures: dict[str, Any], **changes: Any) -> Run:
@@ -166,7 +168,7 @@ def test_text_of_thousands_of_words_is_only_slow(ledger: Ledger):
     assert found(ledger, text=f"{long} more") == []
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("text", HOSTILE_TEXTS, ids=range(len(HOSTILE_TEXTS)))
 def test_hostile_text_finds_itself(ledger: Ledger, text: str):
     run = kept(ledger, {"note": text, "tags": (text,)}, prompt=text, tags=(text,), name=text, state=text)
     kept(ledger)

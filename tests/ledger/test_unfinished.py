@@ -18,9 +18,10 @@ from apixo_nb.core.records import Image, Run
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.unfinished import pending_line
 from apixo_nb.sandbox import Sandbox
-from tests.ledger.test_leases import PATIENCE_S, another_kernel, until
-from tests.ledger.test_ledger import a_run
+from tests.support.factories import a_run
 from tests.support.kernels import kernel
+from tests.support.processes import another_kernel
+from tests.support.waiting import PATIENCE_S, until
 
 URLS = tuple(f"https://pictures.example/{number}.png" for number in range(4))
 

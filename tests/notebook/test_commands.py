@@ -16,11 +16,12 @@ from apixo_nb.experiments import cell_options as options
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
-from tests.ledger import test_leases
-from tests.ledger.test_leases import crowd, run_cell, until
-from tests.ledger.test_ledger import a_run
+from tests.support import factories, sandboxes
+from tests.support.factories import a_run
+from tests.support.processes import crowd, run_cell
+from tests.support.waiting import until
 
-clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session
+clock, sandbox, session = sandboxes.clock, sandboxes.sandbox, sandboxes.session
 
 Apixo = Callable[[str], str]
 
@@ -284,7 +285,7 @@ def test_settled_run_can_be_settled_otherwise_while_it_has_no_task(
 
 
 def test_resume_brings_what_is_unfinished_to_its_end(apixo: Apixo, session: Session, sandbox: Sandbox):
-    session.ledger.insert(test_leases.with_task(session, "[seconds:0.2] a fox"))
+    session.ledger.insert(factories.with_task(session, "[seconds:0.2] a fox"))
     said = apixo("resume")
     [run] = session.ledger.runs()
     assert (run.state, run.missing) == ("success", 0)

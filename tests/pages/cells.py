@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from tests.jupyter import test_lab
-from tests.jupyter.test_lab import START, pictures
+from tests.support import jupyterlab
 from tests.support.browser import SCREENSHOTS, OpenNotebook
+from tests.support.jupyterlab import START, pictures
 
 pytestmark = pytest.mark.browser
 
-clean = test_lab.clean
+clean = jupyterlab.clean
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])

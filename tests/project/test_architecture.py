@@ -6,6 +6,7 @@ Which package may import which is the contract in pyproject.toml, checked by imp
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -17,6 +18,7 @@ import pytest
 import apixo_nb
 
 PACKAGE = Path(apixo_nb.__file__).parent
+TESTS = Path(__file__).parents[1]
 
 MODULE_LINES = 460
 FUNCTION_LINES = 60
@@ -81,6 +83,28 @@ def test_the_sandbox_is_started_by_the_session_and_the_command_line_alone():
 def test_the_sandbox_is_imported_when_it_is_started(module: str):
     program = f"import sys, {module}; sys.exit('apixo_nb.sandbox' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
+def imported_names(path: Path) -> set[str]:
+    """The modules and names that a file imports, also inside functions, as dotted names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_no_test_file_is_imported_by_another():
+    names = {
+        path.relative_to(TESTS.parent).as_posix(): imported_names(path)
+        for path in sorted(TESTS.rglob("*.py"))
+    }
+    tests = re.compile(r"tests\.(\w+\.)*(test_\w+|conftest)\b")
+    assert {
+        path: found for path, imported in names.items() if (found := set(filter(tests.match, imported)))
+    } == {}
 
 
 def lines_of(node: ast.stmt) -> int:

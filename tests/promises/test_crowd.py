@@ -28,7 +28,7 @@ from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
 from apixo_nb.sandbox.checks import RefusedError
 from apixo_nb.session.session import Session
-from tests.conftest import KEY
+from tests.support.factories import KEY
 from tests.support.fault_server import Exchange, FaultServer, Step, answer, message
 
 PATIENCE_S = 30  # no test waits so long; one that would hang ends here

@@ -19,16 +19,19 @@ from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, handlers, picture_host
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
-from tests.engine.test_runner import Gate, ended
-from tests.ledger import test_leases
-from tests.ledger.test_leases import PATIENCE_S, crowd, in_file, told, until
-from tests.ledger.test_ledger import a_run
+from tests.support import sandboxes
+from tests.support.commands import told
+from tests.support.factories import a_run
+from tests.support.ledger_files import in_file
+from tests.support.processes import crowd
+from tests.support.sandboxes import Gate
+from tests.support.waiting import PATIENCE_S, ended, until
 
 clock, sandbox, gate, session = (
-    test_leases.clock,
-    test_leases.sandbox,
-    test_leases.gate,
-    test_leases.session,
+    sandboxes.clock,
+    sandboxes.sandbox,
+    sandboxes.gate,
+    sandboxes.session,
 )
 
 REFUSED = (errors.StorageError, errors.LedgerError)

@@ -35,8 +35,8 @@ from apixo_nb.errors import (
     SubmitUnknownError,
     WaitTimeoutError,
 )
-from tests.conftest import KEY
 from tests.support import fault_server as faults
+from tests.support.factories import KEY
 from tests.support.fault_server import PICTURE, FaultServer, Step, answer, envelope
 
 T = TypeVar("T")

@@ -20,8 +20,8 @@ from apixo_nb.core import event_loop as loop
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.credentials import ApiKey
 from apixo_nb.errors import ApixoError, ConfigurationError
-from tests.conftest import KEY
 from tests.support import fault_server as faults
+from tests.support.factories import KEY
 from tests.support.fault_server import FaultServer, Step, answer, envelope
 
 ONCE = RetryPolicy(attempts=2, base_s=0.01, cap_s=0.01)

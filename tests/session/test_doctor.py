@@ -22,11 +22,14 @@ from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import maintenance as doctor
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
-from tests.ledger import test_leases
-from tests.ledger.test_leases import another_kernel, finished, told, until, with_task
-from tests.ledger.test_ledger import a_run
+from tests.support import sandboxes
+from tests.support.commands import told
+from tests.support.factories import a_run, finished, with_task
+from tests.support.ledger_files import PAGE, damaged, patch, root_page
+from tests.support.processes import another_kernel
+from tests.support.waiting import until
 
-clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session
+clock, sandbox, session = sandboxes.clock, sandboxes.sandbox, sandboxes.session
 
 WELL = "Nothing is wrong."
 
@@ -274,8 +277,6 @@ def forget(session: Session) -> None:
 
 # --- a damaged ledger -------------------------------------------------------------------------------
 
-PAGE = 4096
-
 
 def bad_header(place: Path) -> None:
     patch(place, 0, b"\xff" * 100)
@@ -321,26 +322,6 @@ def folder(place: Path) -> None:
 
 DAMAGES: list[Callable[[Path], None]] = [bad_header, bad_page, bad_middle, truncated, cut_in_a_page]
 NO_LEDGERS: list[Callable[[Path], None]] = [empty, foreign, letter, folder]
-
-
-def patch(place: Path, at: int, data: bytes) -> None:
-    with place.open("r+b") as file:
-        file.seek(at)
-        file.write(data)
-
-
-def root_page(place: Path, table: str) -> int:
-    with contextlib.closing(sqlite3.connect(place)) as connection:
-        [found] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", [table]).fetchone()
-    return int(found)
-
-
-def damaged(session: Session, damage: Callable[[Path], None]) -> bytes:
-    """Damage the ledger between two kernels; returns what is in its file then."""
-    session.close()
-    damage(session.ledger_file())
-    shared.reset()
-    return session.ledger_file().read_bytes() if session.ledger_file().is_file() else b""
 
 
 @pytest.mark.parametrize("damage", DAMAGES + NO_LEDGERS)

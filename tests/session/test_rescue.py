@@ -15,16 +15,18 @@ from apixo_nb.errors import ApixoError
 from apixo_nb.sandbox import Sandbox, picture_host
 from apixo_nb.session.maintenance import rescue, rescued_lines
 from apixo_nb.session.session import Session
-from tests.engine.test_runner import Clock, Gate
-from tests.ledger import test_leases
-from tests.ledger.test_leases import PATIENCE_S, another_kernel, downloads, finished, told, until, with_task
-from tests.ledger.test_ledger import a_run
+from tests.support import sandboxes
+from tests.support.commands import told
+from tests.support.factories import a_run, finished, with_task
+from tests.support.processes import another_kernel
+from tests.support.sandboxes import Clock, Gate, downloads
+from tests.support.waiting import PATIENCE_S, until
 
 clock, sandbox, session, gate = (
-    test_leases.clock,
-    test_leases.sandbox,
-    test_leases.session,
-    test_leases.gate,
+    sandboxes.clock,
+    sandboxes.sandbox,
+    sandboxes.session,
+    sandboxes.gate,
 )
 
 

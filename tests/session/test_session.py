@@ -19,7 +19,6 @@ import pytest
 import apixo_nb
 from apixo_nb import errors
 from apixo_nb.analysis import formats, frame
-from apixo_nb.client.retry import RetryPolicy
 from apixo_nb.core import settings as config
 from apixo_nb.core.records import Run
 from apixo_nb.core.request import Labels
@@ -29,13 +28,7 @@ from apixo_nb.session import service as service_module
 from apixo_nb.session import session as shared_module
 from apixo_nb.session.maintenance import status_lines
 from apixo_nb.session.session import Session
-from tests.conftest import KEY
-
-
-def a_session(**traits: Any) -> Session:
-    session = Session(config.Apixo(**({"first_poll": 0.05, "poll_interval": 0.05} | traits)), key=KEY)
-    session.client.retry = RetryPolicy(attempts=2, base_s=0.01, cap_s=0.02)
-    return session
+from tests.support.factories import KEY, a_session
 
 
 @pytest.fixture

@@ -28,11 +28,11 @@ from apixo_nb.notebook import commands
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.maintenance import compare_balance
 from apixo_nb.session.session import Session
-from tests.ledger import test_leases
-from tests.ledger.test_leases import told
-from tests.ledger.test_ledger import a_run
+from tests.support import sandboxes, waiting
+from tests.support.commands import told
+from tests.support.factories import a_run
 
-clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session
+clock, sandbox, session = sandboxes.clock, sandboxes.sandbox, sandboxes.session
 
 PRICE = 350_000
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -215,7 +215,7 @@ def test_balances_of_sandbox_and_real_service_are_never_compared(session: Sessio
 
 def test_run_that_ends_after_the_look_counts_in_the_next_comparison(session: Session, sandbox: Sandbox):
     job = session.begin("[seconds:0.5] a fox")
-    test_leases.until(lambda: sandbox.account.accepted, "the task to be accepted")
+    waiting.until(lambda: sandbox.account.accepted, "the task to be accepted")
     told("balance")
     job.wait()
     assert told("balance").endswith("it is the same; the ledger's runs of that time cost $0.00.\n")

@@ -20,11 +20,11 @@ import pytest
 from apixo_nb.core.records import Run
 from apixo_nb.experiments.review import choose
 from apixo_nb.session.session import Session
-from tests.export import test_bundle
-from tests.export.test_bundle import CALLBACK, NOON, encoded, keep, with_pictures
-from tests.ledger.test_ledger import a_full_run, a_run
+from tests.support import picture_runs
+from tests.support.factories import a_full_run, a_run
+from tests.support.picture_runs import CALLBACK, NOON, encoded, keep, with_pictures
 
-here = test_bundle.here
+here = picture_runs.here
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-trackers" / "bin" / "python"

@@ -16,8 +16,8 @@ from apixo_nb.core.request import make_request
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError, BudgetError, TaskFailedError
 from apixo_nb.widgets.cards import again, comparison, ended_card, live_card, model_facts, row
-from tests.display.test_cards import HOSTILE, STATES
-from tests.ledger.test_ledger import a_full_run, a_run
+from tests.support.factories import STATES, a_full_run, a_run
+from tests.support.hostile import HOSTILE_HTML
 
 PROPERTY = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=100
@@ -158,7 +158,7 @@ def test_a_long_prompt_is_cut_and_says_so():
 
 
 @PROPERTY
-@given(st.sampled_from(HOSTILE) | st.text(max_size=30), st.sampled_from(EVERY_STATE))
+@given(st.sampled_from(HOSTILE_HTML) | st.text(max_size=30), st.sampled_from(EVERY_STATE))
 def test_whatever_people_and_servers_wrote_can_be_sent(text: str, state: str):
     storable = text.replace("\0", "\ufffd")
     labels: dict[str, Any] = {"name": storable, "note": storable, "tags": (storable,)}

@@ -17,10 +17,10 @@ from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import ApixoError, BudgetError, InvalidRequestError, LedgerError
 from apixo_nb.session.session import Session
 from apixo_nb.widgets import handlers as asks
-from tests.ledger import test_leases
-from tests.ledger.test_ledger import a_full_run, a_run
+from tests.support import sandboxes
+from tests.support.factories import a_full_run, a_run
 
-clock, sandbox, session = test_leases.clock, test_leases.sandbox, test_leases.session
+clock, sandbox, session = sandboxes.clock, sandboxes.sandbox, sandboxes.session
 
 PROPERTY = settings(
     deadline=None,
