@@ -17,6 +17,7 @@ from apixo_nb import cli
 from apixo_nb.analysis import frame
 from apixo_nb.core import settings as config
 from apixo_nb.experiments import cell_options as options
+from apixo_nb.notebook.commands import COMMANDS
 from apixo_nb.sandbox import KINDS, MARKERS
 
 if TYPE_CHECKING:
@@ -61,9 +62,10 @@ def setup(app: Sphinx) -> None:
 def _fill(_app: Sphinx, _name: str, source: list[str]) -> None:
     source[0] = _WORDS.from_string(source[0]).render(
         cell_help=options.parser().format_help(),
-        line_commands=options.COMMANDS,
-        command_groups=cli.COMMANDS,
+        line_commands=COMMANDS.values(),
+        command_groups=cli.command_groups(),
         command_help=_helps(),
+        in_terminal=cli.in_terminal,
         settings=[(name, trait.help) for name, trait in sorted(config.Apixo().traits(config=True).items())],
         run_columns=frame.COLUMNS,
         picture_columns=frame.IMAGE_COLUMNS,

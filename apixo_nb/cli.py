@@ -11,20 +11,29 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from . import __version__
 from .errors import ApixoError, ConfigurationError
+from .notebook.command_line import Argument, Command, Context, Message
+from .notebook.commands import COMMANDS
 
-#: The commands of ``%apixo`` that ``apixo-nb`` has as well, by the same name.
-SHARED = (
-    *("login", "logout", "status", "balance", "spend", "budget", "history"),
-    *("resume", "settle", "rescue", "doctor", "export", "import", "help"),
-)
+#: Group -> its commands, in the order of the help.
+GROUPS = {
+    "look back": ("status", "history", "spend", "balance"),
+    "take along": ("export", "import"),
+    "look after": ("resume", "rescue", "settle", "budget", "doctor"),
+    "the key": ("login", "logout"),
+    "try it": ("demo", "sandbox"),
+    "this program": ("completion", "version"),
+}
 
-_MAGIC = re.compile(rf"(?<!%)%apixo ({'|'.join(SHARED)}|sandbox)\b")
+# `help` is an option here. What tries everything without a key is a setting in a notebook, and the demo here.
+_OTHER_WORDS = {"help": "--help", "sandbox": "demo"}
+_SHARED = {name for group in GROUPS.values() for name in group if name in COMMANDS}
+_MAGIC = re.compile(rf"(?<!%)%apixo ({'|'.join(sorted(_SHARED | set(_OTHER_WORDS)))})\b")
 
 
 def in_terminal(text: str) -> str:
@@ -33,9 +42,7 @@ def in_terminal(text: str) -> str:
 
 
 def _command(found: re.Match[str]) -> str:
-    # A setting of a notebook; what tries everything without a key is the demo here.
-    name = {"sandbox": "demo", "help": "--help"}.get(found[1], found[1])
-    return f"apixo-nb {name}"
+    return f"apixo-nb {_OTHER_WORDS.get(found[1], found[1])}"
 
 
 class Terminal(io.TextIOBase):
@@ -58,39 +65,6 @@ class Terminal(io.TextIOBase):
         return self._out.isatty()
 
 
-#: Group -> command -> what it does, in one line.
-COMMANDS: dict[str, dict[str, str]] = {
-    "look back": {
-        "status": "where requests go, what the ledger holds and what was spent",
-        "history": "the last runs as a table",
-        "spend": "what was spent by state, day and tag",
-        "balance": "US dollars left for the key, beside what the ledger says",
-    },
-    "take along": {
-        "export": "write all runs to a file or folder: CSV, JSON Lines, Parquet, HTML, ZIP and more",
-        "import": "merge a ZIP of `export`, or a folder of pictures with their facts, into the ledger",
-    },
-    "look after": {
-        "resume": "bring unfinished runs to their end, download what is missing; costs nothing",
-        "rescue": "download every picture that is not on disk before its address ends; costs nothing",
-        "settle": "say how a submit without an answer ended",
-        "budget": "show or set what may be spent",
-        "doctor": "compare ledger and pictures, and mend the ledger",
-    },
-    "the key": {
-        "login": "store an API key; it is asked for, never typed on the line",
-        "logout": "remove the stored key",
-    },
-    "try it": {
-        "demo": "make three pictures on this machine: no key, no cost, no Jupyter",
-        "sandbox": "serve an imitation of APIXO to anything that speaks HTTP",
-    },
-    "this program": {
-        "completion": "print what completes these commands in bash, zsh or fish",
-        "version": "this package's version, and those of what it works with",
-    },
-}
-
 EXAMPLES = """\
 examples:
   apixo-nb demo                              a first look, in ./apixo-demo
@@ -108,17 +82,94 @@ DESCRIPTION = """\
 Paid AI pictures in Jupyter, kept and counted. Pictures are bought in notebooks and from Python;
 these commands look at them, after them, and take them along. None of them buys anything."""
 
-#: As in `export.KINDS`, and the two trackers; spelt out, as --help shall not wait for those modules.
-KINDS = (
-    *("csv", "excel", "jsonl", "parquet", "html", "bundle", "sheet", "imagefolder", "embed", "site"),
-    *("mlflow", "wandb"),
-)
-SHELLS = ("bash", "zsh", "fish")
-
 _STOPPED, _UNREAD = 130, 141  # 128 and the number of the signal, as shells count
 
 
-class _Command(argparse.ArgumentParser):
+# --- commands that a notebook has not -----------------------------------------------------------------
+
+
+def _demo(args: argparse.Namespace, _context: Context) -> None:
+    from .demo import demo
+
+    demo(Path(args.folder))
+
+
+def _sandbox(args: argparse.Namespace, _context: Context) -> Message:
+    from .sandbox.__main__ import main as serve
+
+    return Message((), ok=serve(args.rest) == 0)
+
+
+SHELLS = ("bash", "zsh", "fish")
+
+_HOW_TO_COMPLETE = """\
+bash: eval "$(apixo-nb completion bash)" in ~/.bashrc
+zsh:  apixo-nb completion zsh > FOLDER/_apixo-nb, where FOLDER is in $fpath before compinit runs
+fish: apixo-nb completion fish > ~/.config/fish/completions/apixo-nb.fish"""
+
+
+def _completion(args: argparse.Namespace, _context: Context) -> list[str]:
+    try:
+        import shtab
+    except ImportError:
+        step = "It comes with `pip install 'apixo-nb[completion]'`."
+        raise ConfigurationError("Completion needs the package shtab", next_step=step) from None
+    whole = whole_parser()
+    for command in command_parsers(whole).values():
+        for argument in command._actions:  # noqa: SLF001 - argparse has no list of them for others
+            if argument.metavar in ("FILE", "FOLDER"):
+                argument.complete = shtab.FILE  # type: ignore[attr-defined]
+    return [shtab.complete(whole, args.shell)]
+
+
+_WORKS_WITH = (
+    *("ipython", "ipykernel", "jupyterlab", "notebook", "ipywidgets", "anywidget"),
+    *("pandas", "sqlalchemy"),
+)
+
+
+def _version(_args: argparse.Namespace, _context: Context) -> list[str]:
+    lines = [
+        f"apixo-nb {__version__}",
+        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}",
+    ]
+    for name in _WORKS_WITH:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            lines.append(f"{name} {importlib.metadata.version(name)}")
+    return lines
+
+
+_OWN = {
+    command.name: command
+    for command in (
+        Command(
+            "demo",
+            "make three pictures on this machine: no key, no cost, no Jupyter",
+            _demo,
+            (Argument("folder", metavar="FOLDER", default="apixo-demo"),),
+        ),
+        Command("sandbox", "serve an imitation of APIXO to anything that speaks HTTP", _sandbox),
+        Command(
+            "completion",
+            "print what completes these commands in bash, zsh or fish",
+            _completion,
+            (Argument("shell", choices=SHELLS, nargs=None),),
+            epilog=_HOW_TO_COMPLETE,
+        ),
+        Command("version", "this package's version, and those of what it works with", _version),
+    )
+}
+
+
+def command_groups() -> dict[str, list[Command]]:
+    """Group -> its commands, in the order of the help."""
+    return {title: [_OWN.get(name) or COMMANDS[name] for name in names] for title, names in GROUPS.items()}
+
+
+# --- the line -----------------------------------------------------------------------------------------
+
+
+class _CommandParser(argparse.ArgumentParser):
     """Repeats no value that it cannot use: it may be a key."""
 
     def error(self, message: str) -> NoReturn:
@@ -131,18 +182,14 @@ class _Parser(argparse.ArgumentParser):
     """Lists the commands in groups, each in one line."""
 
     def format_help(self) -> str:
-        if self.prog != "apixo-nb":
-            return super().format_help()
-        width = max(len(name) for group in COMMANDS.values() for name in group)
+        groups = command_groups()
+        width = max(len(command.name) for group in groups.values() for command in group)
         lines = [self.format_usage(), DESCRIPTION, ""]
-        for title, group in COMMANDS.items():
-            lines += [f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in group.items()), ""]
-        lines += [
-            "`apixo-nb COMMAND --help` says more about one.",
-            "",
-            EXAMPLES,
-            "",
-        ]
+        for title, group in groups.items():
+            lines += [f"{title}:"]
+            lines += [f"  {command.name:<{width}}  {in_terminal(command.help)}" for command in group]
+            lines += [""]
+        lines += ["`apixo-nb COMMAND --help` says more about one.", "", EXAMPLES, ""]
         return "\n".join(lines)
 
 
@@ -151,83 +198,35 @@ def parser(sandbox: argparse.ArgumentParser | None = None) -> argparse.ArgumentP
     made = _Parser("apixo-nb", description=DESCRIPTION, usage="apixo-nb COMMAND ...")
     made.add_argument("--version", action="version", version=f"apixo-nb {__version__}")
     commands: Any = made.add_subparsers(
-        dest="command", metavar="COMMAND", prog="apixo-nb", parser_class=_Command
+        dest="command", metavar="COMMAND", prog="apixo-nb", parser_class=_CommandParser
     )
-    adders = {
-        name: commands.add_parser(
-            name,
-            help=text,
-            description=_sentence(text),
-            add_help=name != "sandbox",
-            parents=[sandbox] if sandbox and name == "sandbox" else [],
+    for command in (command for group in command_groups().values() for command in group):
+        own = commands.add_parser(
+            command.name,
+            help=in_terminal(command.help),
+            description=in_terminal(command.description),
+            epilog=command.epilog and in_terminal(command.epilog),
+            formatter_class=argparse.RawDescriptionHelpFormatter
+            if command.epilog
+            else argparse.HelpFormatter,
+            add_help=command.name != "sandbox",
+            parents=[sandbox] if sandbox and command.name == "sandbox" else [],
         )
-        for group in COMMANDS.values()
-        for name, text in group.items()
-    }
-    adders["history"].add_argument("number", nargs="?", default="10", metavar="N", help="how many runs (10)")
-    adders["spend"].add_argument("by", nargs="?", choices=("state", "day", "tag"), help="this table alone")
-    _add_files(adders["export"], adders["import"], adders["demo"])
-    _add_care(adders)
-    adders["completion"].add_argument("shell", choices=SHELLS)
-    adders["completion"].epilog = _HOW_TO_COMPLETE
-    adders["completion"].formatter_class = argparse.RawDescriptionHelpFormatter
+        command.add_arguments(own)
     return made
 
 
-_HOW_TO_COMPLETE = """\
-bash: eval "$(apixo-nb completion bash)" in ~/.bashrc
-zsh:  apixo-nb completion zsh > FOLDER/_apixo-nb, where FOLDER is in $fpath before compinit runs
-fish: apixo-nb completion fish > ~/.config/fish/completions/apixo-nb.fish"""
+def whole_parser() -> argparse.ArgumentParser:
+    """The command line with the sandbox's options."""
+    from .sandbox.__main__ import parser as sandbox_parser
+
+    return parser(sandbox_parser())
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _add_files(
-    export: argparse.ArgumentParser, bring: argparse.ArgumentParser, demo: argparse.ArgumentParser
-) -> None:
-    text = "the end of its name tells the kind; for mlflow its address, for wandb a folder"
-    export.add_argument("file", nargs="?", metavar="FILE", help=text)
-    kind = export.add_mutually_exclusive_group()
-    kind.add_argument("--kind", choices=KINDS, metavar="KIND", help="the kind, if it is another; see below")
-    for name in ("excel", "site", "imagefolder", "embed", "mlflow", "wandb"):  # as after %apixo export
-        text = f"the same as --kind {name}"
-        kind.add_argument(f"--{name}", action="store_const", const=name, dest="kind", help=text)
-    export.formatter_class = argparse.RawDescriptionHelpFormatter
-    export.epilog = _KINDS_TOLD
-    bring.add_argument("file", metavar="FILE", help="a .zip, or a folder of pictures with their .json files")
-    demo.add_argument("folder", nargs="?", type=Path, default=Path("apixo-demo"), metavar="FOLDER")
-
-
-_KINDS_TOLD = """\
-kinds:
-  csv          exact: every text comes back as it was (.csv)
-  excel        CSV in which a spreadsheet takes nothing for a formula or a number
-  jsonl        JSON Lines (.jsonl)
-  parquet      needs `pip install 'apixo-nb[parquet]'` (.parquet)
-  html         one page with small pictures in it (.html)
-  bundle       all runs and originals, for `apixo-nb import` (.zip)
-  sheet        a contact sheet, one large picture (.png, .webp, .jpg)
-  site         a folder: a page with its pictures beside it
-  imagefolder  a folder that Hugging Face's datasets read
-  embed        a folder: copies of the pictures that hold their parameters
-  mlflow       pushes to MLflow; needs `pip install 'apixo-nb[mlflow]'`
-  wandb        writes an offline run of Weights & Biases; needs `pip install 'apixo-nb[wandb]'`"""
-
-
-def _add_care(adders: dict[str, argparse.ArgumentParser]) -> None:
-    resume, settle, budget = adders["resume"], adders["settle"], adders["budget"]
-    resume.add_argument("run", nargs="?", metavar="RUN", help="this run alone")
-    resume.add_argument("task", nargs="?", metavar="TASK", help="the task that a lost submit became")
-    settle.add_argument("run", metavar="RUN", help="the id of the run")
-    settle.add_argument("end", choices=("paid", "free"), help="whether it was charged")
-    budget.add_argument("sum", nargs="?", metavar="SUM", help="a sum in US dollars such as 5.00, or off")
-    scope = budget.add_mutually_exclusive_group()
-    for name, text in (("total", "for ever (default)"), ("day", "each day"), ("notebook", "each notebook")):
-        scope.add_argument(f"--{name}", action="store_const", const=f"--{name}", dest="scope", help=text)
-    text = "make the rows anew that are missing, from what lies beside the pictures"
-    adders["doctor"].add_argument("--rebuild", action="store_true", help=text)
+def command_parsers(reader: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command."""
+    [commands] = [action for action in reader._actions if isinstance(action.choices, dict)]  # noqa: SLF001
+    return dict(commands.choices or {})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -254,27 +253,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     reader = parser()
     _check_command(reader, arguments)
-    given, rest = reader.parse_known_args(arguments)
-    if given.command == "sandbox":
-        from .sandbox.__main__ import main as serve
-
-        return serve(rest)
-    if rest and given.command == "login":
-        step = "It may now stand in the history of your shell: remove it there, or make a new key."
-        raise ConfigurationError("`apixo-nb login` takes no key on the line", next_step=step)
-    if rest:  # no values: one may be a key
-        flags = " ".join(word.partition("=")[0] for word in rest if word.startswith("-"))
-        reader.error(f"unrecognized arguments: {flags}" if flags else "too many arguments")
-    action = _ACTIONS.get(given.command)
-    if action is not None:
-        return action(given, reader)
+    args, rest = reader.parse_known_args(arguments)
+    args.rest = rest
+    if rest and args.command != "sandbox":  # which reads its options itself
+        _refuse(reader, args.command, rest)
+    if args.command is None:
+        reader.error("there is no command on the line")
+    context = Context(command_parsers(reader)[args.command].error)
+    if args.command in _OWN:
+        return _answer(_OWN[args.command].run(args, context))
     with contextlib.redirect_stdout(Terminal(sys.stdout)):
-        return _carry_out(given)
+        result = COMMANDS[args.command].run(args, context)
+    return _answer(result)
 
 
 def _check_command(reader: argparse.ArgumentParser, arguments: list[str]) -> None:
     """Exit with code 2 if there is no such command, and say which one may be meant."""
-    known = [name for group in COMMANDS.values() for name in group]
+    known = [name for names in GROUPS.values() for name in names]
     if not arguments:
         reader.print_help(sys.stderr)
         raise SystemExit(2)
@@ -287,113 +282,26 @@ def _check_command(reader: argparse.ArgumentParser, arguments: list[str]) -> Non
     reader.error("there is no such command; `apixo-nb --help` lists them.")
 
 
-def _carry_out(given: argparse.Namespace) -> int:
-    """The commands that are the same as those of ``%apixo``."""
-    from .notebook.commands import carry_out
-
-    words = [given.command]
-    for name in ("number", "by", "run", "task", "end", "sum", "scope"):
-        words += [word] if (word := getattr(given, name, None)) is not None else []
-    shown = carry_out(" ".join(words), None)
-    if shown is not None:
-        from .analysis.frame import brief_text
-
-        print(brief_text(shown))
-    return 0
+def _refuse(reader: argparse.ArgumentParser, command: str, rest: list[str]) -> NoReturn:
+    """End with what cannot be used; no value is repeated, as one may be a key."""
+    if command == "login":
+        step = "It may now stand in the history of your shell: remove it there, or make a new key."
+        raise ConfigurationError("`apixo-nb login` takes no key on the line", next_step=step)
+    flags = " ".join(word.partition("=")[0] for word in rest if word.startswith("-"))
+    reader.error(f"unrecognized arguments: {flags}" if flags else "too many arguments")
 
 
-def _export(given: argparse.Namespace, reader: argparse.ArgumentParser) -> int:
-    from .session.session import current
+def _answer(result: Any) -> int:
+    """Print what a command answers; returns the exit code."""
+    message = Message(result) if isinstance(result, list) else result
+    if not isinstance(message, Message):
+        if result is not None:
+            from .analysis.frame import brief_text
 
-    if given.kind == "mlflow":
-        print("\n".join(current().to_mlflow(tracking_uri=given.file).lines()))
+            print(brief_text(result))
         return 0
-    if given.kind == "wandb":
-        print("\n".join(current().to_wandb(folder=given.file or ".").lines()))
-        return 0
-    if given.file is None:
-        reader.error("export: which file? Its end tells the kind, such as runs.csv")
-    written = current().write(given.file, given.kind)
-    print(written.path)  # alone, for programs; what there is to say of it goes beside
-    for note in written.notes:
-        print(in_terminal(note), file=sys.stderr)
-    return 0
-
-
-def _import(given: argparse.Namespace, _reader: argparse.ArgumentParser) -> int:
-    from .session.session import current
-
-    print(in_terminal("\n".join(current().import_bundle(given.file).lines())))
-    return 0
-
-
-def _doctor(given: argparse.Namespace, _reader: argparse.ArgumentParser) -> int:
-    from .session.maintenance import examine, rebuild
-    from .session.session import current
-
-    if given.rebuild:
-        print(in_terminal("\n".join([*rebuild(current()), ""])))
-    report = examine(current())
-    print(in_terminal("\n".join(report.lines())))
-    return 1 if report.wrong else 0
-
-
-def _demo(given: argparse.Namespace, _reader: argparse.ArgumentParser) -> int:
-    from .demo import demo
-
-    demo(given.folder)
-    return 0
-
-
-def _completion(given: argparse.Namespace, _reader: argparse.ArgumentParser) -> int:
-    try:
-        import shtab
-    except ImportError:
-        step = "It comes with `pip install 'apixo-nb[completion]'`."
-        raise ConfigurationError("Completion needs the package shtab", next_step=step) from None
-    whole = whole_parser()
-    for command in command_parsers(whole).values():
-        for argument in command._actions:  # noqa: SLF001 - argparse has no list of them for others
-            if argument.metavar in ("FILE", "FOLDER"):
-                argument.complete = shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(whole, given.shell))
-    return 0
-
-
-def whole_parser() -> argparse.ArgumentParser:
-    """The command line with the sandbox's options."""
-    from .sandbox.__main__ import parser as sandbox_parser
-
-    return parser(sandbox_parser())
-
-
-def command_parsers(reader: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The parser of each command."""
-    [commands] = [action for action in reader._actions if isinstance(action.choices, dict)]  # noqa: SLF001
-    return dict(commands.choices or {})
-
-
-def _version(_given: argparse.Namespace, _reader: argparse.ArgumentParser) -> int:
-    print(f"apixo-nb {__version__}")
-    print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
-    for name in _WORKS_WITH:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            print(f"{name} {importlib.metadata.version(name)}")
-    return 0
-
-
-_WORKS_WITH = (
-    *("ipython", "ipykernel", "jupyterlab", "notebook", "ipywidgets", "anywidget"),
-    *("pandas", "sqlalchemy"),
-)
-
-_Action = Callable[[argparse.Namespace, argparse.ArgumentParser], int]
-
-_ACTIONS: dict[str, _Action] = {
-    "export": _export,
-    "import": _import,
-    "doctor": _doctor,
-    "demo": _demo,
-    "completion": _completion,
-    "version": _version,
-}
+    if message.path is not None:
+        print(message.path)  # alone, for programs; what there is to say of it goes beside
+    for line in message.lines:
+        print(in_terminal(line), file=sys.stdout if message.path is None else sys.stderr)
+    return 0 if message.ok else 1

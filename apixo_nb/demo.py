@@ -9,7 +9,7 @@ from .core import models as spec
 from .core import settings as config
 from .core.request import make_request
 from .display.live import Watch
-from .notebook.commands import say
+from .notebook.command_line import say
 from .session.session import Session
 
 #: Prompt -> what else is asked for.

@@ -1,4 +1,4 @@
-"""The options of ``%%apixo`` and the commands of ``%apixo``: the source of parser, help and completion.
+"""The options of ``%%apixo``: the source of parser, help and completion.
 
 The choices of a model come from its spec, so a new model or a new ratio needs no change here.
 """
@@ -92,30 +92,6 @@ NOT_YET = {
 
 #: Draws of one request that can be asked for at once: a slip of the hand shall not buy thousands.
 MOST_DRAWS = 100
-
-#: The commands of ``%apixo``, each with its help.
-COMMANDS = {
-    "login": "store an API key; it is asked for, never typed on the line",
-    "logout": "remove the stored key",
-    "status": "where requests go, which key, what the ledger holds and what was spent",
-    "balance": "US dollars left for the key, beside what the ledger says",
-    "spend": "what was spent by state, day and tag; %apixo spend day shows one",
-    "budget": "%apixo budget 5.00 caps spending; then --day or --notebook; off ends it",
-    "history": "the last runs as a table; %apixo history 50 shows more",
-    "resume": "bring unfinished runs to their end, download what is missing; costs nothing",
-    "settle": "%apixo settle RUN paid (or free): how a submit without an answer ended",
-    "rescue": "download every picture that is not on disk before its address ends; costs nothing",
-    "doctor": "compare ledger and pictures; %apixo doctor --rebuild mends the ledger",
-    "panel": "a form to click, live cards of all runs, and the history",
-    "wait": "wait for the cells that were run with --bg",
-    "export": "all runs to FILE.csv (--excel for spreadsheets), .jsonl, .parquet, .html, .zip or .png "
-    "(contact sheet); FOLDER --site (page and pictures), --imagefolder or --embed (copies that hold their "
-    "parameters); --mlflow, --wandb",
-    "import": "runs and pictures from FILE.zip or a folder of pictures; what is here already stays",
-    "sandbox": "work without key and cost on this machine; %apixo sandbox off ends it",
-    "config": "the settings; change one with %config Apixo.NAME = VALUE",
-    "help": "this page",
-}
 
 EXAMPLES = """\
 examples:

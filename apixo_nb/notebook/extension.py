@@ -7,87 +7,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from IPython.core.completer import SimpleCompletion, context_matcher
-from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from apixo_nb import text
-from apixo_nb.core import settings as config
+from apixo_nb.core.settings import settings
 from apixo_nb.errors import ConfigurationError
-from apixo_nb.experiments import cell_options as options
 from apixo_nb.ledger.unfinished import pending_line
+from apixo_nb.text import is_loopback
 
-from .commands import say
+from .command_line import say
+from .completion import complete
 from .magics import ApixoMagics
 
 if TYPE_CHECKING:
     from apixo_nb.core.records import Run
-
-
-def _nothing() -> dict[str, Any]:
-    # A new one each time: IPython writes into it, and a shared one breaks the next, unrelated completion.
-    return {"completions": [], "suppress": False}
-
-
-@context_matcher(identifier="apixo_nb", priority=500)  # type: ignore[untyped-decorator]
-def complete(context: Any) -> dict[str, Any]:
-    """Complete ``%%apixo --ar <TAB>`` and ``%apixo <TAB>``; silence Python's own completion there."""
-    head = context.text_until_cursor
-    words = head.split()
-    typed_name_only = len(words) == 1 and not head.endswith(" ")
-    if not words or words[0] not in ("%apixo", "%%apixo") or typed_name_only:
-        return _nothing()
-    if words[0] == "%%apixo" and context.cursor_line != 0:
-        return _nothing()
-    fragment = "" if head[-1].isspace() else words[-1]
-    before = words if not fragment else words[:-1]
-    candidates = _of_list(before, fragment) or _candidates(before)
-    found = [word for word in candidates if word.startswith(fragment)]
-    if not found:
-        # Nothing of ours: Python's words would be wrong there as well, but for a file name or a variable.
-        return _nothing() | {"suppress": words[0] == "%apixo"}
-    completions = [SimpleCompletion(word, type="param") for word in found]
-    # The whole fragment is replaced, from its dashes on.
-    return {"completions": completions, "suppress": True, "matched_fragment": fragment}
-
-
-def _candidates(before: list[str]) -> list[str]:
-    if before[0] == "%apixo":
-        if before[1:] == ["sandbox"]:
-            return ["on", "off"]
-        return list(options.COMMANDS) if len(before) == 1 else []
-    return list(options.values_of(before[-1])) or options.known_flags()
-
-
-def _of_list(before: list[str], fragment: str) -> list[str]:
-    """Words for the next value of a list, after ``1:1,``, or for a list of the notebook, after ``@``."""
-    flag, values = before[-1], options.values_of(before[-1])
-    head, at, _name = fragment.rpartition("@")
-    if at and ((flag == "--set" and head.endswith("=")) or (values and not head)):
-        return [f"{head}@{name}" for name in _lists()]
-    head, comma, _value = fragment.rpartition(",")
-    taken = head.split(",")
-    return [f"{head},{value}" for value in values if value not in taken] if comma else []
-
-
-# Nothing is asked of a value but its type: a property of a foreign object may do anything.
-_LISTS = (list, tuple, set, frozenset, range, dict)
-_FOREIGN = ("Series", "Index", "ndarray")
-
-
-def _lists() -> list[str]:
-    """Names of the notebook's lists."""
-    shell = get_ipython()
-    if shell is None:
-        return []
-    return [
-        name
-        for name, value in shell.user_ns.items()
-        if not name.startswith("_")
-        and name not in shell.user_ns_hidden
-        and (isinstance(value, _LISTS) or type(value).__name__ in _FOREIGN)
-    ]
 
 
 _CELL = "get_ipython().run_cell_magic('apixo', "
@@ -168,19 +101,19 @@ def _configure(shell: InteractiveShell) -> None:
     """Take the settings of a configuration file; one that cannot be used is said, and leaves the others."""
     for name, value in shell.config.get("Apixo", {}).items():
         try:
-            config.settings().update_config(Config({"Apixo": {name: value}}))
+            settings().update_config(Config({"Apixo": {name: value}}))
         except ConfigurationError as error:
             say(str(error))
 
 
 def _look_around(shell: InteractiveShell) -> None:
-    settings = config.settings()
-    if not settings.notebook:
-        settings.notebook = str(shell.user_ns.get("__vsc_ipynb_file__", ""))  # as VS Code tells it
-    if settings.ledger:
+    chosen = settings()
+    if not chosen.notebook:
+        chosen.notebook = str(shell.user_ns.get("__vsc_ipynb_file__", ""))  # as VS Code tells it
+    if chosen.ledger:
         return  # a database server: to ask it may take long
-    sandbox = settings.sandbox or text.is_loopback(urlsplit(settings.base_url).hostname)
-    if line := pending_line(settings.home_path / "ledger.db", sandbox=sandbox):
+    sandbox = chosen.sandbox or is_loopback(urlsplit(chosen.base_url).hostname)
+    if line := pending_line(chosen.home_path / "ledger.db", sandbox=sandbox):
         say(line)
 
 
@@ -212,7 +145,7 @@ _EVENTS: dict[str, Callable[[Any], None]] = {
 
 def _registries(shell: InteractiveShell) -> list[tuple[list[Any], Any]]:
     found: list[tuple[list[Any], Any]] = [
-        (shell.configurables, config.settings()),
+        (shell.configurables, settings()),
         (shell.input_transformers_post, _await_magic),
     ]
     if shell.Completer is not None:

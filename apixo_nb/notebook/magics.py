@@ -15,7 +15,8 @@ from IPython.display import display
 from apixo_nb.experiments import cell_options as options
 from apixo_nb.experiments.prompts import fill, split_prompts
 
-from .commands import carry_out, cell_help, line_help, say
+from .command_line import say
+from .commands import carry_out, cell_help, line_help
 
 if TYPE_CHECKING:
     from apixo_nb.core.records import Run

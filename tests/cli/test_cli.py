@@ -18,11 +18,12 @@ import pytest
 
 import apixo_nb
 from apixo_nb.analysis import formats as frame
-from apixo_nb.cli import KINDS, SHARED, SHELLS, command_parsers, in_terminal, main, parser
+from apixo_nb.cli import GROUPS, SHELLS, command_parsers, in_terminal, main, parser
 from apixo_nb.core.records import Run, new_run
 from apixo_nb.core.request import make_request
 from apixo_nb.export import export
 from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.notebook.commands import COMMANDS, KINDS
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
 from tests.support.factories import KEY
@@ -322,7 +323,9 @@ def test_commands_are_named_as_one_types_them_here(said: str, meant: str):
 
 
 def test_every_command_that_is_renamed_is_there():
-    assert set(SHARED) - {"help"} <= set(command_parsers(parser()))
+    here = set(command_parsers(parser()))
+    assert here == {name for names in GROUPS.values() for name in names}
+    assert set(COMMANDS) - {"help", "panel", "wait", "config"} <= here
 
 
 # --- demo ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from apixo_nb.core.request import Request, make_request
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.experiments import cell_options as options
 from apixo_nb.experiments.cell_options import Listed, Options, parse
-from apixo_nb.notebook import extension as completion
+from apixo_nb.notebook.completion import complete
 
 REF = "https://example.com/a.png"
 
@@ -348,7 +348,7 @@ def test_closed_lists_are_offered_for_completion(flag, values):
 
 def completed(text: str) -> list[str]:
     context = SimpleNamespace(text_until_cursor=text, cursor_line=0)
-    return [item.text for item in completion.complete(context)["completions"]]
+    return [item.text for item in complete(context)["completions"]]
 
 
 @pytest.mark.parametrize(
@@ -363,6 +363,9 @@ def completed(text: str) -> list[str]:
         ("%%apixo --ye", ["--yes"]),
         ("%apixo log", ["login", "logout"]),
         ("%apixo login ", []),
+        ("%apixo sandbox ", ["on", "off"]),
+        ("%apixo budget 5 --d", ["--day"]),
+        ("%apixo settle some_run ", ["paid", "free"]),
         ("%%apixo", []),
         ("x = 1", []),
         ("", []),

@@ -26,7 +26,7 @@ from apixo_nb.export import bundle
 from apixo_nb.export import bundle as luggage
 from apixo_nb.export import importer as intake
 from apixo_nb.notebook import commands
-from apixo_nb.notebook.commands import parted
+from apixo_nb.notebook.command_line import split_words
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import maintenance as doctor
 from apixo_nb.session import session as shared
@@ -737,7 +737,7 @@ def test_name_in_quotes_is_taken_as_it_stands(
     ],
 )
 def test_names_of_windows_keep_their_backslashes_and_lose_their_quotes(line: str, words: list[str]):
-    assert parted(line, posix=False) == words
+    assert split_words(line, posix=False) == words
 
 
 @pytest.mark.parametrize("line", ["import", "import a.zip b.zip", "import --all"])

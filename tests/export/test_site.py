@@ -16,7 +16,6 @@ from apixo_nb.analysis.pivot import lay_out
 from apixo_nb.core.records import Image, Run, utc_now
 from apixo_nb.errors import ApixoError
 from apixo_nb.export.site import write_site
-from apixo_nb.notebook.commands import export_lines
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.storage.originals import Images
 from tests.support.accessibility import serious_violations
@@ -125,8 +124,7 @@ def test_sessions_export_knows_both_kinds(sweep: list[Run], sandbox: Sandbox, tm
     with a_session(base_url=sandbox.base_url) as session:
         session.images = Images(tmp_path / "images")
         assert session.export(tmp_path / "site", "site", sweep).name == "index.html"
-        [said] = export_lines(session, f"'{tmp_path / 'all'}' --site")
-        assert said == f"Written: {tmp_path / 'all' / 'index.html'}"
+        assert session.write(tmp_path / "all", "site").path == tmp_path / "all" / "index.html"
         assert session.export(tmp_path / "sheet.webp", None, sweep).name == "sheet.webp"
 
 

@@ -23,7 +23,7 @@ from apixo_nb.errors import LedgerError
 from apixo_nb.ledger.budgets import TOTAL
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.query import Query
-from apixo_nb.notebook.commands import lost_lines
+from apixo_nb.notebook.recovery import unresolved_lines
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
 from tests.support import postgres, sandboxes
@@ -219,7 +219,9 @@ def test_older_ledger_of_a_team_is_upgraded_with_all_it_holds(old_url: str, vers
 
 def test_notebook_of_an_older_ledger_goes_on_where_it_was(place: Path, session: Session, sandbox: Sandbox):
     assert place == session.ledger_file()
-    assert "2 submit(s) without an answer, up to $0.70 at stake" in "\n".join(lost_lines(session.lost()))
+    assert "2 submit(s) without an answer, up to $0.70 at stake" in "\n".join(
+        unresolved_lines(session.lost())
+    )
     said = told("status")
     assert "11, 1 failed, 1 planned, 1 processing" in said
     assert "$1.40 by list price, and up to $1.75 more" in said

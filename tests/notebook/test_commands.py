@@ -12,7 +12,7 @@ from traitlets.config import Config
 
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, InvalidRequestError, NotFoundError, SubmitUnknownError
-from apixo_nb.experiments import cell_options as options
+from apixo_nb.notebook.commands import COMMANDS
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
@@ -146,7 +146,13 @@ def test_word_that_is_nearly_a_command_is_guessed(apixo: Apixo):
 def test_every_command_is_in_the_help(apixo: Apixo):
     for line in ("", "help"):
         said = apixo(line)
-        assert all(f"  {name} " in said for name in options.COMMANDS)
+        assert all(f"  {name} " in said for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_of_its_own(apixo: Apixo, sandbox: Sandbox, name: str):
+    assert apixo(f"{name} --help").startswith(f"usage: %apixo {name}")
+    assert sandbox.account.submits == 0
 
 
 # --- money ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from apixo_nb.experiments import cell_options as options
+from apixo_nb.notebook.commands import COMMANDS
 from apixo_nb.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def test_every_option_is_in_the_table() -> None:
 def test_every_command_is_named() -> None:
     named = re.findall(r"%apixo ([a-z| A-Z]+)`", README)
     words = set(" ".join(named).replace("|", " ").split())
-    assert set(options.COMMANDS) - words == set()
+    assert set(COMMANDS) - words == set()
 
 
 def test_every_environment_variable_of_the_code_is_named() -> None:

@@ -16,6 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from apixo_nb.core.formatting import (
     FAILED_NOTE,
+    GROUPS,
     at_stake_micros,
     balance_text,
     count_text,
@@ -24,7 +25,7 @@ from apixo_nb.core.formatting import (
 )
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError
-from apixo_nb.notebook import commands
+from apixo_nb.notebook import account, commands
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.maintenance import compare_balance
 from apixo_nb.session.session import Session
@@ -229,6 +230,10 @@ def test_spend_command_shows_what_is_asked_for(session: Session):
     by_tag = told("spend tag")
     assert "red" in by_tag
     assert "state" not in by_tag
+
+
+def test_spend_command_offers_every_group():
+    assert tuple(GROUPS) == account.GROUPS
 
 
 def test_spend_command_names_what_it_does_not_know():
