@@ -53,7 +53,7 @@ class Collector:
 
     async def collect(self, job: Job) -> None:
         """Fetch every result picture that is not on disk; raises the first problem after trying all."""
-        have = {image.index for image in job.run.images if image.file and self._images.path(image).exists()}
+        have = {image.index for image in job.run.images if self._images.has(image)}
         wanted = [(index, url) for index, url in enumerate(job.run.result_urls) if index not in have]
         problems = await asyncio.gather(*(self._picture(job, index, url) for index, url in wanted))
         found = [problem for problem in problems if problem is not None]

@@ -192,15 +192,10 @@ def _first(stacks: Sequence[Sequence[Slide]]) -> dict[int, Slide]:
 
 def _thumbnail(images: Images, slide: Slide) -> str:
     image = slide.image
-    if image is None or not _is_name(image.file):
+    if image is None:
         return ""
     webp = images.small(slide.run.run_id, image, THUMBNAIL_PX)
     return "data:image/webp;base64," + base64.b64encode(webp).decode("ascii") if webp else ""
-
-
-def _is_name(file: str) -> bool:
-    """Whether it is a name in the folder: rows of a shared ledger are others' words."""
-    return bool(file) and Path(file).name == file
 
 
 def _section(

@@ -274,8 +274,7 @@ def _take(run: Run, desk: _Desk) -> None:
     gained = _merge(run, known, desk.ledger)
     merged = desk.ledger.get(run.run_id) or known
     for image in merged.images:
-        beside = desk.images.path(image).with_suffix(".json")
-        if image.file and (gained or copied or not beside.exists()):
+        if image.file and (gained or copied or not desk.images.has_sidecar(image)):
             desk.images.rewrite_facts(merged, image.index)
     desk.done.gained += bool(gained or copied)
     desk.done.same += not (gained or copied)

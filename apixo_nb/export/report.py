@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from apixo_nb.core.files import checked_target, new_file
 from apixo_nb.core.formatting import FAILED_NOTE, cost, price, remark_of, render, seconds, spent_text
@@ -151,7 +150,7 @@ def _picture(run: Run, image: Image, images: Images, folder: Path, data_uri: str
     ]
     here = f"Picture {image.index + 1} of {max(len(run.images), len(run.result_urls))}"
     return {
-        "link": _link(images.path(image), folder) if image.file else "",
+        "link": images.link(image, folder),
         "thumbnail": data_uri,
         "alt": f"{here}: {printable(run.prompt, 200)}",
         "name": here,
@@ -179,15 +178,6 @@ def _problem(run: Run, image: Image, data_uri: str) -> str:
         why = printable(scrubbed(image.error, run.callback_url))
         return f"Not on disk: {why}" if why else "Not on disk"
     return "" if data_uri else "Its file is gone, or cannot be read"
-
-
-def _link(original: Path, folder: Path) -> str:
-    """A link to an original: relative to the page, so that both can move together."""
-    try:
-        relative = os.path.relpath(original, folder)
-    except ValueError:  # another drive on Windows
-        return original.absolute().as_uri()
-    return quote(os.fsencode(Path(relative).as_posix()))
 
 
 def _address(url: str) -> dict[str, str]:

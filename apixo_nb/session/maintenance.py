@@ -45,7 +45,7 @@ def rescue(session: Session, timeout_s: float | None = None) -> list[Job]:
 
 def vanished(session: Session, run: Run) -> list[Image]:
     """The pictures of a run whose files are gone."""
-    return [image for image in run.images if image.file and not session.images.path(image).exists()]
+    return [image for image in run.images if image.file and not session.images.has(image)]
 
 
 def _wants(session: Session, run: Run) -> bool:

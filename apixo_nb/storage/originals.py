@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from apixo_nb.text import printable
 from .thumbnails import _WEBP_URI, THUMBNAIL_PX, _data_uri, small
 
 SUFFIXES = tuple(IMAGE_SUFFIXES.values())
+_ELSEWHERE = frozenset("/\\:\0")
 _MOST_NAMED = 50
 _ATTEMPTS = 3  # to write the facts of a picture
 _PROBE_BYTES = 4096  # a block, as an empty file fits on a full disk
@@ -29,23 +31,59 @@ _ROOM_BYTES = 8_000_000  # for one picture; the usual ones have two megabytes
 
 
 class Images:
-    """A folder of originals. Names are made from run id and index only, never from a server's text."""
+    """A folder of originals. Names are made from run id and index only, never from a server's text.
+
+    The rows of a shared ledger are written by others, so a name in them may lead anywhere. Only `path` and
+    `target` make paths of them; both refuse a name that is not a bare file name.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._held: dict[tuple[str, int], str] = {}
 
     def target(self, run_id: str, index: int) -> Path:
-        """Where a picture goes; its suffix follows from its bytes."""
-        return self.folder / f"{run_id}-{index + 1}"
+        """Where a picture goes; its suffix follows from its bytes.
+
+        Raises
+        ------
+        ImageError
+            The id of the run leads out of the folder.
+        """
+        name = f"{run_id}-{index + 1}"
+        if not is_bare_name(name):
+            text = f"Pictures are not stored under the id {printable(run_id, 80)}, which is no file name"
+            raise ImageError(text, retryable=False, run_id=run_id)
+        return self.folder / name
 
     def clear(self, run_id: str, index: int) -> None:
         """Remove half a picture that a killed process has left; the run must be ours."""
         clear_parts(self.target(run_id, index))
 
     def path(self, image: Image) -> Path:
-        """The file of a picture that is on disk."""
+        """The file of a picture that is on disk.
+
+        Raises
+        ------
+        FileNotFoundError
+            The picture has no file, or a name that is not a bare file name: it counts as not there.
+        """
+        if not is_bare_name(image.file):
+            raise FileNotFoundError(errno.ENOENT, "Not the name of a picture", printable(image.file, 80))
         return self.folder / image.file
+
+    def has(self, image: Image) -> bool:
+        """Whether there is a file of the picture's name; `is_intact` tells whether it is the picture."""
+        try:
+            return self.path(image).exists()
+        except OSError:  # also for a name that is too long for the file system
+            return False
+
+    def has_sidecar(self, image: Image) -> bool:
+        """Whether there is a file beside the picture, for what is known of it."""
+        try:
+            return self.path(image).with_suffix(".json").exists()
+        except OSError:
+            return False
 
     def keep(self, run: Run, index: int, downloaded: Downloaded) -> Image:
         """Write the sidecar of a downloaded picture; returns its record.
@@ -81,8 +119,7 @@ class Images:
     def rewrite_facts(self, run: Run, index: int) -> bool:
         """Bring the sidecar of a picture up to date; False if the picture is not here or the disk refuses."""
         for image in run.images:
-            # Rows of a shared ledger are others' words: no name leads out of the folder.
-            if image.index == index and image.file and Path(image.file).name == image.file:
+            if image.index == index:
                 with contextlib.suppress(OSError):
                     if self.path(image).is_file():
                         _write_facts(self.path(image).with_suffix(".json"), run, image)
@@ -91,8 +128,7 @@ class Images:
 
     def is_intact(self, run: Run, image: Image) -> bool:
         """Whether the file of a picture is here, byte for byte what was downloaded."""
-        # Rows of a shared ledger are others' words: no name leads out of the folder.
-        if image.file not in file_names(run.run_id, image.index) or Path(image.file).name != image.file:
+        if image.file not in file_names(run.run_id, image.index):
             return False
         try:
             with self.path(image).open("rb") as file:
@@ -133,24 +169,50 @@ class Images:
         """The thumbnail of a picture that could not be stored, as a data URI, or ""."""
         return self._held.get((run_id, index), "")
 
-    def link(self, image: Image) -> str:
-        """A link to the original that works from a notebook in the working folder and from its export."""
+    def link(self, image: Image, start: Path | None = None) -> str:
+        """A link to the original, or "" where it has no file; relative, so that both can move together.
+
+        `start` is the folder of the page; without one it is the working folder, so that the link works from a
+        notebook in it and from its export.
+        """
         try:
-            relative = os.path.relpath(self.path(image))
+            original = self.path(image)
+        except FileNotFoundError:
+            return ""
+        try:
+            relative = os.path.relpath(original, start)
         except ValueError:  # another drive on Windows
-            return self.path(image).as_uri()
-        return quote(Path(relative).as_posix())
+            return original.absolute().as_uri()
+        return quote(os.fsencode(Path(relative).as_posix()))
 
     def thumbnail(self, image: Image) -> str:
         """A small WebP of the picture as a data URI; "" if the file is gone or cannot be read."""
-        return _data_uri(small(self.path(image), THUMBNAIL_PX))
+        return _data_uri(self._small(image, THUMBNAIL_PX))
 
     def small(self, run_id: str, image: Image, px: int) -> bytes:
         """As `thumbnail`, as WebP bytes that fit a square of `px` pixels; also of one only held."""
         if image.file:
-            return small(self.path(image), px)
+            return self._small(image, px)
         held = self.held(run_id, image.index)
         return base64.b64decode(held.removeprefix(_WEBP_URI))
+
+    def _small(self, image: Image, px: int) -> bytes:
+        try:
+            return small(self.path(image), px)
+        except FileNotFoundError:
+            return b""
+
+
+def is_bare_name(name: str) -> bool:
+    """Whether it names a file of a folder, and can lead nowhere else on any system.
+
+    Refused are separators, drives and streams (``C:x``), NUL, names that Windows cuts at their end (``..``,
+    ``x.``), and texts that are no UTF-8.
+    """
+    with contextlib.suppress(UnicodeEncodeError):
+        name.encode("utf-8")
+        return name.rstrip(" .") == name != "" and _ELSEWHERE.isdisjoint(name)
+    return False
 
 
 def left_out(names: Sequence[str]) -> list[str]:
@@ -231,7 +293,7 @@ def from_facts(folder: Path) -> Iterator[Run]:
         if facts is not None:
             run, image = facts
             runs[run.run_id] = run
-            if (folder / image.file).is_file():
+            if (folder / image.file).is_file():  # `read_facts` has checked the name
                 images.setdefault(run.run_id, {})[image.index] = image
     for run_id, run in runs.items():
         here = images.get(run_id, {})

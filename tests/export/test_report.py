@@ -295,8 +295,8 @@ def test_links_are_relative_to_the_page_and_quoted(tmp_path: Path):
     images = Images(tmp_path / "my runs#1" / "images")
     images.folder.mkdir(parents=True)
     run = a_success(images=(Image(index=0, url="", file="a.png"),))
-    assert report._link(images.path(run.images[0]), tmp_path) == "my%20runs%231/images/a.png"
-    assert report._link(images.path(run.images[0]), tmp_path / "b") == "../my%20runs%231/images/a.png"
+    assert images.link(run.images[0], tmp_path) == "my%20runs%231/images/a.png"
+    assert images.link(run.images[0], tmp_path / "b") == "../my%20runs%231/images/a.png"
 
 
 def test_picture_that_is_gone_has_its_place(tmp_path: Path):
