@@ -12,17 +12,17 @@ from apixo_nb.core.request import make_labels, refusal, whole
 from apixo_nb.display.cards import best_first
 from apixo_nb.display.comparison import MOST, compared
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.session.history import Records
+from apixo_nb.session.history import History
 from apixo_nb.session.session import Session, current
 from apixo_nb.text import printable
 
 
-def compare(records: Records, which: Iterable[object]) -> Shown:
+def compare(history: History, which: Iterable[object]) -> Shown:
     """2 to 4 runs side by side.
 
     Parameters
     ----------
-    records : Records
+    history : History
         The session that knows them.
     which : iterable
         Runs, ids of runs, or rows of a table (each with a ``run_id``); a row of the table of pictures stands
@@ -33,25 +33,25 @@ def compare(records: Records, which: Iterable[object]) -> Shown:
     InvalidRequestError
         There are fewer or more, or one of them is no run of the ledger.
     """
-    found = [_resolved(records, one) for one in which]
+    found = [_resolved(history, one) for one in which]
     if not 2 <= len(found) <= MOST:
         text = f"{len(found)} run{'s' * (len(found) != 1)} cannot be compared"
         raise InvalidRequestError(text, field="runs", value=len(found), allowed=f"2 to {MOST}")
-    return compared(found, records.images)
+    return compared(found, history.images)
 
 
-def _resolved(records: Records, one: object) -> tuple[Run, Sequence[Image]]:
+def _resolved(history: History, one: object) -> tuple[Run, Sequence[Image]]:
     if isinstance(one, Run):
-        run = records.ledger.get(one.run_id) or one  # it may have been rated since
+        run = history.ledger.get(one.run_id) or one  # it may have been rated since
         return run, best_first(run.images)
     if isinstance(one, str):
-        run = records.run(one)
+        run = history.run(one)
         return run, best_first(run.images)
     row = _row(one)
     if not isinstance(row.get("run_id"), str):
         text = f"This is no run: {printable(repr(one), 80)}"
         raise InvalidRequestError(text, field="runs", value=one, allowed="runs, ids of runs, rows of a table")
-    run = records.run(row["run_id"])
+    run = history.run(row["run_id"])
     if "index" in row and "sha256" in row:
         return run, [image for image in run.images if image.index == row["index"]]
     return run, best_first(run.images)

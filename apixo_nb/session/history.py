@@ -1,20 +1,25 @@
-"""Looking back: the rows of a ledger and their pictures, found, tabled and exported."""
+"""The read side of a session: runs and their pictures, found, as tables, and exported."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from apixo_nb.core.records import Run
-from apixo_nb.errors import InvalidRequestError
+from apixo_nb.core.settings import Apixo
+from apixo_nb.errors import InvalidRequestError, LedgerError
+from apixo_nb.ledger.database import MEND
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.query import Facets, Found, Query, Since, query_of
 from apixo_nb.storage.originals import Images
+from apixo_nb.text import is_loopback
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,20 +31,56 @@ if TYPE_CHECKING:
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
 
 
-class Records:
-    """What a session can tell of its past. It knows a ledger and a folder of pictures, and sends nothing."""
+class History:
+    """A ledger and its folder of pictures, and what can be asked of them. It sends nothing.
 
-    images: Images
+    Attributes
+    ----------
+    settings : Apixo
+        They do not change any more; their folders are absolute.
+    images : Images
+        The pictures on disk.
+    """
 
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger."""
-        raise NotImplementedError
+    def __init__(self, settings: Apixo) -> None:
+        self.settings = settings
+        self.images = Images(settings.images_path)
+        self._ledger: Ledger | None = None
+        self._lock = threading.RLock()
 
     @property
     def is_sandbox(self) -> bool:
-        """Whether it is about runs of the sandbox, or about real ones: they never mix."""
-        raise NotImplementedError
+        """Whether runs go to a sandbox on this machine and cost nothing; they never mix with real ones."""
+        return self.settings.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
+
+    # --- the ledger, opened when first needed ---
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger; raises LedgerError where it cannot be opened."""
+        with self._lock:
+            if self._ledger is None:
+                self._check_not_emptied()
+                journal = self.settings.home_path / "ledger-tasks.jsonl"
+                self._ledger = Ledger(self.settings.ledger or self.ledger_file(), journal)
+            return self._ledger
+
+    def _check_not_emptied(self) -> None:
+        """An empty file is a new ledger, but not beside pictures: then something has emptied it."""
+        file = self.ledger_file()
+        try:
+            emptied = not self.settings.ledger and file.stat().st_size == 0
+        except OSError:  # there is none, or no such name; opening it says so
+            return
+        if emptied and any(self.images.folder.glob("*.json")):
+            text = f"The ledger {file} is empty, though there are pictures in {self.images.folder}"
+            raise LedgerError(text, damaged=True, next_step=MEND)
+
+    def ledger_file(self) -> Path:
+        """The file of the ledger where it is no database of its own address."""
+        return self.settings.home_path / "ledger.db"
+
+    # --- runs ---
 
     def lost(self) -> list[Run]:
         """Runs whose submit was never answered, and nobody waits for it any more: maybe billed."""
@@ -79,6 +120,8 @@ class Records:
         """What a query may ask for here: states, tags and names, most frequent first."""
         return self.ledger.facets(self.is_sandbox)
 
+    # --- tables ---
+
     def history(
         self,
         name: str | None = None,
@@ -113,6 +156,8 @@ class Records:
 
         asked = query_of(name=name, tag=tag, since=since, state=state, text=text)
         return images_frame(self.ledger.lines(asked, pictures=True), self._shown_paths())
+
+    # --- files, and other programs ---
 
     def export_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write `history` to a CSV file, exactly; see `frame.write_csv`."""

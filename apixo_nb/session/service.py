@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from apixo_nb import text
 from apixo_nb.client.client import AsyncClient
 from apixo_nb.client.retry import RetryPolicy
 from apixo_nb.core import credentials as keys
@@ -46,11 +44,6 @@ class Service:
         self._settings = settings
         self._key = key
         self._learned: dict[tuple[str, int, bool], tuple[Cadence, float]] = {}
-
-    @property
-    def is_sandbox(self) -> bool:
-        """Whether runs go to a sandbox on this machine, and so cost nothing."""
-        return self._settings.sandbox or text.is_loopback(urlsplit(self._settings.base_url).hostname)
 
     @property
     def key(self) -> keys.ApiKey | None:

@@ -1,7 +1,4 @@
-"""The front door, and the only wiring: settings, key, client, ledger, images and runner made one.
-
-The session that notebooks share is in `shared.py`.
-"""
+"""The session: settings, key, client, ledger, images and runner joined; and the one that a kernel shares."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable
-from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -35,18 +31,15 @@ from apixo_nb.core.request import (
 from apixo_nb.engine.job import Job, cannot_resume
 from apixo_nb.engine.recorder import Listener
 from apixo_nb.engine.runner import Runner
-from apixo_nb.errors import ConfigurationError, CostLimitError, LedgerError
-from apixo_nb.ledger.database import MEND
-from apixo_nb.ledger.ledger import Ledger
-from apixo_nb.storage.originals import Images
+from apixo_nb.errors import ConfigurationError, CostLimitError
 from apixo_nb.text import dollars
 
-from .history import Records
+from .history import History
 from .replay import Decision, decide_all, lost_submit
 from .service import Service
 
 
-class Session(Records):
+class Session(History):
     """Everything a notebook needs, joined: makes pictures, keeps their rows, finds them again.
 
     Parameters
@@ -61,17 +54,14 @@ class Session(Records):
     def __init__(self, settings: config.Apixo | None = None, *, key: str | keys.ApiKey | None = None) -> None:
         # A copy, with absolute folders: a setting changed later, or a chdir, must not part a run from its
         # mark, its ledger from its pictures, or a real client from the word "real".
-        self.settings = (settings or config.settings()).frozen_copy()
+        super().__init__((settings or config.settings()).frozen_copy())
         given = keys.usable_key(key) if key is not None else None
         key = None  # no traceback of what follows can show it
         if isinstance(given, ConfigurationError):
             raise given
         self.service = Service(self.settings, given)
         self._client: AsyncClient | None = None
-        self._ledger: Ledger | None = None
         self._runner: Runner | None = None
-        self._lock = threading.RLock()
-        self.images = Images(self.settings.images_path)
         _sessions.add(self)
 
     def __enter__(self) -> Self:
@@ -87,11 +77,6 @@ class Session(Records):
     # --- the parts, made when first needed ---
 
     @property
-    def is_sandbox(self) -> bool:
-        """Whether runs go to a sandbox on this machine, and so cost nothing."""
-        return self.service.is_sandbox
-
-    @property
     def client(self) -> AsyncClient:
         """The API client; raises MissingKeyError where there is no key."""
         with self._lock:
@@ -99,37 +84,12 @@ class Session(Records):
                 self._client = self.service.client()
             return self._client
 
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger; raises LedgerError where it cannot be opened."""
-        with self._lock:
-            if self._ledger is None:
-                self._check_not_emptied()
-                journal = self.settings.home_path / "ledger-tasks.jsonl"
-                self._ledger = Ledger(self.settings.ledger or self.ledger_file(), journal)
-            return self._ledger
-
-    def _check_not_emptied(self) -> None:
-        """An empty file is a new ledger, but not beside pictures: then something has emptied it."""
-        file = self.ledger_file()
-        try:
-            emptied = not self.settings.ledger and file.stat().st_size == 0
-        except OSError:  # there is none, or no such name; opening it says so
-            return
-        if emptied and any(self.images.folder.glob("*.json")):
-            text = f"The ledger {file} is empty, though there are pictures in {self.images.folder}"
-            raise LedgerError(text, damaged=True, next_step=MEND)
-
     def forget_ledger(self) -> None:
         """Let go of the ledger, to open it anew; raises ConfigurationError while runs are in flight."""
         if self.busy:
             step = "Wait for them (`%apixo wait`), or stop them, then try again."
             raise ConfigurationError("Runs are in flight in this kernel", next_step=step)
         self.close()
-
-    def ledger_file(self) -> Path:
-        """The file of the ledger where it is no database of its own address."""
-        return self.settings.home_path / "ledger.db"
 
     @property
     def runner(self) -> Runner:
