@@ -226,6 +226,7 @@ def _pause_or_raise(problem: ApixoError, backoff: Backoff) -> Flow[None]:
 _LASTING = (AuthenticationError, PermissionDeniedError, NotFoundError, BadRequestError)
 _LASTING_IN_A_ROW = 3
 
+_LONGEST_POLL_PAUSE_S = 60.0  # that a poll waits where it is asked to; the page's longest interval is 10 s
 _LEAST_POLL_S = 1.0  # the last poll of a wait has at least this long, though the deadline is near
 
 
@@ -292,7 +293,7 @@ def _next_poll(cadence: cadence.Cadence, clock: Clock, age_s: float, failures: i
     pause = clock.between(middle - spread, middle + spread)
     grown = pause * 2.0 ** min(max(failures - 1, 0), 3)
     asked = outcome.retry_after_s if isinstance(outcome, APIError) else None
-    return max(grown, asked or 0.0)
+    return max(grown, min(asked or 0.0, max(_LONGEST_POLL_PAUSE_S, high)))
 
 
 def _waited_too_long(task_id: str, timeout_s: float) -> WaitTimeoutError:

@@ -34,7 +34,11 @@ from apixo_nb.errors import (
 )
 from apixo_nb.text import printable, storable
 
-_LARGEST = 2**53  # above it a JSON number is not exact; also beyond any time in milliseconds
+_LARGEST = 2**53  # above it a JSON number is not exact
+_LATEST_MS = 4_102_444_800_000  # the year 2100 as Unix time: later times are no times of a task
+_LONGEST_TASK_MS = 30 * 86_400_000  # twice as long as results are kept
+_MOST_USD = 1e9  # of a balance; anything above is no sum of money
+_LONGEST_PAUSE_S = 86_400.0  # whatever a header asks for, a kernel does not refuse submits for longer
 _NO_FUNDS = re.compile(
     r"(insufficient|not[\s_-]enough|no)[\s_-]*(account[\s_-]+)?(credit|balance|fund|quota)", re.IGNORECASE
 )
@@ -53,19 +57,28 @@ def _state(value: object) -> str:
     return known if known in (*spec.FINAL_STATES, "processing", "pending") else text
 
 
-def _milliseconds(value: object) -> int | None:
-    """A whole number of milliseconds, 0 or more; None for anything else."""
+def _whole(value: object, below: int) -> int | None:
+    """A whole number from 0 and less than `below`; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return int(number) if math.isfinite(number) and 0 <= number < _LARGEST else None
+    return int(number) if math.isfinite(number) and 0 <= number < below else None
+
+
+def _time(value: object) -> int | None:
+    return _whole(value, _LATEST_MS)
+
+
+def _duration(value: object) -> int | None:
+    return _whole(value, _LONGEST_TASK_MS)
 
 
 _Text = Annotated[str, BeforeValidator(_text)]
-_Milliseconds = Annotated[int | None, BeforeValidator(_milliseconds)]
+_Time = Annotated[int | None, BeforeValidator(_time)]  # Unix milliseconds
+_Duration = Annotated[int | None, BeforeValidator(_duration)]  # milliseconds
 
 
 # --- the answer of one HTTP exchange ----------------------------------------------------------------
@@ -127,12 +140,12 @@ class Answer(BaseModel):
 
     @property
     def number(self) -> float | None:
-        """``data`` where it is a bare finite number (the balance), else None."""
+        """``data`` where it is a bare number that may be a balance in US dollars, else None."""
         data = self.data
         if isinstance(data, bool) or not isinstance(data, (int, float)):
             return None
         try:
-            return float(data) if math.isfinite(data) else None
+            return float(data) if abs(data) < _MOST_USD else None  # NaN is not below anything
         except OverflowError:
             return None
 
@@ -155,7 +168,7 @@ def read_answer(
     return Answer(
         status=status,
         readable=True,
-        code=_milliseconds(envelope.get("code")),
+        code=_whole(envelope.get("code"), _LARGEST),
         message=hide(next((text for text in map(_text, texts) if text), "")),
         fail_code=hide(next((code for code in map(_text, codes) if code), "")),
         data=data,
@@ -210,6 +223,7 @@ def _kind(answer: Answer) -> type[APIError]:
 def retry_after_s(header: str, wall: float) -> float | None:
     """Seconds from a Retry-After header, given as seconds or as an HTTP date; None where it is of no use.
 
+    At most a day: a header may name the year 9999, and no kernel should refuse submits until then.
     `wall` is now, in Unix seconds. APIXO documents no such header; proxies before it may send one.
     """
     text = header.strip()
@@ -220,7 +234,7 @@ def retry_after_s(header: str, wall: float) -> float | None:
             seconds = email.utils.parsedate_to_datetime(text).timestamp() - wall
         except (ValueError, TypeError, OverflowError):
             return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    return min(seconds, _LONGEST_PAUSE_S) if math.isfinite(seconds) and seconds >= 0 else None
 
 
 # --- the status of a task ---------------------------------------------------------------------------
@@ -249,9 +263,9 @@ class TaskStatus(BaseModel):
     state: Annotated[str, BeforeValidator(_state)] = ""
     fail_code: _Text = Field("", alias="failCode")
     fail_msg: _Text = Field("", alias="failMsg")
-    created_ms: _Milliseconds = Field(None, alias="createTime")
-    completed_ms: _Milliseconds = Field(None, alias="completeTime")
-    cost_time_ms: _Milliseconds = Field(None, alias="costTime")
+    created_ms: _Time = Field(None, alias="createTime")
+    completed_ms: _Time = Field(None, alias="completeTime")
+    cost_time_ms: _Duration = Field(None, alias="costTime")
     result_urls: tuple[str, ...] = ()
     result_problem: str = ""
     raw: str = ""
@@ -299,7 +313,7 @@ _WIRE_FIELDS = ("taskId", "state", "failCode", "failMsg", "createTime", "complet
 def _span(created_ms: int | None, completed_ms: int | None) -> int | None:
     if created_ms is None or completed_ms is None or completed_ms < created_ms:
         return None
-    return completed_ms - created_ms
+    return _duration(completed_ms - created_ms)
 
 
 def _results(result: object) -> tuple[tuple[str, ...], str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from apixo_nb.errors import ConfigurationError, MissingKeyError
 
+from .files import atomic
+
 KEY_VARIABLE = "APIXO_API_KEY"
 
 
@@ -150,11 +152,14 @@ def forget_key() -> None:
 
 
 def _write_private(path: Path, key: ApiKey) -> None:
+    """Write the key to a new file that takes the place of `path`.
+
+    A link at `path` is replaced, not followed; whoever has the older file open, or another name of it, does
+    not see the key.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, stat.S_IRUSR | stat.S_IWUSR)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)  # noqa: PTH101 - an older file may be more open
-        file.write(key.secret())
+    with atomic(path, mode=stat.S_IRUSR | stat.S_IWUSR) as file:
+        file.write(key.secret().encode())
 
 
 def _keyring_read() -> str | None:

@@ -70,7 +70,7 @@ def checked_target(path: object, kind: str) -> Path:
 
 
 @contextlib.contextmanager
-def atomic(path: Path, part: Path | None = None) -> Iterator[io.BufferedWriter]:
+def atomic(path: Path, part: Path | None = None, mode: int = 0o666) -> Iterator[io.BufferedWriter]:
     """A file to write to; it takes the place of `path` once all of it is on disk, and never in part.
 
     Parameters
@@ -79,6 +79,8 @@ def atomic(path: Path, part: Path | None = None) -> Iterator[io.BufferedWriter]:
         In a folder that exists.
     part : Path, optional
         Its name until then, in the same folder; by default one that nobody else uses.
+    mode : int
+        Permissions of the new file, less the umask; those of an older file are not taken over.
 
     Raises
     ------
@@ -86,8 +88,12 @@ def atomic(path: Path, part: Path | None = None) -> Iterator[io.BufferedWriter]:
         The file cannot be written; the old one, if there was one, is as it was.
     """
     part = part or path.parent / f".{secrets.token_hex(6)}.part"
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), mode)
+
     try:
-        with part.open("xb") as file:  # "x": never through a link that somebody has put there
+        with open(part, "xb", opener=opener) as file:  # "x": never through a link that somebody has put there
             yield file
             file.flush()
             os.fsync(file.fileno())

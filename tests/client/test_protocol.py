@@ -518,6 +518,13 @@ def test_retry_after_of_a_poll_is_respected(chance):
     assert story.sleeps[2] >= 4.0
 
 
+@pytest.mark.parametrize("header", ["61", "1e9", "1e300", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_retry_after_of_a_poll_never_holds_a_finished_task_back_for_long(header):
+    story = wait(refused(429, retry_after=header), DONE)
+    assert story.result.final
+    assert story.sleeps[1] <= 60.0
+
+
 @pytest.mark.parametrize("timeout_s", [0.0, 1.0, 19.0, 20.0, 60.0, 900.0])
 @pytest.mark.parametrize("answer", [BUSY, LOST, refused(429, retry_after="86400"), state("processing_r2")])
 @pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])

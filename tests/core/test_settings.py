@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keyring
 import keyring.errors
@@ -486,6 +487,72 @@ def test_unusable_key_is_not_stored(memory):
     with pytest.raises(ConfigurationError):
         keys.store_key(ApiKey("YOUR_API_KEY"))
     assert not memory.kept
+
+
+@pytest.mark.usefixtures("use_keyring")
+@pytest.mark.parametrize("there", [True, False])
+def test_key_goes_through_no_link(tmp_path, there):
+    path = keys.key_file()
+    path.parent.mkdir(parents=True)
+    target = tmp_path / "elsewhere"
+    if there:
+        target.write_text("another's")
+    path.symlink_to(target)
+    keys.store_key(ApiKey(KEY))
+    assert not path.is_symlink()
+    assert path.read_text() == KEY
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert (target.read_text() if there else target.exists()) == ("another's" if there else False)
+
+
+@pytest.mark.usefixtures("use_keyring")
+@pytest.mark.parametrize("moment", ["open", "fsync"])
+def test_link_that_is_put_there_meanwhile_gets_no_key(tmp_path, monkeypatch, moment):
+    path, target = keys.key_file(), tmp_path / "elsewhere"
+    path.parent.mkdir(parents=True)
+    plain = getattr(os, moment)
+
+    def raced(*args: Any) -> Any:
+        if not path.is_symlink():
+            path.symlink_to(target)
+        return plain(*args)
+
+    monkeypatch.setattr(os, moment, raced)
+    keys.store_key(ApiKey(KEY))
+    assert not path.is_symlink()
+    assert path.read_text() == KEY
+    assert not target.exists()
+
+
+@pytest.mark.usefixtures("use_keyring")
+def test_link_in_place_of_the_new_file_gets_no_key(tmp_path, monkeypatch):
+    path, target = keys.key_file(), tmp_path / "elsewhere"
+    path.parent.mkdir(parents=True)
+    plain = os.open
+
+    def raced(name: Any, *args: Any) -> int:
+        if str(name).endswith(".part"):
+            Path(name).symlink_to(target)
+        return plain(name, *args)
+
+    monkeypatch.setattr(os, "open", raced)
+    with pytest.raises(ConfigurationError, match="could not be stored"):
+        keys.store_key(ApiKey(KEY))
+    assert not target.exists()
+
+
+@pytest.mark.usefixtures("use_keyring")
+def test_older_open_file_and_its_other_names_do_not_get_the_key(tmp_path):
+    path = write_key_file("an older key, read by everybody")
+    path.chmod(0o644)
+    (tmp_path / "another name").hardlink_to(path)
+    with path.open() as reader:
+        keys.store_key(ApiKey(KEY))
+        assert KEY not in reader.read()
+    assert KEY not in (tmp_path / "another name").read_text()
+    assert path.read_text() == KEY
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.usefixtures("use_keyring")
