@@ -92,11 +92,11 @@ class OneRun:
 
     def lasting(self) -> dict[str, str]:
         """See `Subject`."""
-        return card(self._session, self.jobs[0].run, self.jobs[0].said)
+        return card(self._session, self.jobs[0].run, self.jobs[0].note)
 
     def lasting_text(self) -> str:
         """See `Subject`."""
-        return _card_text(self._session, self.jobs[0].run, self.jobs[0].said)
+        return _card_text(self._session, self.jobs[0].run, self.jobs[0].note)
 
     def check(self) -> None:
         """See `Subject`."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Generator, Sequence
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 from apixo_nb.client.responses import TaskStatus
-from apixo_nb.core import event_loop as loop
+from apixo_nb.core import event_loop
 from apixo_nb.core.records import FAILED, SUBMITTING, SUCCESS, UNKNOWN, Run, expiry, utc_now
 from apixo_nb.errors import (
     ApixoError,
@@ -42,7 +43,7 @@ def outcome(run: Run, status: TaskStatus, waited_ms: int) -> dict[str, Any]:
         "raw": status.raw,
     }
     if status.state == FAILED:
-        # APIXO's pages do not say whether a failed task is charged; it is counted as free, and that is said.
+        # APIXO's pages do not say whether a failed task is charged; it counts as free, and users are told.
         return facts | {
             "state": FAILED,
             "fail_code": status.fail_code,
@@ -75,46 +76,46 @@ def refusal(error: ApixoError) -> dict[str, Any]:
 _GRACE_S = 0.2  # how long Stop waits for the row to say "cancelled" before it returns
 
 
-class Counts(Protocol):
-    """Whoever counts the tasks that are at work."""
+class TaskCounter(Protocol):
+    """Counts the tasks that are running at the service."""
 
-    def begins(self) -> None:
+    def task_began(self) -> None:
         """One more."""
 
-    def ends(self) -> None:
+    def task_ended(self) -> None:
         """One less."""
 
 
 class Job:
     """A run in flight. Wait for it with `wait`, or ``await`` it; both return the final `Run` or raise.
 
+    The runner carries every step to its end; a stop cuts off nothing but `stoppable` blocks.
+
     Attributes
     ----------
     run : Run
         The latest record.
-    said : str
-        How it came about, where that is worth a line: shown again, taken up again.
+    note : str
+        How it came about, where that is worth a line: shown again, resumed.
     polls : int
         How often APIXO was asked about it here.
     submitting, posted, stopped : bool
-        The runner's side: whether a POST may be on its way or about to leave, whether one may have left, and
-        whether the user has had enough.
-    give_up : callable or None
-        The runner's side: ends what is going on for this job just now; called on the loop.
+        Set by the runner: whether a POST is on its way or about to leave, whether one may have left, and
+        whether the user has stopped it.
     ended : Future
-        Done when all is written and nobody works on it any more.
+        Done when all is written and nothing works on it any more.
     """
 
-    def __init__(self, run: Run, said: str = "") -> None:
+    def __init__(self, run: Run, note: str = "") -> None:
         self.run = run
-        self.said = said
+        self.note = note
         self.answer: concurrent.futures.Future[Run] = concurrent.futures.Future()
         self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self.give_up: Callable[[], object] | None = None
         self.polls = 0
         self.submitting = self.posted = False
         self.stopped = False
-        self._counted: Counts | None = None
+        self._stoppable: asyncio.Task[Any] | None = None
+        self._counted_by: TaskCounter | None = None
 
     def __repr__(self) -> str:
         return f"<Job {self.run.run_id}: {self.run.state}{', ended' if self.done else ''}>"
@@ -129,7 +130,7 @@ class Job:
 
         A POST that is on its way is not cut off: its answer is still read and kept; nothing is sent again.
         """
-        loop.loop_thread().loop.call_soon_threadsafe(self._cancel)
+        event_loop.loop_thread().loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         if self.done or self.stopped:
@@ -137,8 +138,46 @@ class Job:
         self.stopped = True
         if self.submitting:
             self.fail(stopped_error(self, "Stopped while the submit was on its way"))
-        elif self.give_up is not None:
-            self.give_up()
+        elif self._stoppable is not None:
+            self._stoppable.cancel()
+
+    @contextlib.contextmanager
+    def stoppable(self, what: str) -> Iterator[None]:
+        """Used by the runner: a block of its coroutine that a stop cuts off.
+
+        Parameters
+        ----------
+        what : str
+            The message of the error: what was going on.
+
+        Raises
+        ------
+        RunCancelledError
+            It was stopped, before the block or within it.
+        """
+        self.check_stopped(what)
+        self._stoppable = asyncio.current_task()
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.check_stopped(what)
+            raise  # the event loop ends
+        finally:
+            self._stoppable = None
+
+    @contextlib.contextmanager
+    def uninterrupted_submit(self) -> Iterator[None]:
+        """Used by the runner: from the slot of a submit to its answer."""
+        self.submitting = True
+        try:
+            yield
+        finally:
+            self.submitting = False
+
+    def check_stopped(self, what: str) -> None:
+        """Used by the runner: raise RunCancelledError with this message if it was stopped."""
+        if self.stopped:
+            raise stopped_error(self, what) from None
 
     def wait(self) -> Run:
         """Block until the run has ended. Stop (KeyboardInterrupt) cancels it and says how to resume.
@@ -149,13 +188,13 @@ class Job:
             Why there are no pictures, or not all of them.
         """
         try:
-            return loop.wait(self.answer)
+            return event_loop.wait(self.answer)
         except KeyboardInterrupt as stop:
             self.stop()
             raise remember(stop, run_id=self.run.run_id, task_id=self.run.task_id) from None
 
     def stop(self) -> None:
-        """`cancel`, and give the row a moment to say so."""
+        """`cancel`, and wait a moment until the row says so."""
         stop_all([self])
 
     def __await__(self) -> Generator[Any, None, Run]:
@@ -165,45 +204,45 @@ class Job:
         try:
             # In short steps, not wrap_future: on an idle kernel loop nothing else would notice a Stop.
             while not self.answer.done():  # noqa: ASYNC110
-                await asyncio.sleep(loop.TICK_S)
+                await asyncio.sleep(event_loop.TICK_S)
         except asyncio.CancelledError as cancelled:
             self.cancel()
             raise remember(cancelled, run_id=self.run.run_id, task_id=self.run.task_id) from None
         return self.answer.result()
 
     def succeed(self) -> None:
-        """The runner's side: all is well and on disk."""
+        """Used by the runner: all is well and on disk."""
         if not self.answer.done():
             self.answer.set_result(self.run)
 
-    def takes_place(self, counts: Counts) -> None:
-        """The runner's side: its task is at work, and counts once."""
-        if self._counted is None:
-            self._counted = counts
-            counts.begins()
+    def task_began(self, counter: TaskCounter) -> None:
+        """Used by the runner: its task is running, and is counted once."""
+        if self._counted_by is None:
+            self._counted_by = counter
+            counter.task_began()
 
-    def leaves_place(self) -> None:
-        """The runner's side: its task has ended, or is waited for no more."""
-        counts, self._counted = self._counted, None
-        if counts is not None:
-            counts.ends()
+    def task_ended(self) -> None:
+        """Used by the runner: its task has ended, or is not waited for any more."""
+        counter, self._counted_by = self._counted_by, None
+        if counter is not None:
+            counter.task_ended()
 
     def end(self) -> None:
-        """The runner's side: nothing more happens to it."""
-        self.leaves_place()
+        """Used by the runner: nothing more happens to it."""
+        self.task_ended()
         if not self.ended.done():
             self.ended.set_result(None)
 
     def fail(self, error: BaseException) -> None:
-        """The runner's side: this is what `wait` raises. The first word stands."""
+        """Used by the runner: this is what `wait` raises. The first error stands."""
         if not self.answer.done():
             self.answer.set_exception(error)
 
     def leave_to_parent(self) -> None:
-        """The runner's side, in the child of a fork: the run goes on in the parent, and `wait` says so."""
+        """Used by the runner in the child of a fork: the run goes on in the parent, and `wait` says so."""
         # New ones: the locks in the old ones may be held by a thread that is not here.
         self.answer, self.ended = concurrent.futures.Future(), concurrent.futures.Future()
-        self.give_up, self.stopped, self._counted = None, True, None
+        self._stoppable, self.stopped, self._counted_by = None, True, None
         error = RunCancelledError(
             "It is in flight in the process that this one was forked from, and is not waited for here",
             run_id=self.run.run_id,
@@ -216,17 +255,17 @@ class Job:
 
 
 def cancel_all(jobs: Sequence[Job]) -> None:
-    """`Job.cancel` for several; in one go, so that the end of one makes no room for the next."""
+    """`Job.cancel` for several; in one step, so that the end of one makes no room for the next."""
 
     def cancel() -> None:
         for job in jobs:
             job._cancel()  # noqa: SLF001 - of this module
 
-    loop.loop_thread().loop.call_soon_threadsafe(cancel)
+    event_loop.loop_thread().loop.call_soon_threadsafe(cancel)
 
 
 def stop_all(jobs: Sequence[Job]) -> None:
-    """Stop several jobs, and give their rows one moment together to say so."""
+    """Stop several jobs, and wait a moment until their rows say so."""
     cancel_all(jobs)
     concurrent.futures.wait([job.ended for job in jobs], timeout=_GRACE_S)
 
@@ -242,15 +281,15 @@ def stopped_error(job: Job, what: str) -> RunCancelledError:
     return RunCancelledError(what, run_id=run.run_id, maybe_billed=False, next_step="Nothing was sent.")
 
 
-def came_to_nothing(run: Run) -> ApixoError:
+def failed_elsewhere(run: Run) -> ApixoError:
     """The error of a run that ended elsewhere without pictures, from its row."""
-    said = ": ".join(text for text in (run.fail_code, printable(run.fail_msg)) if text)
+    reason = ": ".join(text for text in (run.fail_code, printable(run.fail_msg)) if text)
     if run.state == FAILED and run.task_id:
-        return TaskFailedError(f"The task failed: {said}", run_id=run.run_id, fail_code=run.fail_code)
+        return TaskFailedError(f"The task failed: {reason}", run_id=run.run_id, fail_code=run.fail_code)
     if run.state == UNKNOWN:
         price_usd = run.price_micros / 1e6
         return SubmitUnknownError(printable(run.fail_msg), run_id=run.run_id, at_stake_usd=price_usd)
-    return ApixoError(f"Its submit came to nothing: {said or run.state}", run_id=run.run_id)
+    return ApixoError(f"Its submit came to nothing: {reason or run.state}", run_id=run.run_id)
 
 
 def cannot_resume(run: Run) -> ApixoError:

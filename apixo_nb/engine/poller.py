@@ -1,8 +1,8 @@
-"""Many tasks waited for at once: a heap of due times and a few polls at a time, not a task or a thread each.
+"""Polls many tasks with few requests: one heap of due times, and a bounded number of polls at a time.
 
-A flow that waits says when it wants to poll next. The scheduler keeps these times, sends what is due over a
-bounded number of connections, and shares what the answers tell: while APIXO does not answer at all, one poll
-every now and then finds out when it is back, for all of them.
+A flow that waits says when it wants to poll next. The poller keeps these times, sends what is due over a
+bounded number of connections, and applies what the answers show to all flows: while APIXO does not answer at
+all, a single poll from time to time finds out when it is back.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from apixo_nb.client.protocol import Fault, Flow, Reply, Send, Sleep
 from apixo_nb.client.retry import Clock
 from apixo_nb.errors import ApixoError
 
-# Polls; below the number of connections, which are shared with other calls. Where an answer takes 0.15 s, so
-# many are a hundred a second: enough for 500 tasks at the pace of APIXO's page.
+# Polls; below the number of connections, which are shared with other calls. Where an answer takes 0.15 s,
+# these are a hundred a second: enough for 500 tasks at the intervals of APIXO's page.
 MOST_AT_ONCE = 16
-_ENOUGH = 4  # failures in a row, of any flows, after which nobody is there
+_ENOUGH_FAILURES = 4  # in a row, of any flows, after which APIXO counts as unreachable
 
 Done = Callable[[Any, BaseException | None], None]
 
 
 @dataclass(eq=False, slots=True)
 class Waiting:
-    """A flow in the scheduler."""
+    """A flow in the poller."""
 
     flow: Flow[Any]
     done: Done
@@ -44,7 +44,7 @@ class _Due:
     waiting: Waiting = field(compare=False)
 
 
-class Scheduler:
+class Poller:
     """Steps flows that send and sleep. All of it happens on one event loop.
 
     Parameters
@@ -53,7 +53,7 @@ class Scheduler:
         Sends one request, and returns its `Reply` or `Fault`.
     clock : Clock
     probe_s : float
-        While nobody answers: seconds between two tries.
+        While APIXO does not answer: seconds between two polls.
     """
 
     def __init__(
@@ -65,12 +65,33 @@ class Scheduler:
         self._heap: list[_Due] = []
         self._numbers = itertools.count()
         self._polls: set[asyncio.Task[None]] = set()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._failures = 0
         self._probe_at = 0.0
 
     def __len__(self) -> int:
         return sum(not due.waiting.ended for due in self._heap) + len(self._polls)
+
+    async def finish(self, flow: Flow[Any]) -> Any:
+        """Carry a flow to its end: returns its value, or raises its error. If cancelled, it is dropped."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def done(value: Any, error: BaseException | None) -> None:
+            if answer.done():
+                return
+            if error is None:
+                answer.set_result(value)
+            else:
+                answer.set_exception(error)
+
+        waiting = self.add(flow, done)
+        try:
+            await asyncio.wait([answer])
+        except asyncio.CancelledError:
+            if not answer.done():  # else it has ended in the same moment
+                self.drop(waiting)
+                raise
+        return answer.result()
 
     def add(self, flow: Flow[Any], done: Done) -> Waiting:
         """Begin a flow. `done` is called once, on the loop, with its value or its error."""
@@ -111,7 +132,7 @@ class Scheduler:
     # --- all of them ---
 
     def _go_on(self) -> None:
-        """Do what is due, and set the alarm for what is next."""
+        """Do what is due, and set the timer for what is next."""
         while self._heap:
             due = self._heap[0]
             if due.waiting.ended:
@@ -122,7 +143,7 @@ class Scheduler:
                 self._wake_in(left_s)
                 return
             waiting, command = due.waiting, due.waiting.command
-            if command is not None and not self._out_of_order():
+            if command is not None and not self._held_back():
                 if len(self._polls) >= MOST_AT_ONCE:
                     return  # goes on when one of these has ended
                 self._send(waiting, command)
@@ -138,7 +159,7 @@ class Scheduler:
 
     def _send(self, waiting: Waiting, command: Send) -> None:
         heapq.heappop(self._heap)
-        if self._failures >= _ENOUGH:
+        if self._failures >= _ENOUGH_FAILURES:
             self._probe_at = self._clock.monotonic() + self._probe_s
         task = asyncio.ensure_future(self._poll(waiting, command))
         self._polls.add(task)
@@ -162,30 +183,30 @@ class Scheduler:
             self._step(waiting, answer)
 
     def _wake_in(self, seconds: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = asyncio.get_running_loop().call_later(seconds, self._go_on)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._go_on)
 
-    # --- what they tell each other ---
+    # --- what the answers show ---
 
-    def _out_of_order(self) -> bool:
-        """Whether a poll is held back: nobody answered lately, and another one tries, or has just tried."""
-        if self._failures < _ENOUGH:
+    def _held_back(self) -> bool:
+        """Whether a poll is not sent now: APIXO is unreachable, and another poll tries, or has just tried."""
+        if self._failures < _ENOUGH_FAILURES:
             return False
         return bool(self._polls) or self._clock.monotonic() < self._probe_at
 
     def _learn(self, answer: Reply | Fault) -> None:
         if _is_trouble(answer):
             self._failures += 1
-            if self._failures == _ENOUGH:
+            if self._failures == _ENOUGH_FAILURES:
                 self._probe_at = self._clock.monotonic() + self._probe_s
             return
-        back, self._failures = self._failures >= _ENOUGH, 0
+        back, self._failures = self._failures >= _ENOUGH_FAILURES, 0
         if back:
             self._hurry()
 
     def _hurry(self) -> None:
-        """APIXO is back: those that were held back come soon, not all in one moment."""
+        """APIXO is back: those that were held back are sent soon, but not all in one moment."""
         now = self._clock.monotonic()
         for due in self._heap:
             if due.waiting.held:

@@ -1,11 +1,12 @@
-"""Takes runs from a request to pictures on disk, on the loop thread.
+"""Takes runs from a request to pictures on disk, on the loop thread: one coroutine for each run.
 
-The order is what keeps money safe: the row is in the ledger before the POST leaves, the taskId before
-anything else happens, the result URLs before the first download. Each step is a new `Run` record; the ledger
-keeps it, listeners hear of it, and `Job.run` is always the latest.
+The order of the steps is what keeps money safe: the row is in the ledger before the POST leaves, the taskId
+before anything else happens, the result URLs before the first download. Each step is a new `Run` record; the
+ledger keeps it, listeners are notified of it, and `Job.run` is always the latest.
 
-Hundreds of runs need no hundreds of threads or tasks: submits stand in one line behind a gate, tasks that are
-waited for are times on a heap, and those that have ended stand in another line, to be downloaded.
+A run waits for a slot to submit, which the rate limiter grants; then for the end of its task, which the
+poller sees; then for a slot to download. A stop cuts off only the first two waits and the download, see
+`Job.stoppable`: from the slot to the answer of a submit, and while a result is recorded, nothing is cut off.
 """
 
 from __future__ import annotations
@@ -13,94 +14,54 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
-import contextlib
 import functools
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Hashable
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any
 
 from apixo_nb.client.client import AsyncClient
-from apixo_nb.client.protocol import wait
+from apixo_nb.client.protocol import TurnedAway, wait
 from apixo_nb.client.responses import TaskStatus
-from apixo_nb.core import event_loop as loop
+from apixo_nb.core import event_loop
 from apixo_nb.core.cadence import Cadence
-from apixo_nb.core.files import Downloaded
 from apixo_nb.core.models import fail_code
-from apixo_nb.core.records import CANCELLED, FAILED, PLANNED, SUCCESS, TIMEOUT, Image, Run, utc_now
-from apixo_nb.errors import ApixoError, ConfigurationError, ImageError, WaitTimeoutError
+from apixo_nb.core.records import (
+    CANCELLED,
+    FAILED,
+    PLANNED,
+    SUBMITTING,
+    SUCCESS,
+    TIMEOUT,
+    UNKNOWN,
+    Run,
+    utc_now,
+)
+from apixo_nb.errors import (
+    ApixoError,
+    ConfigurationError,
+    RateLimitError,
+    RunCancelledError,
+    SubmitUnknownError,
+    WaitTimeoutError,
+)
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.storage.originals import Images
 
-from .job import Job, came_to_nothing, cancel_all, outcome, stopped_error
-from .poller import Scheduler
-from .rate_limit import Gate
-from .recorder import Body, Keeper, Listener, Parts
-from .submitter import Buyer, Lane, Purchase
+from .downloader import Downloader
+from .fair_queue import AtMost, FairQueue, Slot
+from .job import Job, cancel_all, failed_elsewhere, outcome, refusal, stopped_error
+from .poller import Poller
+from .rate_limit import RateLimiter
+from .recorder import Listener, Recorder
 
-_AT_ONCE = 12  # pictures on their way together, of all runs
-
-
-class Collector:
-    """Downloads pictures for the runner, on the loop thread."""
-
-    def __init__(self, client: AsyncClient, images: Images, keeper: Keeper) -> None:
-        self._client = client
-        self._images = images
-        self._keeper = keeper
-        self._slots = asyncio.Semaphore(_AT_ONCE)
-
-    async def collect(self, job: Job) -> None:
-        """Fetch every result picture that is not on disk; raises the first problem after trying all."""
-        have = {image.index for image in job.run.images if self._images.has(image)}
-        wanted = [(index, url) for index, url in enumerate(job.run.result_urls) if index not in have]
-        problems = await asyncio.gather(*(self._picture(job, index, url) for index, url in wanted))
-        found = [problem for problem in problems if problem is not None]
-        if found:
-            raise found[0]
-
-    async def try_collect(self, job: Job) -> bool:
-        """As `collect`; False where a picture could not be had from the addresses that are known."""
-        with contextlib.suppress(ImageError):
-            await self.collect(job)
-            return True
-        return False
-
-    async def _picture(self, job: Job, index: int, url: str) -> ApixoError | None:
-        async with self._slots:
-            try:
-                await asyncio.to_thread(self._images.clear, job.run.run_id, index)
-                downloaded = await self._client.download(url, self._images.target(job.run.run_id, index))
-                image = await asyncio.to_thread(self._images.keep, job.run, index, downloaded)
-            except ApixoError as error:
-                if isinstance(error, ImageError) and error.unsaved:
-                    await self._show_at_least(job, index, url)
-                await self._keeper.picture(job, Image(index=index, url=url, error=error.headline))
-                return _as_image_error(error)
-        await self._keeper.picture(job, image)
-        return None
-
-    async def _show_at_least(self, job: Job, index: int, url: str) -> None:
-        """The disk does not take the picture: show what was paid for all the same, from another place."""
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="apixo-"))
-        try:
-            downloaded: Downloaded = await self._client.download(url, folder / "picture")
-            await asyncio.to_thread(self._images.hold, job.run.run_id, index, downloaded)
-        except ApixoError:
-            return  # its address is on the row, and in the error
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
-
-def _as_image_error(error: ApixoError) -> ApixoError:
-    return error if isinstance(error, ImageError) else ImageError(error.message, status=error.status)
-
+Steps = Callable[[Job], Coroutine[Any, Any, None]]
 
 _LAST_S = 4.0  # at the end of the process; a kernel that is shut down is killed after some five seconds
-_ENDS_AT_ONCE = 6  # runs that are downloaded together
+_DOWNLOADS_AT_ONCE = 6  # runs
 _HEARTBEAT_S = 30.0
 _LOOK_S = 0.3  # between two looks at what another process is doing
+_NOTHING_SENT = "Stopped before anything was sent"
+_WAITING = "Stopped waiting"
 
 
 class Runner:
@@ -114,6 +75,11 @@ class Runner:
         When to poll a run; may read the ledger.
     probe_s : float
         While APIXO does not answer at all: seconds between two polls that find out whether it is back.
+
+    Attributes
+    ----------
+    rate_limiter : RateLimiter
+        How many submits leave at once, and how many a second.
     """
 
     def __init__(
@@ -128,76 +94,74 @@ class Runner:
         self._ledger = ledger
         self._images = images
         self._cadence = cadence
-        self._keeper = Keeper(ledger)
-        self._collector = Collector(client, images, self._keeper)
-        self._parts = Parts(self._keeper)
-        self._buyer = Buyer(
-            client, ledger, images, self._keeper, self._parts, bought=self._bought, beaten=self._beaten
-        )
-        self._polls = Scheduler(client.carry_out, client.clock, probe_s)
-        self._ends = Lane(lambda: _ENDS_AT_ONCE)
-        self._following = 0  # runs of other processes
+        self._recorder = Recorder(ledger)
+        self.rate_limiter = RateLimiter(client.retry, client.clock)
+        self._submits = FairQueue(self.rate_limiter)
+        self.rate_limiter.wake = self._submits.admit
+        self._poller = Poller(client.carry_out, client.clock, probe_s)
+        self._downloads = FairQueue(AtMost(_DOWNLOADS_AT_ONCE))
+        self._downloader = Downloader(client, images, self._recorder)
+        self._live: dict[str, Job] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds tasks only weakly
+        self._followed = 0  # runs of other processes
         self._beating = False
-        loop.loop_thread()  # made before the line below, so that it ends after it
+        event_loop.loop_thread()  # made before the line below, so that it ends after it
         atexit.register(self._at_exit)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Hear of every new record, on the loop thread; returns the function that ends it."""
-        return self._keeper.listen(listener)
+        """Call a function with every new record, on the loop thread; returns the function that ends this."""
+        return self._recorder.listen(listener)
 
     @property
     def busy(self) -> bool:
         """Whether runs are in flight."""
-        return bool(self._parts.live)
-
-    @property
-    def gate(self) -> Gate:
-        """The gate of the submits: how many leave at once, and how many a second."""
-        return self._buyer.gate
+        return bool(self._live)
 
     def jobs(self) -> list[Job]:
         """The runs in flight here; also those that have no row yet."""
-        return list(self._parts.live.values())
+        return list(self._live.values())
 
     def close(self) -> None:
         """Stop waiting for all runs; returns when submits on their way are answered and all is written."""
-        jobs = list(self._parts.live.values())
-        cancel_all(jobs)
-        concurrent.futures.wait([job.ended for job in jobs])
-        self._keeper.close()
+        self._stop_all(None)
+        self._recorder.close()
         atexit.unregister(self._at_exit)
 
     def leave_to_parent(self) -> None:
         """In the child of a fork: what is in flight goes on in the parent, and nothing of it here."""
         atexit.unregister(self._at_exit)
-        for job in list(self._parts.live.values()):
+        for job in self.jobs():
             job.leave_to_parent()
 
     def _at_exit(self) -> None:
         """The process ends: a submit on its way may still be answered, and its taskId written."""
-        jobs = list(self._parts.live.values())
+        self._stop_all(_LAST_S)
+
+    def _stop_all(self, timeout_s: float | None) -> None:
+        jobs = self.jobs()
         cancel_all(jobs)
-        concurrent.futures.wait([job.ended for job in jobs], timeout=_LAST_S)
+        concurrent.futures.wait([job.ended for job in jobs], timeout=timeout_s)
 
     def start(self, run: Run, timeout_s: float, *, batch: Hashable = None, once: bool = False) -> Job:
-        """Buy: write the row, submit, wait, download.
+        """Write the row, submit, wait, download.
 
         `batch`: what it belongs to, such as a cell; batches take turns. `once`: if another process was
-        quicker to ask for this very take, follow that one, and buy nothing.
+        quicker to ask for this very take, follow that one, and submit nothing.
 
         Raises
         ------
         ConfigurationError
-            The run is in flight, or was bought before. One whose row is in the ledger is refused in its turn.
+            The run is in flight, or was submitted before. One whose row is in the ledger is refused when it
+            has its slot.
         """
-        purchase = Purchase(Job(run), timeout_s, batch, once)
+        job = Job(run)
         # One step, so that of two threads only one gets through.
-        if run.state != PLANNED or self._parts.live.setdefault(run.run_id, purchase.job) is not purchase.job:
+        if run.state != PLANNED or self._live.setdefault(run.run_id, job) is not job:
             step = "Nothing was sent. Plan it anew to ask for another draw."
             raise ConfigurationError(
                 f"Run {run.run_id} was started before", run_id=run.run_id, next_step=step
             )
-        return self._launch(purchase.job, lambda: self._buyer.line_up(purchase))
+        return self._launch(job, functools.partial(self._run, timeout_s=timeout_s, batch=batch, once=once))
 
     def resume(self, run: Run, timeout_s: float) -> Job:
         """Bring a run that has a taskId to its end, pictures and all; never submits.
@@ -205,49 +169,145 @@ class Runner:
         A run that is in flight here already is not watched twice: its own job is returned. One that is in
         flight in another process is followed there, and taken over if that process dies.
         """
-        live = self._parts.live.get(run.run_id)
+        live = self._live.get(run.run_id)
         if live is not None and not (live.stopped or live.done):
             return live
-        job = Job(run)
+        return self._launch(Job(run), functools.partial(self._resume, timeout_s=timeout_s))
 
-        def begin() -> None:
-            self._parts.begin(job, self._leave(job) if job.stopped else self._take_up(job, timeout_s))
+    # --- begin and end of a run's coroutine ---
 
-        return self._launch(job, begin)
-
-    def _launch(self, job: Job, begin: Callable[[], None]) -> Job:
-        self._parts.live[job.run.run_id] = job
-        loop.loop_thread().loop.call_soon_threadsafe(begin)
-        loop.loop_thread().loop.call_soon_threadsafe(self._keep_beating)
+    def _launch(self, job: Job, steps: Steps) -> Job:
+        self._live[job.run.run_id] = job
+        event_loop.loop_thread().loop.call_soon_threadsafe(self._begin, job, steps)
         return job
 
-    # --- waiting ---
+    def _begin(self, job: Job, steps: Steps) -> None:
+        task = asyncio.ensure_future(self._carry_out(job, steps))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if not self._beating:
+            self._beat()
 
-    async def _bought(self, purchase: Purchase) -> bool:
-        job = purchase.job
-        cadence = await self._keeper.write(self._cadence, job.run)
-        if job.stopped:  # while its submit was on its way
-            return await self._leave(job)
-        self._watch(job, purchase.timeout_s, 0.0, cadence)
+    def _beat(self) -> None:
+        """While runs are in flight, other machines see that this process lives."""
+        self._beating = self.busy
+        if self._beating:
+            self._recorder.later(self._ledger.leases.heartbeat)
+            asyncio.get_running_loop().call_later(_HEARTBEAT_S, self._beat)
+
+    async def _carry_out(self, job: Job, steps: Steps) -> None:
+        """Carry out the steps of a run, and report its end to whoever waits for the job."""
+        error: BaseException | None = None
+        try:
+            await steps(job)
+        except asyncio.CancelledError:  # the event loop ends
+            error = stopped_error(job, _WAITING)
+        except Exception as problem:  # noqa: BLE001 - handed on to the waiting caller, who sees all of it
+            error = problem
+        unwritten = await self._recorder.flush(job)
+        if isinstance(error, ApixoError):
+            _complete(error, job.run)
+        await self._recorder.release(job)
+        if self._live.get(job.run.run_id) is job:
+            del self._live[job.run.run_id]
+        if (failure := error or unwritten) is not None:
+            job.fail(failure)
+        else:
+            job.succeed()
+        job.end()
+
+    async def _run(self, job: Job, *, timeout_s: float, batch: Hashable, once: bool) -> None:
+        """All steps of a new run."""
+        if await self._submit(job, batch, once=once):
+            cadence = await self._recorder.write(self._cadence, job.run)
+            status, waited_ms = await self._wait(job, timeout_s, 0.0, cadence)
+            await self._conclude(job, status, waited_ms)
+        else:  # another process asked for this very take first
+            await self._resume(job, timeout_s=timeout_s)
+
+    # --- submit: nothing is cut off between the slot and the answer ---
+
+    async def _submit(self, job: Job, batch: Hashable, *, once: bool) -> bool:
+        """The row first, then one POST, sent again only if it was turned away.
+
+        Returns whether it was accepted; else another process was quicker, and the job is about its run.
+        """
+        written = accepted = False
+        try:
+            while not accepted:
+                with job.stoppable(_NOTHING_SENT):
+                    self._check_pause()
+                    slot = await self._submits.acquire(batch, first=written)
+                with slot, job.uninterrupted_submit():
+                    written = written or await self._write_row(job, once=once)
+                    if not written:
+                        return False
+                    job.check_stopped(_NOTHING_SENT)
+                    accepted = not self.rate_limiter.closed and await self._post(job, slot)
+        except ApixoError as error:
+            if written and job.run.task_id is None:  # what was accepted is never recorded as refused
+                await self._recorder.change(job, **_not_accepted(error))
+            raise
         return True
 
-    async def _beaten(self, purchase: Purchase) -> bool:
-        return await self._take_up(purchase.job, purchase.timeout_s)
+    def _check_pause(self) -> None:
+        """Raise RateLimitError where APIXO asked for a pause that nobody waits for in a cell."""
+        if (pause_s := self.rate_limiter.pause_s()) > self._client.retry.total_s:
+            step = f"Nothing was sent. {RateLimitError.next_step}"
+            raise RateLimitError("APIXO turns submits away", retry_after_s=pause_s, next_step=step)
 
-    def _watch(self, job: Job, timeout_s: float, age_s: float, cadence: Cadence) -> None:
-        started = time.monotonic()
-        job.takes_place(self.gate)
+    async def _write_row(self, job: Job, *, once: bool) -> bool:
+        """Check the free space of the disk; then reserve the sum in the budget, and the take, with the row.
 
-        def ended(status: TaskStatus | None, error: BaseException | None) -> None:
-            job.leaves_place()
-            job.give_up = None  # it stands in line for its last part, which looks whether it was stopped
-            waited_ms = int((time.monotonic() - started + age_s) * 1000)
-            self._then(job, self._conclude(job, status, error, waited_ms))
+        If another process was quicker to ask for this take, the job is about its row from here on: False.
+        """
+        await self._recorder.write(self._images.check_room, job.run.num_images)
+        planned = job.run.but(state=SUBMITTING)
+        row: Run = await self._recorder.write(self._ledger.add, planned, once=once)
+        if row.run_id != planned.run_id:
+            del self._live[planned.run_id]
+            self._live[row.run_id] = job
+        self._recorder.notify(job, row)
+        return row.run_id == planned.run_id
 
-        def give_up() -> None:
-            self._polls.drop(waiting)
-            self._parts.begin(job, self._leave(job))
+    async def _post(self, job: Job, slot: Slot) -> bool:
+        """Send one POST. Returns False if it was turned away and is to be sent again."""
+        slot.used = True
+        permit = self.rate_limiter.leave()
+        job.posted = True
+        try:
+            answer = await self._client.submit_once(job.run.request)
+        except ApixoError as error:
+            if not isinstance(error, SubmitUnknownError):  # it was wrong, not one too many
+                self.rate_limiter.accepted(made=False)
+            raise
+        if isinstance(answer, TurnedAway):
+            job.posted = False  # surely no task was made
+            again = self.rate_limiter.refused(
+                permit, answer.retry_after_s, answered=isinstance(answer.problem, RateLimitError)
+            )
+            if not again and not job.stopped:
+                self._refuse_waiting(answer.problem)
+                raise answer.problem
+            return False
+        self.rate_limiter.accepted()
+        job.task_began(self.rate_limiter)
+        await self._recorder.submitted(job, answer, utc_now())
+        return True
 
+    def _refuse_waiting(self, problem: ApixoError) -> None:
+        """What does not clear is a quota, or a network that is gone: none of those that wait is sent."""
+        others = self._submits.refuse_all(functools.partial(_as_others, problem))
+        if isinstance(problem, RateLimitError) and others:
+            problem.next_step = f"{others} more were not sent. {problem.next_step}"
+
+    # --- wait and download ---
+
+    async def _wait(
+        self, job: Job, timeout_s: float, age_s: float, cadence: Cadence
+    ) -> tuple[TaskStatus, int]:
+        """Poll the task to its end. Returns its final status, and how many ms it was waited for."""
+        began = time.monotonic()
         flow = wait(
             job.run.model,
             str(job.run.task_id),
@@ -257,89 +317,104 @@ class Runner:
             age_s=age_s,
             seen=functools.partial(self._seen, job),
         )
-        job.give_up, job.submitting = give_up, False
-        waiting = self._polls.add(flow, ended)
-
-    def _then(self, job: Job, body: Body) -> None:
-        """The last part, in its turn."""
-        self._ends.add(functools.partial(self._parts.carry_out, job, body))
+        job.task_began(self.rate_limiter)
+        try:
+            with job.stoppable(_WAITING):
+                status: TaskStatus = await self._poller.finish(flow)
+        except (RunCancelledError, WaitTimeoutError) as error:
+            if not job.run.is_final:
+                state = TIMEOUT if isinstance(error, WaitTimeoutError) else CANCELLED
+                await self._recorder.change(job, state=state)
+            raise
+        finally:
+            job.task_ended()
+        return status, int((time.monotonic() - began + age_s) * 1000)
 
     def _seen(self, job: Job, status: TaskStatus) -> None:
-        """A poll came in: keep a state that is news. Final states are kept with their facts, below."""
+        """A poll was answered: record a new state. Final states are recorded with their facts, below."""
         job.polls += 1
         if status.state and status.state != job.run.state and not status.final and not job.run.is_final:
-            self._keeper.note(job, status.state)
+            self._recorder.note_state(job, status.state)
 
-    async def _leave(self, job: Job) -> bool:
-        if not job.run.is_final:
-            await self._keeper.change(job, state=CANCELLED)
-        raise stopped_error(job, "Stopped waiting")
+    async def _conclude(self, job: Job, status: TaskStatus, waited_ms: int) -> None:
+        """Record how the task ended, whoever stops it now, and download its pictures."""
+        with await self._downloads.acquire():
+            await self._recorder.change(job, **outcome(job.run, status, waited_ms))
+            if status.state == FAILED and fail_code(status.fail_code).category == "rate":
+                self.rate_limiter.slow_down()  # as after a 429; the task is not submitted again by itself
+            if (problem := status.error()) is not None:
+                raise problem
+            job.check_stopped("Stopped before the pictures were downloaded")
+            with job.stoppable(_WAITING):
+                await self._downloader.download(job)
 
-    async def _conclude(
-        self, job: Job, status: TaskStatus | None, error: BaseException | None, waited_ms: int
-    ) -> bool:
-        if status is None:
-            if isinstance(error, WaitTimeoutError) and not job.run.is_final:
-                await self._keeper.change(job, state=TIMEOUT)
-            raise error or AssertionError("a wait ends with a status or an error")
-        await self._keeper.change(job, **outcome(job.run, status, waited_ms))
-        if status.state == FAILED and fail_code(status.fail_code).category == "rate":
-            self._buyer.gate.slow_down()  # a 429 in another dress; the task is not bought again by itself
-        if (problem := status.error()) is not None:
-            raise problem
-        if job.stopped:
-            raise stopped_error(job, "Stopped before the pictures were downloaded")
-        await self._collector.collect(job)
-        return False
+    # --- resume ---
 
-    # --- taking up again ---
+    async def _resume(self, job: Job, *, timeout_s: float) -> None:
+        """All steps of a run that has a task."""
+        with job.stoppable(_WAITING):
+            claimed = await self._claim(job, time.monotonic() + timeout_s)
+            if claimed.state == SUCCESS and claimed.result_urls and await self._downloader.try_download(job):
+                return
+        if claimed.state == FAILED or not claimed.task_id:
+            raise failed_elsewhere(claimed)
+        # Ask again: the task may have ended since, and its pictures may have new addresses.
+        cadence = await self._recorder.write(self._cadence, claimed)
+        status, waited_ms = await self._wait(job, timeout_s, _age_s(claimed), cadence)
+        await self._conclude(job, status, waited_ms)
 
-    async def _take_up(self, job: Job, timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        claimed = await self._keeper.write(self._ledger.leases.claim, job.run.run_id)
+    async def _claim(self, job: Job, deadline: float) -> Run:
+        """Claim the run; while another process works on it, follow it there."""
+        claimed: Run | None = await self._recorder.write(self._ledger.leases.claim, job.run.run_id)
         if claimed is None:
             claimed = await self._follow(job, deadline)
-        self._keeper.tell(job, claimed)
-        if claimed.state == SUCCESS and claimed.result_urls and await self._collector.try_collect(job):
-            return False
-        if claimed.state == FAILED or not claimed.task_id:
-            raise came_to_nothing(claimed)
-        # Ask again: the task may have ended since, and its pictures may have new addresses.
-        cadence = await self._keeper.write(self._cadence, claimed)
-        self._watch(job, timeout_s, _age(claimed), cadence)
-        return True
+        self._recorder.notify(job, claimed)
+        return claimed
 
     async def _follow(self, job: Job, deadline: float) -> Run:
-        """Look on while another process works on the run; returns it once that one lets go, or has died."""
-        self._following += 1
+        """Look on while another process works on the run; returns it once that one releases it, or dies."""
+        self._followed += 1
         try:
             while True:
-                await asyncio.sleep(_LOOK_S * self._following)  # many together look as often as one alone
-                known = await self._keeper.write(self._ledger.get, job.run.run_id)
+                await asyncio.sleep(_LOOK_S * self._followed)  # many together look as often as one alone
+                known: Run = await self._recorder.write(self._ledger.get, job.run.run_id)
                 if known != job.run:
-                    self._keeper.tell(job, known)
-                if known.run_id not in await self._keeper.write(self._ledger.leases.held_elsewhere):
-                    claimed: Run | None = await self._keeper.write(self._ledger.leases.claim, known.run_id)
+                    self._recorder.notify(job, known)
+                if known.run_id not in await self._recorder.write(self._ledger.leases.held_elsewhere):
+                    claimed: Run | None = await self._recorder.write(self._ledger.leases.claim, known.run_id)
                     if claimed is not None:
                         return claimed
                 if time.monotonic() > deadline:
                     raise WaitTimeoutError("Another kernel still works on it", task_id=known.task_id)
         finally:
-            self._following -= 1
-
-    def _keep_beating(self) -> None:
-        """While runs are in flight, other machines see that this process lives."""
-        if not self._beating:
-            self._beating = True
-            self._beat()
-
-    def _beat(self) -> None:
-        self._beating = bool(self._parts.live)
-        if self._beating:
-            self._keeper.later(self._ledger.leases.heartbeat)
-            asyncio.get_running_loop().call_later(_HEARTBEAT_S, self._beat)
+            self._followed -= 1
 
 
-def _age(run: Run) -> float:
+def _not_accepted(error: ApixoError) -> dict[str, Any]:
+    """The columns of a run that was not submitted, was refused, or of which nobody knows whether it was."""
+    if isinstance(error, RunCancelledError):
+        return {"state": PLANNED}
+    if isinstance(error, SubmitUnknownError):
+        return {"state": UNKNOWN, "fail_msg": error.headline}
+    return refusal(error)
+
+
+def _as_others(problem: ApixoError) -> ApixoError:
+    """The error of those that waited behind a refusal which does not clear."""
+    error = type(problem)(f"Not sent, as others were turned away: {problem.message}")
+    if isinstance(error, RateLimitError) and isinstance(problem, RateLimitError):
+        error.retry_after_s = problem.retry_after_s
+    return error
+
+
+def _complete(error: ApixoError, run: Run) -> None:
+    """Add to an error which run it is about, and what may have been paid."""
+    error.run_id = error.run_id or run.run_id
+    error.task_id = error.task_id or run.task_id
+    if error.maybe_billed and error.at_stake_usd is None:
+        error.at_stake_usd = run.price_micros / 1e6
+
+
+def _age_s(run: Run) -> float:
     """Seconds since the task was made, by our own clock; 0 if that was set back since."""
     return max(0.0, (utc_now() - (run.submitted_at or run.created_at)).total_seconds())

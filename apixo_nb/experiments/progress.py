@@ -12,7 +12,7 @@ from enum import StrEnum
 from apixo_nb.analysis.pivot import axis_value
 from apixo_nb.core.records import PLANNED, Run, utc_now
 from apixo_nb.engine.job import Job
-from apixo_nb.engine.rate_limit import Gate
+from apixo_nb.engine.rate_limit import RateLimiter
 from apixo_nb.errors import ApixoError, RunCancelledError, SubmitUnknownError, WaitTimeoutError
 from apixo_nb.text import dollars, printable
 
@@ -111,13 +111,13 @@ class Forecast:
     ----------
     expected_s : float
         How long one task usually takes.
-    gate : Gate
-        Of the submits: those that wait leave so many at once, and so many a second.
+    limiter : RateLimiter
+        Of the submits: how many of those that wait leave at once, and how many a second.
     """
 
-    def __init__(self, expected_s: float, gate: Gate | None) -> None:
+    def __init__(self, expected_s: float, limiter: RateLimiter | None) -> None:
         self._expected_s = max(expected_s, 0.1)
-        self._gate = gate
+        self._limiter = limiter
         self._since: dict[Job, float] = {}  # when each was first seen at work
         self._took: dict[Job, float] = {}  # and how long it was
         self._began: float | None = None
@@ -165,7 +165,7 @@ class Forecast:
         """Submits a second."""
         began = self._began if self._began is not None else now
         started = sum(at >= began for at in self._since.values())
-        at_once, rate = (self._gate.at_once, self._gate.rate) if self._gate else (1, math.inf)
+        at_once, rate = (self._limiter.at_once, self._limiter.rate) if self._limiter else (1, math.inf)
         if started >= _LEAST_STARTS and now - began > 1.0:
             return min(rate, started / (now - began))
         return min(rate, at_once / _SUBMIT_S)

@@ -57,8 +57,8 @@ class SweepOutput:
         runs = [decision.run for decision in plan.decisions]
         self._names = axis_names(runs)
         self._takes = len({run.digest for run in runs}) < len(runs)
-        gate = session.runner.gate if plan.bought else None
-        self._forecast = Forecast(_expected_s(session, runs), gate)
+        limiter = session.runner.rate_limiter if plan.bought else None
+        self._forecast = Forecast(_expected_s(session, runs), limiter)
         self._small: dict[tuple[str, int], str] = {}
 
     # --- on its way ---

@@ -238,7 +238,7 @@ class Session(History):
             return job
         if decision.action == "follow":
             job = self.runner.resume(decision.run, timeout_s or self.settings.timeout)
-            job.said = decision.said
+            job.note = decision.said
             return job
         job = Job(decision.run, decision.said)
         if decision.action == "leave":

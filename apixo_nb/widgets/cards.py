@@ -321,7 +321,7 @@ class Board:
             return live_card(job, track.began_at, track.session.cadence_of(job.run))
         if not track.final:
             error = job.answer.exception() if job.answer.done() else None
-            track.final = ended_card(job.run, error, job.said)
+            track.final = ended_card(job.run, error, job.note)
         return track.final
 
 

@@ -193,7 +193,7 @@ class Panel(Desk):
 
     def _leave_run(self, track: Track) -> None:
         """The lasting output of a run."""
-        self._leave(card(track.session, track.job.run, track.job.said))
+        self._leave(card(track.session, track.job.run, track.job.note))
 
     # --- from the page ---
 

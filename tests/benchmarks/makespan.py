@@ -6,10 +6,11 @@ order, each in the first place that is free (another order can be a little bette
 each client: its makespan over the bound, its refusals, and the submits that it sent although it had been told
 that they would be too early (a closed window).
 
-First by simulation, at full scale and in no time, the same service for all. Ours is `Lane`, `Gate`,
-`submit_once`, `wait` and `Scheduler` of the package; peers are the loops that people write: a semaphore, a
-poll every two seconds, and on 429 a fixed sleep or exponential backoff with jitter. Then once for real: a
-session with its ledger and downloads, against a sandbox in another process, five times as fast, over HTTP.
+First by simulation, at full scale and in no time, the same service for all. Ours is `FairQueue`,
+`RateLimiter`, `submit_once`, `wait` and `Poller` of the package; peers are the loops that people write: a
+semaphore, a poll every two seconds, and on 429 a fixed sleep or exponential backoff with jitter. Then once
+for real: a session with its ledger and downloads, against a sandbox in another process, five times as fast,
+over HTTP.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from apixo_nb.client.retry import Clock, RetryPolicy
 from apixo_nb.core import settings as config
 from apixo_nb.core.models import DEFAULT_MODEL, MODELS
 from apixo_nb.core.request import Request, make_request
-from apixo_nb.engine.poller import Scheduler
-from apixo_nb.engine.rate_limit import Gate
-from apixo_nb.engine.submitter import Lane
+from apixo_nb.engine.fair_queue import FairQueue, Slot
+from apixo_nb.engine.poller import Poller
+from apixo_nb.engine.rate_limit import RateLimiter
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers
 from apixo_nb.sandbox.checks import RefusedError
 from apixo_nb.session import service
@@ -109,62 +110,63 @@ def _reply(data: dict[str, str]) -> Reply:
 
 
 class Ours:
-    """The package's own parts, put together as `buyer` and `runner` have them."""
+    """The package's own parts, put together as `runner` has them."""
 
     def __init__(self, server: Simulated, seed: int) -> None:
         now = asyncio.get_running_loop().time
         self.server = server
         self.clock = Clock(now, now, random.Random(seed).random)
-        self.gate = Gate(RetryPolicy(), self.clock)
-        self.lane = Lane(lambda: self.gate.at_once, self.gate.wait_s)
-        self.gate.room = self.lane.go_on
-        self.polls = Scheduler(server.carry_out, self.clock, 2.0)
+        self.limiter = RateLimiter(RetryPolicy(), self.clock)
+        self.queue = FairQueue(self.limiter)
+        self.limiter.wake = self.queue.admit
+        self.poller = Poller(server.carry_out, self.clock, 2.0)
         self.cadence = PAGE
         self.known: list[float] = []
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def all(self) -> None:
-        """Buy them all and wait for them."""
-        for number in range(len(self.server.durations)):
-            self.line_up(number, make_request(str(number)), first=False)
+        """Submit them all and wait for them."""
+        count = len(self.server.durations)
+        runs = [
+            asyncio.ensure_future(self.submit(number, make_request(str(number)))) for number in range(count)
+        ]
         await self.finished
+        await asyncio.gather(*runs)
 
-    def line_up(self, number: int, request: Request, *, first: bool) -> None:
-        """One purchase, in line."""
+    async def submit(self, number: int, request: Request) -> None:
+        """One submit, repeated until it is accepted."""
+        accepted = had_slot = False
+        while not accepted:
+            with await self.queue.acquire(first=had_slot) as slot:
+                had_slot = True
+                accepted = not self.limiter.closed and await self.post(number, request, slot)
 
-        def turn() -> Coroutine[Any, Any, None]:
-            self.gate.reserve()
-            return buy()
-
-        async def buy() -> None:
-            if self.gate.closed:
-                self.line_up(number, request, first=True)
-                return
-            sent, flow = self.gate.leave(), submit_once(request, self.clock)
-            post = next(flow)
-            assert isinstance(post, Send)
-            reply = await self.server.carry_out(post)
-            try:
-                flow.send(reply)
-            except StopIteration as end:
-                answer = end.value
-            if isinstance(answer, TurnedAway):
-                if not self.gate.refused(sent, answer.retry_after_s):
-                    self.finished.set_exception(RuntimeError("gave up"))
-                self.line_up(number, request, first=True)
-                return
-            self.gate.accepted()
-            self.gate.begins()
-            self.polls.add(
-                wait(DEFAULT_MODEL, answer, self.cadence, self.clock, timeout_s=900.0),
-                lambda _status, _error: self.ended(number),
-            )
-
-        self.lane.add(turn, first=first)
+    async def post(self, number: int, request: Request, slot: Slot) -> bool:
+        """One POST; False if it was turned away."""
+        slot.used = True
+        permit, flow = self.limiter.leave(), submit_once(request, self.clock)
+        post = next(flow)
+        assert isinstance(post, Send)
+        reply = await self.server.carry_out(post)
+        try:
+            flow.send(reply)
+        except StopIteration as end:
+            answer = end.value
+        if isinstance(answer, TurnedAway):
+            if not self.limiter.refused(permit, answer.retry_after_s):
+                self.finished.set_exception(RuntimeError("gave up"))
+            return False
+        self.limiter.accepted()
+        self.limiter.task_began()
+        self.poller.add(
+            wait(DEFAULT_MODEL, answer, self.cadence, self.clock, timeout_s=900.0),
+            lambda _status, _error: self.ended(number),
+        )
+        return True
 
     def ended(self, number: int) -> None:
         """The end of a task was seen."""
-        self.gate.ends()
+        self.limiter.task_ended()
         self.known.append(self.server.durations[number])
         if len(self.known) % RELEARN == 0:
             self.cadence = PAGE.learned(self.known[-200:])

@@ -17,7 +17,7 @@ from apixo_nb.client.protocol import Fault, Flow, Reply, Send, Sleep
 from apixo_nb.client.retry import Clock
 from apixo_nb.core.cadence import ENOUGH_DURATIONS, Cadence
 from apixo_nb.core.models import MODELS
-from apixo_nb.engine.poller import MOST_AT_ONCE, Scheduler, Waiting
+from apixo_nb.engine.poller import MOST_AT_ONCE, Poller, Waiting
 from apixo_nb.errors import ApixoError, WaitTimeoutError
 from tests.support.replies import BUSY, DONE, refused, state
 from tests.support.virtual_time import swiftly
@@ -55,13 +55,13 @@ class Server:
 
 
 class Crowd:
-    """A scheduler on the running loop, and what became of its flows."""
+    """A poller on the running loop, and what became of its flows."""
 
     def __init__(self, server: Server, seed: int = 1):
         self.clock = Clock(
             monotonic=asyncio.get_running_loop().time, wall=lambda: 0.0, random=random.Random(seed).random
         )
-        self.scheduler = Scheduler(server.carry_out, self.clock, PROBE_S)
+        self.poller = Poller(server.carry_out, self.clock, PROBE_S)
         self.ended: dict[str, Any] = {}
         self.ended_at: dict[str, float] = {}
 
@@ -71,7 +71,7 @@ class Crowd:
             self.ended[who] = error or value
             self.ended_at[who] = asyncio.get_running_loop().time()
 
-        return self.scheduler.add(flow, done)
+        return self.poller.add(flow, done)
 
     def wait(self, count: int, timeout_s: float = 900.0, younger_s: float = 0.0) -> list[Waiting]:
         """So many waits for tasks, begun now; each task `younger_s` younger than the one after it."""
@@ -125,11 +125,11 @@ def test_hundreds_of_waits_need_no_more_tasks_than_there_may_be_polls() -> None:
     async def main() -> None:
         crowd = Crowd(server)
         crowd.wait(500)
-        assert len(crowd.scheduler) == 500
+        assert len(crowd.poller) == 500
         assert len(asyncio.all_tasks()) == 1
         await crowd.over(500)
         assert {status.state for status in crowd.ended.values()} == {"success"}
-        assert len(crowd.scheduler) == 0
+        assert len(crowd.poller) == 0
 
     swiftly(main())
     assert server.most == MOST_AT_ONCE
@@ -180,8 +180,8 @@ def test_a_wait_that_was_dropped_before_its_poll_is_never_asked_for() -> None:
         crowd = Crowd(server)
         dropped, _kept = crowd.wait(2)
         await asyncio.sleep(10.0)
-        crowd.scheduler.drop(dropped)
-        assert len(crowd.scheduler) == 1
+        crowd.poller.drop(dropped)
+        assert len(crowd.poller) == 1
         await asyncio.sleep(60.0)
         assert list(crowd.ended) == [name(1)]
 
@@ -197,10 +197,10 @@ def test_a_wait_that_was_dropped_while_its_poll_is_on_its_way_ends_without_a_wor
         [dropped] = crowd.wait(1)
         await asyncio.sleep(22.0)
         assert server.inside == 1
-        crowd.scheduler.drop(dropped)
+        crowd.poller.drop(dropped)
         await asyncio.sleep(60.0)
         assert crowd.ended == {}
-        assert len(crowd.scheduler) == 0
+        assert len(crowd.poller) == 0
 
     swiftly(main())
     assert len(server.asked) == 1
@@ -264,7 +264,7 @@ def test_in_an_outage_every_wait_still_ends_at_its_time() -> None:
         await crowd.over(100)
         assert {type(end) for end in crowd.ended.values()} == {WaitTimeoutError}
         assert all(300.0 <= at <= 301.0 for at in crowd.ended_at.values())
-        assert len(crowd.scheduler) == 0
+        assert len(crowd.poller) == 0
 
     swiftly(main())
 

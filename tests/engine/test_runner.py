@@ -849,7 +849,7 @@ def test_child_of_a_fork_sends_nothing_that_its_parent_has_in_line(
         "from apixo_nb import Session\n"
         "session = Session()\n"
         "fox = session.begin('[busy:1] a fox')\n"  # turned away once: it stands in line, its row is written
-        "while not session.runner._buyer._waiting or not fox.run.take:\n    time.sleep(0.01)\n"
+        "while not len(session.runner._submits) or not fox.run.take:\n    time.sleep(0.01)\n"
         "child = os.fork()\n"
         "if not child:\n"
         "    session.begin('a cat').wait()\n"
@@ -873,7 +873,7 @@ def test_child_of_a_fork_neither_waits_for_its_parents_runs_nor_stops_them(servi
         "from apixo_nb import Session, errors\n"
         "session = Session()\n"
         "fox = session.begin('[busy:1] [never] a fox')\n"
-        "while not session.runner._buyer._waiting or not fox.run.take:\n    time.sleep(0.01)\n"
+        "while not len(session.runner._submits) or not fox.run.take:\n    time.sleep(0.01)\n"
         "held = threading.Event()\n"
         "def hold():\n"
         "    with session._lock:\n"

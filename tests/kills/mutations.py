@@ -13,7 +13,7 @@ from apixo_nb.client import client as api
 from apixo_nb.client import download, transport
 from apixo_nb.core import files
 from apixo_nb.core.records import Run
-from apixo_nb.engine import runner as collect
+from apixo_nb.engine.downloader import Downloader
 from apixo_nb.errors import SubmitUnknownError
 from apixo_nb.ledger import budgets
 from apixo_nb.ledger.leases import Leases
@@ -101,10 +101,10 @@ def part_files_stay() -> None:
 def pictures_are_fetched_once_only() -> None:
     """A resume does not look for pictures that are missing."""
 
-    async def collect_nothing(*_args: Any) -> bool:
+    async def download_nothing(*_args: Any) -> bool:
         return True
 
-    collect.Collector.try_collect = collect_nothing  # type: ignore[method-assign, assignment]
+    Downloader.try_download = download_nothing  # type: ignore[method-assign, assignment]
 
 
 def resume_forgets_the_dead() -> None:

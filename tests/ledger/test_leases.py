@@ -20,8 +20,7 @@ from apixo_nb.core import event_loop as loop
 from apixo_nb.core.process import STALE
 from apixo_nb.core.records import Run
 from apixo_nb.core.request import make_request
-from apixo_nb.engine import recorder as keeper
-from apixo_nb.engine import runner
+from apixo_nb.engine import recorder, runner
 from apixo_nb.errors import ApixoError, LedgerError, SubmitUnknownError
 from apixo_nb.ledger import database
 from apixo_nb.ledger.ledger import Ledger
@@ -267,7 +266,7 @@ def test_session_closed_before_it_could_let_go_leaves_nothing_waiting(
     service: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(database, "_BUSY_MS", 10)
-    monkeypatch.setattr(keeper, "_AGAIN_S", 0.1)
+    monkeypatch.setattr(recorder, "_AGAIN_S", 0.1)
     gate.holds(picture_host.PictureHandler, "get", monkeypatch)
     session = shared.current()
     job = session.begin("a fox")
@@ -281,7 +280,7 @@ def test_session_closed_before_it_could_let_go_leaves_nothing_waiting(
     async def waiting() -> list[str]:
         await asyncio.sleep(0.5)  # timers of one loop come in their order: the next attempt was before
         names = [str(getattr(task.get_coro(), "__qualname__", "")) for task in asyncio.all_tasks()]
-        return [name for name in names if "Keeper" in name]
+        return [name for name in names if "Recorder" in name]
 
     assert loop.run(waiting()) == []
     assert len(service.account.accepted) == 1

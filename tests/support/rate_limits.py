@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apixo_nb.client.retry import Clock
-from apixo_nb.engine.rate_limit import Gate, Pass
+from apixo_nb.engine.rate_limit import Permit, RateLimiter
 
 LONG_S = 121.0  # so long without a refusal makes a new beginning
 
@@ -19,23 +19,23 @@ class Time:
         return Clock(monotonic=lambda: self.now, random=lambda: self.chance)
 
 
-def leave(gate: Gate) -> Pass:
+def leave(limiter: RateLimiter) -> Permit:
     """A submit whose turn it is leaves at once."""
-    gate.reserve()
-    return gate.leave()
+    limiter.reserve()
+    return limiter.leave()
 
 
-def accept(gate: Gate, time: Time, count: int, every_s: float = 0.0) -> None:
+def accept(limiter: RateLimiter, time: Time, count: int, every_s: float = 0.0) -> None:
     """So many submits, each accepted at once."""
     for _ in range(count):
-        leave(gate)
-        gate.accepted()
+        leave(limiter)
+        limiter.accepted()
         time.now += every_s
 
 
-def refuse(gate: Gate, time: Time, retry_after_s: float | None = None) -> bool:
+def refuse(limiter: RateLimiter, time: Time, retry_after_s: float | None = None) -> bool:
     """One submit at its time, refused a moment later."""
-    time.now += gate.wait_s() + 0.01
-    sent = leave(gate)
+    time.now += limiter.wait_s() + 0.01
+    sent = leave(limiter)
     time.now += 0.01
-    return gate.refused(sent, retry_after_s)
+    return limiter.refused(sent, retry_after_s)
