@@ -32,8 +32,8 @@ test: $(TEST) programs lint ## lint, check types and run the tests (ARGS="-k nam
 pages: $(TEST) programs ## the panel in every size, theme and front end, and with axe-core (minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/pages/*.py $(ARGS)
 
-kills: $(TEST) programs ## kill 2,000 kernels and programs at work, and judge what is left (ten minutes or so)
-	$(BIN)/python -m tests.kills.harness --kills 2000 $(ARGS)
+kills: $(TEST) programs ## kill 2,000 kernels and programs at work, and check what is left (ten minutes or so)
+	$(BIN)/python -m tests.kills --kills 2000 $(ARGS)
 
 stories: $(TEST) ## 500 made-up stories of faults, kills and restarts in place of a few
 	STORIES=500 $(BIN)/python -m pytest --timeout 0 tests/promises/test_story.py $(ARGS)

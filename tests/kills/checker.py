@@ -97,8 +97,8 @@ class Evidence:
     served : callable
         The bytes that the picture host sends for a URL.
     settled : bool
-        Whether a `resume` has ended against the healthy service; without it, this is a wreck, in which open
-        rows and part files are right, and half pictures under a final name are not.
+        Whether a `resume` has ended against the healthy service; without it, these are the leftovers of a
+        kill, in which open rows and part files are right, and half pictures under a final name are not.
     before : sequence of Run
         The rows of an earlier look.
     cap_micros : int or None
@@ -323,7 +323,7 @@ def _aside(evidence: Evidence) -> Iterator[str]:
 
 
 def _half(evidence: Evidence, path: Path) -> Iterator[str]:
-    """In a wreck: a file with a final name must be whole, though its row does not say so yet."""
+    """After a kill, a file with a final name must be whole, though its row does not say so yet."""
     run_id, _, number = path.stem.rpartition("-")
     run = next((run for run in evidence.rows if run.run_id == run_id), None)
     index = int(number) - 1 if number.isdecimal() else -1

@@ -1,16 +1,16 @@
 """The kill harness: nothing paid is lost, nothing is paid twice, whenever the process dies.
 
-    python -m tests.kills.harness --kills 2000 --seed 7
+    python -m tests.kills --kills 2000 --seed 7
 
-Victims buy pictures from a judge - the sandbox in a process of its own - and are killed with SIGKILL. After
-each kill the wreck is looked at, then a new process does what a person does, `apixo_nb.resume()` (and is
-killed in turn, now and then), and everything is judged by `tests.kills.checker`. Three ways to die:
+Programs buy pictures from the service - the sandbox in a process of its own - and are killed with SIGKILL.
+After each kill its leftovers are checked, then a new process does what a person does, `apixo_nb.resume()`
+(and is killed in turn, now and then), and everything is checked by `tests.kills.checker`. Three ways to die:
 
 =========  ===============================================================================================
 ``fork``   a plain process, at a random instant of its life; each tenth starts afresh, imports and all
 ``calls``  a plain process, as it enters its N-th system call of a kind (strace), for N = 1, 2, ...
 ``kernel`` a Jupyter kernel that runs ``%%apixo`` cells, at a random instant; the next kernel resumes, runs
-           all cells again, and is the next victim
+           all cells again, and is killed next
 =========  ===============================================================================================
 """
 
@@ -25,7 +25,6 @@ import queue
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -37,9 +36,9 @@ from typing import Any, Self
 from jupyter_client.manager import KernelManager
 
 from apixo_nb.core.records import SUCCESS, UNKNOWN
-from tests.kills.processes import PATIENCE_S, Home, Judge, Nursery, Request, Tally, environment
+from tests.kills.processes import PATIENCE_S, Counts, ForkServer, Home, Request, ServiceProcess, environment
 
-#: What victims ask for: mostly plain pictures, and now and then one of the ways a service says no or nothing.
+#: What programs ask for: mostly plain pictures, and now and then a refusal, or no answer at all.
 MARKERS = ("",) * 16 + ("[fail:SensitiveContent]", "[lost]", "[lost:502]", "[busy:1]")
 #: A ledger grows for so many lives, then a new one begins: an old row must survive what happens to new ones.
 LIVES_OF_A_LEDGER = 60
@@ -63,21 +62,21 @@ CALLS = {
 CALLS_OF_RESUME = {"fsync": 1, "fdatasync": 3, "ftruncate": 1, "sendto": 1}
 
 
-# --- lanes: kills one after another ------------------------------------------------------------------
+# --- kills one after another ---
 
 
-class Lane:
-    """A judge, a nursery, and one ledger after another."""
+class Worker:
+    """A service, a fork server, and one ledger after another."""
 
     def __init__(self, folder: Path, seed: str, deadline: float = float("inf")) -> None:
         self.folder = folder
         self.chance = random.Random(seed)
         self.seed = seed
         self.deadline = deadline
-        self.tally = Tally()
-        self.judge = Judge(folder / "judge")
-        self.nursery = Nursery(folder / "nursery")
-        self.home = Home(folder / "home-0", self.judge)
+        self.counts = Counts()
+        self.service = ServiceProcess(folder / "service")
+        self.fork_server = ForkServer(folder / "fork-server")
+        self.home = Home(folder / "home-0", self.service)
         self.homes = 1
         self.resume_s = 0.3
         self.lives = 0
@@ -87,13 +86,13 @@ class Lane:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.nursery.__exit__()
-        self.judge.__exit__()
+        self.fork_server.__exit__()
+        self.service.__exit__()
 
     @property
     def late(self) -> bool:
         """Whether the time is up, or enough is broken."""
-        return time.monotonic() > self.deadline or len(self.tally.broken) > 20
+        return time.monotonic() > self.deadline or len(self.counts.broken) > 20
 
     def requests(self, count: int, *, plain: bool = False) -> list[Request]:
         """New requests; no two have the same prompt."""
@@ -110,20 +109,20 @@ class Lane:
         return "" if plain else self.chance.choice(MARKERS)
 
     def new_home(self, cap_micros: int | None = None) -> None:
-        """Go on with a new ledger; the one before is judged in full a last time."""
-        self.tally.broken += self.home.settled()
-        self.tally.count(self.home)
+        """Go on with a new ledger; the one before is checked in full a last time."""
+        self.counts.broken += self.home.settled()
+        self.counts.add(self.home)
         shutil.rmtree(self.home.folder)
-        self.home = Home(self.folder / f"home-{self.homes}", self.judge, cap_micros)
+        self.home = Home(self.folder / f"home-{self.homes}", self.service, cap_micros)
         self.homes += 1
 
-    def live(self, requests: Sequence[Request], **how: Any) -> dict[str, Any]:
-        """One life, its death and the look at the wreck."""
+    def buy(self, requests: Sequence[Request], **how: Any) -> dict[str, Any]:
+        """Run a program, kill it, and check the leftovers."""
         self.home.asked.update(prompt for prompt, _ in requests)
-        outcome = self.nursery.victim("live", env=self.home.env, requests=requests, **how)
+        outcome = self.fork_server.run_and_kill("buy", env=self.home.env, requests=requests, **how)
         if outcome["refused"]:
             raise TracingRefusedError
-        self.judge.settle()
+        self.service.wait_until_idle()
         self.died(outcome, requests)
         prompts = {prompt for prompt, _ in requests if "[lost" not in prompt}
         unknown = [run for run in self.home.rows() if run.state == UNKNOWN and run.prompt in prompts]
@@ -131,50 +130,50 @@ class Lane:
         return outcome
 
     def died(self, outcome: dict[str, Any], requests: Sequence[Request]) -> None:
-        """Count a kill, and judge what it has left."""
-        found, self.fell = self.home.wreck(requests, outcome["died_at"])
+        """Count a kill, and check what it has left."""
+        found, self.fell = self.home.check_leftovers(requests, outcome["died_at"])
         self.report(found if not outcome["error"] else [*found, f"error: {outcome['error']}"])
-        self.tally.kills += 1
+        self.counts.kills += 1
         if not outcome["ended"]:
-            self.tally.interrupted += 1
-            self.tally.where += self.fell
+            self.counts.interrupted += 1
+            self.counts.where += self.fell
 
-    def take_up(self, requests: Sequence[Request], **how: Any) -> bool:
+    def resume(self, requests: Sequence[Request], **how: Any) -> bool:
         """A resume that is killed; True if it had come through."""
-        outcome = self.nursery.victim("take_up", env=self.home.env, **how)
-        self.tally.in_resume += not outcome["ended"]
-        self.judge.settle()
+        outcome = self.fork_server.run_and_kill("resume", env=self.home.env, **how)
+        self.counts.in_resume += not outcome["ended"]
+        self.service.wait_until_idle()
         self.died(outcome, requests)
         return bool(outcome["ended"])
 
     def recover(self, requests: Sequence[Request]) -> None:
-        """Resume, with a chance of being killed in the middle, and judge what then is there."""
+        """Resume, with a chance of being killed in the middle, and check what then is there."""
         while self.chance.random() < 0.25:
-            self.take_up(requests, kill_after=self.chance.uniform(0.0, self.resume_s))
-        outcome = self.nursery.victim("take_up", env=self.home.env)
+            self.resume(requests, kill_after=self.chance.uniform(0.0, self.resume_s))
+        outcome = self.fork_server.run_and_kill("resume", env=self.home.env)
         self.resume_s = 0.8 * self.resume_s + 0.2 * outcome["seconds"]
         self.report([f"error in resume: {outcome['error']}"] if outcome["error"] else [])
-        self.judge.settle()
+        self.service.wait_until_idle()
         self.report(self.home.settled())
 
     def report(self, broken: Sequence[str]) -> None:
         """Keep what was found, with where it was."""
-        self.tally.broken += [f"[{self.seed}, life {self.lives}] {text}" for text in broken]
+        self.counts.broken += [f"[{self.seed}, life {self.lives}] {text}" for text in broken]
 
-    def finish(self) -> Tally:
+    def finish(self) -> Counts:
         """The last look: all ledgers together against the balance."""
         self.report(self.home.settled())
-        self.tally.count(self.home)
-        everything = self.judge.account(_Anything())
-        if everything.bill_micros != self.judge.bill_micros():
+        self.counts.add(self.home)
+        everything = self.service.account(_Anything())
+        if everything.bill_micros != self.service.bill_micros():
             self.report(
-                [f"money: the judge's balance says {self.judge.bill_micros()} in place of its tasks'"]
+                [f"money: the service's balance says {self.service.bill_micros()} in place of its tasks'"]
             )
-        if len(everything.tasks) != self.tally.accepted:
+        if len(everything.tasks) != self.counts.accepted:
             self.report(
-                [f"unexpected: {len(everything.tasks)} tasks in all, {self.tally.accepted} asked for"]
+                [f"unexpected: {len(everything.tasks)} tasks in all, {self.counts.accepted} asked for"]
             )
-        return self.tally
+        return self.counts
 
 
 class _Anything(frozenset[str]):
@@ -188,84 +187,84 @@ class TracingRefusedError(Exception):
     """There is no strace, or this machine lets nobody trace a process."""
 
 
-def fork_lane(folder: Path, seed: str, kills: int, deadline: float = float("inf")) -> Tally:
+def fork_worker(folder: Path, seed: str, kills: int, deadline: float = float("inf")) -> Counts:
     """Plain processes, killed at random instants."""
-    with Lane(folder, seed, deadline) as lane:
-        clean_s = max(_clean_life_s(lane) for _ in range(2))
-        fresh_s = _clean_life_s(lane, fresh=True) + 0.1
-        while lane.tally.kills < kills and not lane.late:
-            often = 0.15 if lane.home.cap_micros is None else 0.4  # a budget that is used up kills no time
-            if lane.lives % LIVES_OF_A_LEDGER == 0 or lane.chance.random() < often:
-                lane.new_home(lane.chance.choice((None, None, CAP_MICROS)))
-            requests = lane.requests(3)
-            fresh = lane.chance.random() < 0.1
+    with Worker(folder, seed, deadline) as worker:
+        clean_s = max(_clean_life_s(worker) for _ in range(2))
+        fresh_s = _clean_life_s(worker, fresh=True) + 0.1
+        while worker.counts.kills < kills and not worker.late:
+            often = 0.15 if worker.home.cap_micros is None else 0.4  # a budget that is used up kills no time
+            if worker.lives % LIVES_OF_A_LEDGER == 0 or worker.chance.random() < often:
+                worker.new_home(worker.chance.choice((None, None, CAP_MICROS)))
+            requests = worker.requests(3)
+            fresh = worker.chance.random() < 0.1
             busy_s = sum("[busy:" in prompt for prompt, _ in requests) * 1.0
             longest_s = (fresh_s if fresh else clean_s) + busy_s
-            lane.live(requests, fresh=fresh, kill_after=lane.chance.uniform(0.0, longest_s))
-            lane.recover(requests)
-        lane.tally.notes.append(f"{seed}: a clean life takes {clean_s:.2f} s, afresh {fresh_s:.2f} s")
-        return lane.finish()
+            worker.buy(requests, fresh=fresh, kill_after=worker.chance.uniform(0.0, longest_s))
+            worker.recover(requests)
+        worker.counts.notes.append(f"{seed}: a clean life takes {clean_s:.2f} s, afresh {fresh_s:.2f} s")
+        return worker.finish()
 
 
-def _clean_life_s(lane: Lane, **how: Any) -> float:
+def _clean_life_s(worker: Worker, **how: Any) -> float:
     """How long a life takes that nobody ends; nothing of it may be uncertain."""
-    requests = lane.requests(3, plain=True)
-    lane.home.asked.update(prompt for prompt, _ in requests)
-    outcome = lane.nursery.victim("live", env=lane.home.env, requests=requests, **how)
-    rows_before = len(lane.home.rows())
-    lane.report(lane.home.settled())
-    new = lane.home.rows()[rows_before:]
+    requests = worker.requests(3, plain=True)
+    worker.home.asked.update(prompt for prompt, _ in requests)
+    outcome = worker.fork_server.run_and_kill("buy", env=worker.home.env, requests=requests, **how)
+    rows_before = len(worker.home.rows())
+    worker.report(worker.home.settled())
+    new = worker.home.rows()[rows_before:]
     if outcome["error"] or [run.state for run in new] != [SUCCESS] * len(requests):
-        lane.report([f"clean: {[run.state for run in new]} {outcome['error']}"])
+        worker.report([f"clean: {[run.state for run in new]} {outcome['error']}"])
     return float(outcome["seconds"])
 
 
-def calls_lane(
+def calls_worker(
     folder: Path, seed: str, calls: Mapping[str, int], kills: int, deadline: float = float("inf")
-) -> Tally:
+) -> Counts:
     """Plain processes, each killed as one of its threads enters its N-th system call of a kind.
 
     `calls` says by how much N grows for each; a kind has been gone through once a life ends by itself.
     """
     if shutil.which("strace") is None:
         raise TracingRefusedError
-    with Lane(folder, seed, deadline) as lane:
+    with Worker(folder, seed, deadline) as worker:
         for pictures in itertools.cycle((2, 4, 1)):
             for call, stride in calls.items():
-                _lives_by_call(lane, call, stride, pictures, kills)
+                _lives_by_call(worker, call, stride, pictures, kills)
                 if call in CALLS_OF_RESUME:
-                    _resumes_by_call(lane, call, CALLS_OF_RESUME[call], kills)
-                if lane.tally.kills >= kills or lane.late:
-                    return lane.finish()
-                lane.new_home()
+                    _resumes_by_call(worker, call, CALLS_OF_RESUME[call], kills)
+                if worker.counts.kills >= kills or worker.late:
+                    return worker.finish()
+                worker.new_home()
     raise AssertionError("the circle ended")
 
 
-def _lives_by_call(lane: Lane, call: str, stride: int, pictures: int, kills: int) -> None:
+def _lives_by_call(worker: Worker, call: str, stride: int, pictures: int, kills: int) -> None:
     for number in itertools.count(1, stride):
-        if lane.tally.kills >= kills or lane.late:
+        if worker.counts.kills >= kills or worker.late:
             return
-        requests = [(f"life {lane.seed}-{pictures}-{call}-{number} [seconds:0.2]", pictures)]
-        outcome = lane.live(requests, strace=(call, number))
-        lane.recover(requests)
+        requests = [(f"life {worker.seed}-{pictures}-{call}-{number} [seconds:0.2]", pictures)]
+        outcome = worker.buy(requests, strace=(call, number))
+        worker.recover(requests)
         if outcome["ended"]:
             return
-        lane.tally.by_call.update((f"{call} in life", step) for step in lane.fell)
+        worker.counts.by_call.update((f"{call} in life", step) for step in worker.fell)
 
 
-def _resumes_by_call(lane: Lane, call: str, stride: int, kills: int) -> None:
-    """The same wreck again and again: whatever a resume died of, the next one goes on from there."""
-    requests = lane.requests(1, plain=True)
+def _resumes_by_call(worker: Worker, call: str, stride: int, kills: int) -> None:
+    """Kill one resume after another on the same ledger: each goes on from where the last one was killed."""
+    requests = worker.requests(1, plain=True)
     polled = json.dumps({"polled": requests[0][0]})[1:-1]
-    lane.live(requests, kill_when=(str(lane.judge.folder), "requests.jsonl", polled))
+    worker.buy(requests, kill_when=(str(worker.service.folder), "requests.jsonl", polled))
     for number in itertools.count(1, stride):
-        if lane.tally.kills >= kills or lane.late:
+        if worker.counts.kills >= kills or worker.late:
             break
-        ended = lane.take_up(requests, strace=(call, number))
+        ended = worker.resume(requests, strace=(call, number))
         if ended:
             break
-        lane.tally.by_call.update((f"{call} in resume", step) for step in lane.fell)
-    lane.recover(requests)
+        worker.counts.by_call.update((f"{call} in resume", step) for step in worker.fell)
+    worker.recover(requests)
 
 
 # --- kernels -----------------------------------------------------------------------------------------
@@ -274,11 +273,11 @@ def _resumes_by_call(lane: Lane, call: str, stride: int, kills: int) -> None:
 class Kernel:
     """A Jupyter kernel with the extension loaded, to be killed."""
 
-    def __init__(self, lane: Lane) -> None:
-        folder = lane.folder / "kernel"
+    def __init__(self, worker: Worker) -> None:
+        folder = worker.folder / "kernel"
         folder.mkdir(exist_ok=True)
-        self.manager = KernelManager(connection_file=str(folder / f"kernel-{lane.lives}.json"))
-        environ = environment(folder) | lane.home.env
+        self.manager = KernelManager(connection_file=str(folder / f"kernel-{worker.lives}.json"))
+        environ = environment(folder) | worker.home.env
         with (folder / "output.txt").open("a", encoding="utf-8") as output:
             self.manager.start_kernel(cwd=str(folder), env=environ, stdout=output, stderr=output)
         self.client = self.manager.client()
@@ -313,40 +312,42 @@ class Kernel:
         self.manager.shutdown_kernel(now=True)
 
 
-def kernel_lane(folder: Path, seed: str, kills: int, deadline: float = float("inf")) -> Tally:
+def kernel_worker(folder: Path, seed: str, kills: int, deadline: float = float("inf")) -> Counts:
     """Kernels that resume, run all cells of the one before and new ones, and die at random instants."""
-    with Lane(folder, seed, deadline) as lane:
-        done, clean_s = _kernel_life(lane, [], within_s=None)
-        while lane.tally.kills < kills and not lane.late:
-            done, _ = _kernel_life(lane, done, within_s=lane.chance.uniform(0.0, clean_s))
-        _kernel_life(lane, done, within_s=None)
-        lane.tally.notes.append(f"{seed}: the cells of a clean kernel take {clean_s:.2f} s")
-        return lane.finish()
+    with Worker(folder, seed, deadline) as worker:
+        done, clean_s = _kernel_life(worker, [], within_s=None)
+        while worker.counts.kills < kills and not worker.late:
+            done, _ = _kernel_life(worker, done, within_s=worker.chance.uniform(0.0, clean_s))
+        _kernel_life(worker, done, within_s=None)
+        worker.counts.notes.append(f"{seed}: the cells of a clean kernel take {clean_s:.2f} s")
+        return worker.finish()
 
 
-def _kernel_life(lane: Lane, done: Sequence[Request], within_s: float | None) -> tuple[list[Request], float]:
-    """One kernel: resume, judge, run all, and die; without a limit, its cells run to their end first.
+def _kernel_life(
+    worker: Worker, done: Sequence[Request], within_s: float | None
+) -> tuple[list[Request], float]:
+    """One kernel: resume, check, run all, and die; without a limit, its cells run to their end first.
 
     Returns what it asked for, and the seconds that its cells had.
     """
-    kernel = Kernel(lane)
+    kernel = Kernel(worker)
     try:
         kernel.run("%load_ext apixo_nb", "%apixo resume")
-        lane.report([f"error in resume: {error}" for error in kernel.errors])
-        lane.judge.settle()
-        lane.report(lane.home.settled())
+        worker.report([f"error in resume: {error}" for error in kernel.errors])
+        worker.service.wait_until_idle()
+        worker.report(worker.home.settled())
         # Plain ones: a cell whose task has failed buys again when it is run again, as it should.
-        new = lane.requests(2, plain=True)
-        lane.home.asked.update(prompt for prompt, _ in new)
+        new = worker.requests(2, plain=True)
+        worker.home.asked.update(prompt for prompt, _ in new)
         cells = [f"%%apixo -n {number}\n{prompt}" for prompt, number in (*done, *new)]
         begun = time.monotonic()
         ended = kernel.run(*cells, within_s=PATIENCE_S if within_s is None else within_s)
         seconds = time.monotonic() - begun
         died_at = time.time()
         kernel.kill()
-        lane.judge.settle()
+        worker.service.wait_until_idle()
         if within_s is not None:
-            lane.died({"ended": ended, "error": "", "died_at": died_at}, [*done, *new])
+            worker.died({"ended": ended, "error": "", "died_at": died_at}, [*done, *new])
         return new, seconds
     finally:
         kernel.clear_away()
@@ -357,23 +358,23 @@ def _kernel_life(lane: Lane, done: Sequence[Request], within_s: float | None) ->
 
 def run(
     folder: Path, kills: int, seed: int, seconds: float = float("inf"), *, every_call: bool = True
-) -> dict[str, Tally]:
+) -> dict[str, Counts]:
     """All three ways to die, at the same time: five in ten by chance, four by strace, one with a kernel.
 
     `every_call`: N grows by one; else by the strides of `CALLS`. Without strace, "calls" is missing.
     """
     deadline = time.monotonic() + seconds
     traced, with_kernel = kills * 4 // 10, kills // 10
-    by_chance = [(kills - traced - with_kernel + lane) // 2 for lane in range(2)]
+    by_chance = [(kills - traced - with_kernel + worker) // 2 for worker in range(2)]
     calls = dict.fromkeys(CALLS, 1) if every_call else CALLS
     with ThreadPoolExecutor() as pool:
-        lanes = [
-            pool.submit(fork_lane, folder / f"fork-{lane}", f"{seed}-fork-{lane}", count, deadline)
-            for lane, count in enumerate(by_chance)
+        workers = [
+            pool.submit(fork_worker, folder / f"fork-{worker}", f"{seed}-fork-{worker}", count, deadline)
+            for worker, count in enumerate(by_chance)
         ]
-        tracing = pool.submit(calls_lane, folder / "calls", f"{seed}-calls", calls, traced, deadline)
-        found = {"kernel": kernel_lane(folder / "kernel", f"{seed}-kernel", with_kernel, deadline)}
-        found["fork"] = sum((lane.result() for lane in lanes), start=Tally())
+        tracing = pool.submit(calls_worker, folder / "calls", f"{seed}-calls", calls, traced, deadline)
+        found = {"kernel": kernel_worker(folder / "kernel", f"{seed}-kernel", with_kernel, deadline)}
+        found["fork"] = sum((worker.result() for worker in workers), start=Counts())
         with contextlib.suppress(TracingRefusedError):
             found["calls"] = tracing.result()
     return found
@@ -381,20 +382,14 @@ def run(
 
 def main() -> int:
     """Kill, print what came of it, and fail if anything was lost."""
-    parser = argparse.ArgumentParser(
-        "python -m tests.kills.harness", description=str(__doc__).partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser("python -m tests.kills", description=str(__doc__).partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds-budget", type=float, default=float("inf"))
-    parser.add_argument("--keep", type=Path, help="folder for the wrecks; default: one that is removed")
+    parser.add_argument("--keep", type=Path, help="folder for the leftovers; default: one that is removed")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="apixo-kills-") as temporary:
         found = run(given.keep or Path(temporary), given.kills, given.seed, given.seconds_budget)
-    total = sum(found.values(), start=Tally())
+    total = sum(found.values(), start=Counts())
     print(f"seed                  {given.seed}\n{total}")  # noqa: T201 - a program prints
     return 1 if total.broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Faults put into the package on purpose, each a mistake that somebody could make. The checker must see them.
 
-Each function changes the package in the process that calls it: a forked victim (`tests.kills.programs`).
+Each function changes the package in the process that calls it: a program of `tests.kills.programs`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The scene of a kill: the judge, the nursery of the victims, a home in which they work, and the tally."""
+"""The service, the fork server whose programs are killed, a home in which they work, and what was counted."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from tests.kills.checker import Account, Evidence, Task, violations
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 90.0  # a guard against whatever hangs, not a measure of anything
 
-#: What a victim asks for: a prompt, and how many pictures of it.
+#: What a program asks for: a prompt, and how many pictures of it.
 Request = tuple[str, int]
 
 
-# --- the judge ---------------------------------------------------------------------------------------
+# --- the service ---------------------------------------------------------------------------------------
 
 
-class Judge:
+class ServiceProcess:
     """The service in another process, and its account as it stands."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.process = _program(folder, "judge", str(folder))
+        self.process = _program(folder, "service", str(folder))
         self.base_url, self.picture_url = json.loads(_line(self.process)).values()
         self._tasks = _Lines(folder / "tasks.jsonl")
         self._requests = _Lines(folder / "requests.jsonl")
@@ -53,11 +53,11 @@ class Judge:
     def __exit__(self, *_: object) -> None:
         _end(self.process)
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         """Return when what dead clients have sent has had its effect."""
         for _ in range(2):  # asked twice: what had arrived before the first answer is begun by the second
             self.balance_micros()
-        until(lambda: not self._pending(), "the judge to finish its submits")
+        until(lambda: not self._pending(), "the service to finish its submits")
 
     def _pending(self) -> set[int]:
         posts = self._requests.read()
@@ -106,7 +106,7 @@ class Judge:
     def _get(self, url: str) -> bytes:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE_S)
         with contextlib.closing(connection):
-            connection.request("GET", urlsplit(url).path, headers={"Authorization": "Bearer judge"})
+            connection.request("GET", urlsplit(url).path, headers={"Authorization": "Bearer service"})
             return connection.getresponse().read()
 
 
@@ -177,12 +177,12 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.005)
 
 
-class Nursery:
-    """Where victims are born and killed; see `tests.kills.programs`."""
+class ForkServer:
+    """Starts programs and kills them; see `tests.kills.programs`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._process = _program(folder, "nursery")
+        self._process = _program(folder, "fork-server")
 
     def __enter__(self) -> Self:
         return self
@@ -190,10 +190,10 @@ class Nursery:
     def __exit__(self, *_: object) -> None:
         _end(self._process)
 
-    def victim(self, act: str, **command: Any) -> dict[str, Any]:
-        """Have one victim live; returns when it is dead."""
+    def run_and_kill(self, program: str, **command: Any) -> dict[str, Any]:
+        """Run one program and kill it; returns when it has ended."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"act": act, **command}) + "\n")
+        self._process.stdin.write(json.dumps({"program": program, **command}) + "\n")
         self._process.stdin.flush()
         outcome: dict[str, Any] = json.loads(_line(self._process))
         return outcome
@@ -203,11 +203,11 @@ class Nursery:
 
 
 class Home:
-    """One ledger with its pictures, what was asked for in it, and how to judge it."""
+    """One ledger with its pictures, what was asked for in it, and how to check it."""
 
-    def __init__(self, folder: Path, judge: Judge, cap_micros: int | None = None) -> None:
+    def __init__(self, folder: Path, service: ServiceProcess, cap_micros: int | None = None) -> None:
         self.folder = folder
-        self.judge = judge
+        self.service = service
         self.cap_micros = cap_micros
         if cap_micros is not None:
             with contextlib.closing(Ledger(folder / "ledger.db")) as ledger:
@@ -220,12 +220,12 @@ class Home:
     @property
     def env(self) -> dict[str, str]:
         """What a process needs to know to work here."""
-        return {"APIXO_HOME": str(self.folder), "APIXO_BASE_URL": self.judge.base_url}
+        return {"APIXO_HOME": str(self.folder), "APIXO_BASE_URL": self.service.base_url}
 
-    def wreck(
+    def check_leftovers(
         self, requests: Sequence[Request], died_at: float | None = None
     ) -> tuple[list[str], Counter[str]]:
-        """Judge what a kill has left, before anybody repairs it; also says where it fell.
+        """Check what a kill has left, before anybody repairs it; also says where it fell.
 
         `died_at` is the Unix time of the kill, in seconds; default: now.
         """
@@ -234,16 +234,16 @@ class Home:
             for path in self.folder.glob("ledger*"):
                 shutil.copy(path, aside)
             rows = _rows(Path(aside))
-        found = self._judged(rows, self.judge.account(self.asked), settled=False)
-        account = self.judge.account(self.asked, died_at)
+        found = self._check(rows, self.service.account(self.asked), settled=False)
+        account = self.service.account(self.asked, died_at)
         where = Counter(self._where(prompt, rows, account) for prompt, _ in requests)
         del where[""]
         return found, where or Counter({"between runs": 1})
 
     def settled(self) -> list[str]:
-        """Judge what is there once a resume has ended."""
+        """Check what is there once a resume has ended."""
         rows = _rows(self.folder)
-        found = self._judged(rows, self.judge.account(self.asked), settled=True)
+        found = self._check(rows, self.service.account(self.asked), settled=True)
         with contextlib.closing(sqlite3.connect(self.folder / "ledger.db")) as database:
             [[health]] = database.execute("PRAGMA integrity_check").fetchall()
         self._parts = set(self.images.glob("*.part"))
@@ -255,16 +255,16 @@ class Home:
         return self.folder / "images"
 
     def rows(self) -> list[Run]:
-        """The rows as they were last judged."""
+        """The rows as they were last checked."""
         return self._before
 
-    def _judged(self, rows: list[Run], account: Account, *, settled: bool) -> list[str]:
+    def _check(self, rows: list[Run], account: Account, *, settled: bool) -> list[str]:
         evidence = Evidence(
             account=account,
             rows=rows,
             images=self.images,
             asked=self.asked,
-            served=self.judge.picture,
+            served=self.service.picture,
             settled=settled,
             before=tuple(self._before),
             cap_micros=self.cap_micros,
@@ -309,7 +309,7 @@ def _rows(home: Path) -> list[Run]:
 
 
 @dataclass
-class Tally:
+class Counts:
     """What was done and found."""
 
     kills: int = 0
@@ -325,14 +325,14 @@ class Tally:
     broken: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
-    def count(self, home: Home) -> None:
+    def add(self, home: Home) -> None:
         """Add a home that is done with."""
         rows = home.rows()
         self.asked += home.asked.total()
-        self.accepted += len(home.judge.account(home.asked).tasks)
+        self.accepted += len(home.service.account(home.asked).tasks)
         self.rows += len(rows)
         self.unknown += sum(run.state == UNKNOWN for run in rows)
         self.pictures += sum(len(run.files) for run in rows)

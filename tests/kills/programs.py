@@ -1,12 +1,12 @@
-"""Programs on both sides of a kill, each a process: ``python -m tests.kills.programs judge|nursery``.
+"""Programs on both sides of a kill, each a process: ``python -m tests.kills.programs service|fork-server``.
 
-``judge`` is the sandbox on a slow network: every answer has a before, a middle and an after in which its
+``service`` is the sandbox on a slow network: every answer has a before, a middle and an after in which its
 client can die. The tasks it accepts are in the sandbox's own journal, on disk before the answer leaves; the
 POSTs and the first polls are in a second file, each before anything is done about it.
 
-``nursery`` has imported everything and started no thread. For each line it reads it forks a victim - or, on
-demand, starts one afresh - and kills it: after so many seconds, when a file holds a text, or at the N-th
-system call of a kind, by strace. So a life costs what its work costs, not what its imports cost.
+``fork-server`` has imported everything and started no thread. For each line it reads it forks a program -
+or, on demand, starts one afresh - and kills it: after so many seconds, when a file holds a text, or at the
+N-th system call of a kind, by strace. So a program costs what its work costs, not what its imports cost.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from apixo_nb.errors import ApixoError, SubmitUnknownError
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
 from apixo_nb.sandbox.checks import RefusedError
 
-PATIENCE_S = 90.0  # a guard against victims that hang, not a measure of anything
+PATIENCE_S = 90.0  # a guard against programs that hang, not a measure of anything
 
-# --- the judge ---------------------------------------------------------------------------------------
+# --- the service ---------------------------------------------------------------------------------------
 
 
 #: Seconds that the network takes: before an acceptance, before its answer, and in the middle of a picture.
@@ -46,7 +46,7 @@ SLOW_S = 0.02
 
 
 class Log:
-    """Where the judge notes what comes."""
+    """Where the service notes what comes."""
 
     path: Path
 
@@ -172,7 +172,7 @@ class SlowPicture(picture_host.PictureHandler):
             self.finish(png[middle:])
 
 
-def judge(arguments: list[str]) -> None:
+def service(arguments: list[str]) -> None:
     """Serve until stdin is closed; the first line printed says where, as JSON."""
     folder = Path(arguments[0])
     Log.path = folder / "requests.jsonl"
@@ -189,10 +189,10 @@ def _say(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)  # noqa: T201 - a program that is read by another
 
 
-# --- what victims do ---------------------------------------------------------------------------------
+# --- what programs do ---------------------------------------------------------------------------------
 
 
-def live(given: dict[str, Any]) -> None:
+def buy(given: dict[str, Any]) -> None:
     """Buy pictures as a script does: the first request by `generate`, the others at the same time."""
     first, *others = given["requests"]
     session = apixo_nb.Session()
@@ -208,7 +208,7 @@ def live(given: dict[str, Any]) -> None:
     session.close()
 
 
-def take_up(_given: dict[str, Any]) -> None:
+def resume(_given: dict[str, Any]) -> None:
     """What a person does after a crash."""
     apixo_nb.resume()
 
@@ -231,16 +231,16 @@ def impatient(given: dict[str, Any]) -> None:
     raise AssertionError("the submit had an answer")
 
 
-ACTS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "live": live,
-    "take_up": take_up,
+PROGRAMS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "buy": buy,
+    "resume": resume,
     "again": again,
     "impatient": impatient,
 }
 
 
 def perform(command: dict[str, Any]) -> None:
-    """Be the victim. Reports through the pipe `report`: "." at its beginning, an error at its end."""
+    """Be the program that is killed. The pipe `report` gets "." at its beginning, an error at its end."""
     os.environ.update(command["env"])
     os.write(command["report"], b".")
     if command.get("strace"):
@@ -250,8 +250,8 @@ def perform(command: dict[str, Any]) -> None:
             RetryPolicy.__init__.__defaults__ = (command["tries"], 0.01, 0.02, 1.0)
         if command.get("mutation"):
             getattr(importlib.import_module("tests.kills.mutations"), command["mutation"])()
-        ACTS[command["act"]](command)
-    except BaseException:  # noqa: BLE001 - the nursery is to hear of it
+        PROGRAMS[command["program"]](command)
+    except BaseException:  # noqa: BLE001 - the fork server is to hear of it
         os.write(command["report"], traceback.format_exc().encode())
         os._exit(1)
     os._exit(0)
@@ -264,10 +264,10 @@ def _wait_for_tracer() -> None:
         time.sleep(0.001)
 
 
-# --- the nursery -------------------------------------------------------------------------------------
+# --- the fork server -------------------------------------------------------------------------------------
 
 
-def nursery() -> None:
+def fork_server() -> None:
     """Carry out one command for each line of stdin, and answer each with a line."""
     _warm_up()
     for line in sys.stdin:
@@ -286,7 +286,7 @@ def _warm_up() -> None:
 
 
 class _Watch:
-    """Looks at what a victim reports: "." at its beginning, nothing or an error at its end."""
+    """Looks at what a program reports: "." at its beginning, nothing or an error at its end."""
 
     def __init__(self, pipe: int) -> None:
         self.pipe = pipe
@@ -301,25 +301,25 @@ class _Watch:
             self.over = not news
 
     def until(self, condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
-        """Look until the condition holds or the victim has ended, but not longer than so many seconds."""
+        """Look until the condition holds or the program has ended, but not longer than so many seconds."""
         deadline = time.monotonic() + seconds
         while not (self.over or condition()) and time.monotonic() < deadline:
             self.look(0.005)
 
 
 def _kill_one(command: dict[str, Any]) -> dict[str, Any]:
-    """Have a victim live, and kill it. Says whether it had ended by itself, and its error if it had one."""
+    """Run a program, and kill it. Says whether it had ended by itself, and its error if it had one."""
     ours, its = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(ours)
-        _be_born({**command, "report": its})
+        _start_child({**command, "report": its})
     os.close(its)
     watch = _Watch(ours)
     watch.until(lambda: bool(watch.said))
     begun = time.monotonic()
     refused = bool(command.get("strace")) and not _trace(watch, child, *command["strace"])
-    late = not refused and _await_the_hour(watch, command)
+    late = not refused and _wait_for_kill_time(watch, command)
     seconds = time.monotonic() - begun
     died_at = time.time()
     os.kill(child, signal.SIGKILL)  # it is not waited for yet: the number is still its own
@@ -336,11 +336,11 @@ def _kill_one(command: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _be_born(command: dict[str, Any]) -> None:
+def _start_child(command: dict[str, Any]) -> None:
     """In the child: never returns."""
     with open(os.devnull, encoding="utf-8") as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)  # what it prints is no answer of the nursery's
+    os.dup2(2, 1)  # what it prints is no answer of the fork server's
     if command.get("fresh"):
         os.set_inheritable(command["report"], True)  # noqa: FBT003
         os.execv(
@@ -364,8 +364,8 @@ def _trace(watch: _Watch, child: int, call: str, number: int) -> bool:
     return watch.over or hangs
 
 
-def _await_the_hour(watch: _Watch, command: dict[str, Any]) -> bool:
-    """Return when the victim is to be killed, or has ended; True if it should have ended and has not."""
+def _wait_for_kill_time(watch: _Watch, command: dict[str, Any]) -> bool:
+    """Return when the program is to be killed, or has ended; True if it should have ended and has not."""
     if command.get("strace"):
         return not watch.over
     if command.get("kill_after") is not None:
@@ -393,10 +393,10 @@ def _holding(text: str) -> Callable[[Path], bool]:
 def main() -> None:
     """Be one of the programs."""
     role, *rest = sys.argv[1:]
-    if role == "judge":
-        judge(rest)
-    elif role == "nursery":
-        nursery()
+    if role == "service":
+        service(rest)
+    elif role == "fork-server":
+        fork_server()
     else:
         perform(json.loads(rest[0]))
 

@@ -65,7 +65,7 @@ def test_each_library_is_used_in_few_packages(library: str, homes: set[str]):
     assert packages_that_import(library, annotations=False) == homes
 
 
-def test_the_sandbox_shares_only_models_and_fonts_with_what_it_judges():
+def test_the_sandbox_shares_only_models_and_fonts_with_what_it_checks():
     shared = {
         name
         for module in graph().find_descendants("apixo_nb.sandbox") | {"apixo_nb.sandbox"}

@@ -16,7 +16,7 @@ from apixo_nb.core.records import Image, Run, new_run
 from apixo_nb.core.request import make_request
 from tests.kills import mutations
 from tests.kills.checker import Account, Evidence, Task, violations
-from tests.kills.processes import Home, Judge, Nursery
+from tests.kills.processes import ForkServer, Home, ServiceProcess
 from tests.support.fault_server import PICTURE
 
 PRICE = 350_000  # micro-dollars, of one picture
@@ -25,7 +25,7 @@ PRICE = 350_000  # micro-dollars, of one picture
 
 
 @dataclass(frozen=True)
-class Story:
+class Scenario:
     """What happens to a mutated package, and which rules it must be seen to break.
 
     Attributes
@@ -49,82 +49,85 @@ class Story:
     cap_micros: int | None = None
 
 
-def story(mutation: Callable[[], None], *rules: str, **facts: Any) -> Story:
-    return Story(mutation.__name__, frozenset(rules), **facts)
+def scenario(mutation: Callable[[], None], *rules: str, **facts: Any) -> Scenario:
+    return Scenario(mutation.__name__, frozenset(rules), **facts)
 
 
-STORIES = [
-    story(mutations.resend_after_a_lost_answer, "duplicated", trouble="[lost]"),
-    story(mutations.resend_after_a_lost_answer, "duplicated", trouble="[lost:502]"),
-    story(mutations.row_after_the_post, "lost", dies="in submit"),
-    story(mutations.task_id_is_dropped, "lost", "state"),
-    story(mutations.final_name_before_the_check, "file", trouble="[html]"),
-    story(mutations.no_part_file, "file", dies="in download"),
-    story(mutations.pictures_are_not_looked_at, "picture", trouble="[html]"),
-    story(mutations.pictures_are_not_looked_at, "picture", trouble="[half]"),
-    story(mutations.part_files_stay, "file", dies="in download"),
-    story(mutations.pictures_are_fetched_once_only, "picture", dies="in download"),
-    story(mutations.resume_forgets_the_dead, "state", dies="in submit"),
-    story(mutations.resume_buys_what_was_lost, "duplicated", dies="in submit"),
-    story(mutations.replay_does_not_look, "duplicated", dies="in submit", then="again"),
-    story(mutations.cost_is_forgotten, "money"),
-    story(mutations.budget_is_not_looked_at, "budget", cap_micros=PRICE - 1),
+SCENARIOS = [
+    scenario(mutations.resend_after_a_lost_answer, "duplicated", trouble="[lost]"),
+    scenario(mutations.resend_after_a_lost_answer, "duplicated", trouble="[lost:502]"),
+    scenario(mutations.row_after_the_post, "lost", dies="in submit"),
+    scenario(mutations.task_id_is_dropped, "lost", "state"),
+    scenario(mutations.final_name_before_the_check, "file", trouble="[html]"),
+    scenario(mutations.no_part_file, "file", dies="in download"),
+    scenario(mutations.pictures_are_not_looked_at, "picture", trouble="[html]"),
+    scenario(mutations.pictures_are_not_looked_at, "picture", trouble="[half]"),
+    scenario(mutations.part_files_stay, "file", dies="in download"),
+    scenario(mutations.pictures_are_fetched_once_only, "picture", dies="in download"),
+    scenario(mutations.resume_forgets_the_dead, "state", dies="in submit"),
+    scenario(mutations.resume_buys_what_was_lost, "duplicated", dies="in submit"),
+    scenario(mutations.replay_does_not_look, "duplicated", dies="in submit", then="again"),
+    scenario(mutations.cost_is_forgotten, "money"),
+    scenario(mutations.budget_is_not_looked_at, "budget", cap_micros=PRICE - 1),
 ]
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
-    with Judge(tmp_path_factory.mktemp("judge")) as running:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    with ServiceProcess(tmp_path_factory.mktemp("service")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("nursery")) as running:
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with ForkServer(tmp_path_factory.mktemp("fork-server")) as running:
         yield running
 
 
 @pytest.fixture
-def told(judge: Judge, nursery: Nursery, tmp_path: Path) -> Callable[..., set[str]]:
-    """Tells a story; returns the rules that were broken."""
+def broken_rules(service: ServiceProcess, fork_server: ForkServer, tmp_path: Path) -> Callable[..., set[str]]:
+    """Runs a scenario; returns the rules that were broken."""
 
-    def tell(story: Story, *, mutated: bool) -> set[str]:
-        home = Home(tmp_path / "scene", judge, story.cap_micros)
-        held = {"in submit": "[hold]", "in download": "[stall]"}.get(story.dies, "")
-        prompt = f"{tmp_path.name} {story.trouble}{held}"
+    def run_scenario(scenario: Scenario, *, mutated: bool) -> set[str]:
+        home = Home(tmp_path / "home", service, scenario.cap_micros)
+        held = {"in submit": "[hold]", "in download": "[stall]"}.get(scenario.dies, "")
+        prompt = f"{tmp_path.name} {scenario.trouble}{held}"
         home.asked[prompt] = 1
         usual: dict[str, Any] = {
             "env": home.env,
             "requests": [(prompt, 1)],
-            "mutation": story.mutation if mutated else None,
+            "mutation": scenario.mutation if mutated else None,
             "tries": 3,
         }
-        accepted = (str(judge.folder), "tasks.jsonl", prompt)
-        arriving = (str(judge.folder), "requests.jsonl", json.dumps({"stalled": prompt})[1:-1])
-        moment = {"in submit": accepted, "in download": arriving}.get(story.dies)
-        first = nursery.victim("live", **usual, kill_when=moment)
-        assert (first["ended"], first["error"]) == (not story.dies, "")
-        judge.settle()
-        found = home.wreck([(prompt, 1)])[0]
-        for act in ("take_up", story.then) if story.then else ("take_up",):
-            assert not nursery.victim(act, **usual)["error"]
-        judge.settle()
+        accepted = (str(service.folder), "tasks.jsonl", prompt)
+        arriving = (str(service.folder), "requests.jsonl", json.dumps({"stalled": prompt})[1:-1])
+        moment = {"in submit": accepted, "in download": arriving}.get(scenario.dies)
+        first = fork_server.run_and_kill("buy", **usual, kill_when=moment)
+        assert (first["ended"], first["error"]) == (not scenario.dies, "")
+        service.wait_until_idle()
+        found = home.check_leftovers([(prompt, 1)])[0]
+        for program in ("resume", scenario.then) if scenario.then else ("resume",):
+            assert not fork_server.run_and_kill(program, **usual)["error"]
+        service.wait_until_idle()
         return {text.partition(":")[0] for text in found + home.settled()}
 
-    return tell
+    return run_scenario
 
 
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: f"{story.mutation}{story.trouble}")
-def test_mistake_in_the_package_is_seen(told: Callable[..., set[str]], story: Story):
-    assert story.rules <= told(story, mutated=True)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: f"{scenario.mutation}{scenario.trouble}")
+def test_mistake_in_the_package_is_seen(broken_rules: Callable[..., set[str]], scenario: Scenario):
+    assert scenario.rules <= broken_rules(scenario, mutated=True)
 
 
 @pytest.mark.parametrize(
     "facts",
-    sorted({(story.trouble, story.dies, story.then, story.cap_micros) for story in STORIES}, key=str),
+    sorted(
+        {(scenario.trouble, scenario.dies, scenario.then, scenario.cap_micros) for scenario in SCENARIOS},
+        key=str,
+    ),
 )
-def test_nothing_is_seen_without_a_mistake(told: Callable[..., set[str]], facts: tuple[Any, ...]):
-    assert told(Story("", frozenset(), *facts), mutated=False) == set()
+def test_nothing_is_seen_without_a_mistake(broken_rules: Callable[..., set[str]], facts: tuple[Any, ...]):
+    assert broken_rules(Scenario("", frozenset(), *facts), mutated=False) == set()
 
 
 # --- records that contradict each other --------------------------------------------------------------
@@ -273,7 +276,7 @@ def test_file_without_a_row_is_seen(evidence: Evidence, name: str):
     assert ("file" in rules(evidence, settled=False)) == (not name.endswith(".part"))
 
 
-def test_half_a_picture_under_a_final_name_is_seen_in_a_wreck(evidence: Evidence):
+def test_half_a_picture_under_a_final_name_is_seen_in_the_leftovers_of_a_kill(evidence: Evidence):
     rows = row_with(evidence, images=())
     assert rules(evidence, rows=rows, settled=False) == set()
     [file] = evidence.images.glob("*.png")

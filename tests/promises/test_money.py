@@ -1,6 +1,6 @@
 """Nothing is paid twice and nothing paid is lost, whatever the network does.
 
-The judge is the server's journal: how many POSTs reached it for one thing that was asked for.
+What counts is the server's journal: how many POSTs reached it for one thing that was asked for.
 """
 
 from __future__ import annotations

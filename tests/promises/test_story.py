@@ -1,7 +1,7 @@
 """Any story of presses, faults, kills, restarts and resumes leaves ledger, pictures and account at one.
 
 A state machine over the whole of the runner: real sessions, a real sandbox over HTTP with a clock of our own,
-and after every step the checker that the kills are judged by.
+and after every step the checker of the kill tests.
 """
 
 from __future__ import annotations
@@ -201,9 +201,9 @@ class Story(RuleBasedStateMachine):
 
     @invariant()
     def nothing_contradicts(self) -> None:
-        assert self.judged(settled=False) == []
+        assert self.violations_found(settled=False) == []
 
-    def judged(self, *, settled: bool) -> list[str]:
+    def violations_found(self, *, settled: bool) -> list[str]:
         earlier = self.account()  # each of its tasks has its row by the time the rows are read
         with contextlib.closing(sqlite3.connect(self.folder / "ledger.db")) as database:
             [[health]] = database.execute("PRAGMA quick_check").fetchall()
@@ -278,7 +278,7 @@ class Story(RuleBasedStateMachine):
             for _ in range(2):  # a resume may be repeated
                 last.jobs = last.session.resume(timeout_s=PATIENCE_S)
                 last.wait()
-                assert self.judged(settled=True) == []
+                assert self.violations_found(settled=True) == []
             submits = self.sandbox.account.submits
             last.session.close()
             assert self.sandbox.account.submits == submits
