@@ -16,7 +16,7 @@ from apixo_nb.text import printable
 from .models import FINAL_STATES, MODELS, RESULT_DAYS, ModelSpec, Value
 from .request import Request, RequestType
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # The states of a run, in the order they are met. Only `success` and `failed` are final; a word that is not
 # here came from APIXO, is kept verbatim and is not final.
@@ -99,6 +99,16 @@ class Run(BaseModel):
         The best of its pictures' ratings.
     notebook : str
         Where it was asked for, if the front end tells; "" else.
+    cell_id, cell_position : str, int
+        The cell that has it, by the id that the front end sends, and for the how many-th time that the cell
+        asks for this request in one execution, from 1; "" and 0 where no such cell has it.
+    rerun_of : str
+        The id of the run whose request was bought anew (`df.apixo.rerun`); "" for all others.
+    service_state : str
+        APIXO's last word on the task, where that is none of the states that its page names: shown, and never
+        acted on.
+    bought_at : datetime or None
+        When the money was committed: the moment before the submit left. None until then.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -135,6 +145,11 @@ class Run(BaseModel):
     take: int = 0
     raw: str = ""
     notebook: str = ""
+    cell_id: str = ""
+    cell_position: int = 0
+    rerun_of: str = ""
+    service_state: str = ""
+    bought_at: datetime | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __repr__(self) -> str:

@@ -14,7 +14,17 @@ from urllib.parse import urlsplit
 
 from apixo_nb.core.files import IMAGE_SUFFIXES, Limits, atomic, verify
 from apixo_nb.core.models import RESULT_DAYS
-from apixo_nb.core.records import BEST, SCHEMA_VERSION, SUBMITTING, UNKNOWN, Image, Run, utc_now
+from apixo_nb.core.records import (
+    BEST,
+    PLANNED,
+    SCHEMA_VERSION,
+    SUBMITTED,
+    SUBMITTING,
+    UNKNOWN,
+    Image,
+    Run,
+    utc_now,
+)
 from apixo_nb.errors import ApixoError, ImageError
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.rows import may_end
@@ -35,11 +45,13 @@ _MOST: dict[str, int] = {
     "cost_time_ms": _MOST_MS,
     "wait_ms": _MOST_MS,
     "take": 10**9,  # the next one has room as well
+    "cell_position": 10**6,
     "rating": BEST,
     "schema_version": SCHEMA_VERSION,
 }
 _MOST_PICTURE = {"bytes": 10**12, "width": _MOST_INT32, "height": _MOST_INT32}
-_MOST_LETTERS = {"task_id": 500, "state": 100}  # an index of a database takes no long text
+# An index of a database takes no long text.
+_MOST_LETTERS = {"task_id": 500, "state": 100, "cell_id": 500, "rerun_of": 64, "service_state": 200}
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _AHEAD = timedelta(days=1)  # of a clock that is wrong
 _MOST_SAID = 20
@@ -220,8 +232,9 @@ def _as_ours(run: Run) -> Run:
     clean = Run.model_validate({name: _clean(value) for name, value in run.model_dump().items()})
     lost = clean.state == SUBMITTING  # somewhere else; nobody here waits for the answer
     ratings = [image.rating for image in clean.images if image.rating is not None]
+    without_task = not clean.task_id or clean.state not in (PLANNED, SUBMITTING, UNKNOWN)
     return clean.but(
-        state=UNKNOWN if lost else clean.state,
+        state=(UNKNOWN if lost else clean.state) if without_task else SUBMITTED,
         fail_msg=clean.fail_msg or ("Imported before its submit was answered" if lost else ""),
         callback_url=None,
         digest=clean.request.digest(),

@@ -238,6 +238,7 @@ def _upgrade(connection: sa.Connection) -> str | None:
     tables.metadata.create_all(connection)
     if fresh:
         tables.watch_texts(connection)
+        tables.hold_states(connection)
     for migration in tables.MIGRATIONS:
         if migration.version > found:
             migration.carry_out(connection)

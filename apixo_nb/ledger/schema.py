@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from apixo_nb.core.models import FINAL_STATES
-from apixo_nb.core.records import SCHEMA_VERSION
+from apixo_nb.core.records import PLANNED, PROCESSING, SCHEMA_VERSION, SUBMITTING, UNKNOWN
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
@@ -76,6 +76,12 @@ runs = sa.Table(
     sa.Column("owner", sa.String(32)),
     # Result pictures of a success that are not on disk; so that they are found without reading all rows.
     sa.Column("missing", sa.Integer, nullable=False, server_default="0", index=True),
+    # Since version 5: the cell that has it, what it was made anew of, APIXO's word, when it was bought.
+    sa.Column("cell_id", sa.Text, nullable=False, server_default=""),
+    sa.Column("cell_position", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("rerun_of", sa.String(64), nullable=False, server_default=""),
+    sa.Column("service_state", sa.Text, nullable=False, server_default=""),
+    sa.Column("bought_at", UtcDateTime),
     # Since version 4: how many there are of a service, without reading all rows. The time comes first, or
     # SQLite takes it for the better index of a request's draws, and reads nearly all rows.
     sa.Index("ix_runs_made", "created_at", "sandbox"),
@@ -132,6 +138,8 @@ budgets = sa.Table(
     sa.Column("sandbox", sa.Boolean, primary_key=True),
     sa.Column("limit_micros", sa.BigInteger, nullable=False),
     sa.Column("set_at", UtcDateTime, nullable=False),
+    # Since version 5: the time zone of a day's budget, by its name; "" is that of whoever looks.
+    sa.Column("zone", sa.String(64), nullable=False, server_default=""),
 )
 
 balances = sa.Table(
@@ -202,6 +210,26 @@ def _change(table: str, columns: tuple[str, ...]) -> tuple[str, str]:
     return f"UPDATE OF {', '.join(columns)} ON {table}", changed
 
 
+#: States that say that no task is known; a row with a task is in none of them.
+WITHOUT_TASK = (PLANNED, SUBMITTING, UNKNOWN)
+
+
+def hold_states(connection: sa.Connection) -> None:
+    """Have the database refuse a row that has a task and says that it has none, whoever writes it."""
+    words = ", ".join(f"'{state}'" for state in WITHOUT_TASK)
+    if connection.dialect.name != "sqlite":
+        rule = f"CHECK (task_id IS NULL OR state NOT IN ({words}))"
+        connection.exec_driver_sql(f"ALTER TABLE runs ADD CONSTRAINT ck_runs_task_state {rule}")
+        return
+    # Triggers, as SQLite adds no constraint to a table that is there.
+    for name, event in (("new_state", "INSERT"), ("changed_state", "UPDATE OF state, task_id")):
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER {name} BEFORE {event} ON runs "
+            f"WHEN new.task_id IS NOT NULL AND new.state IN ({words}) "
+            "BEGIN SELECT RAISE(ABORT, 'a run with a task is not planned, submitting or unknown'); END"
+        )
+
+
 # --- older ledgers ----------------------------------------------------------------------------------
 
 
@@ -257,6 +285,28 @@ def _texts(connection: sa.Connection) -> None:
         connection.execute(unsearched.insert().from_select(["run_id"], sa.select(runs.c.run_id)))
 
 
+def _cells(connection: sa.Connection) -> None:
+    types = {
+        name: runs.c[name].type.compile(connection.dialect)
+        for name in ("cell_id", "cell_position", "rerun_of", "service_state", "bought_at")
+    }
+    for name, kind in types.items():
+        default = {"cell_position": " DEFAULT 0 NOT NULL", "bought_at": ""}.get(name, " DEFAULT '' NOT NULL")
+        connection.exec_driver_sql(f"ALTER TABLE runs ADD COLUMN {name} {kind}{default}")
+    zone = budgets.c.zone.type.compile(connection.dialect)
+    # A ledger of version 1 has got the table just now, as it is today.
+    if "zone" not in {column["name"] for column in sa.inspect(connection).get_columns(budgets.name)}:
+        connection.exec_driver_sql(f"ALTER TABLE budgets ADD COLUMN zone {zone} DEFAULT '' NOT NULL")
+    bought = sa.func.coalesce(runs.c.submitted_at, runs.c.created_at)
+    connection.execute(runs.update().where(runs.c.state != PLANNED).values(bought_at=bought))
+    # Older versions wrote any word of APIXO's as the state, be it one of ours.
+    foreign = runs.c.task_id.is_not(None) & runs.c.state.in_(WITHOUT_TASK)
+    connection.execute(
+        runs.update().where(foreign).values(service_state=runs.c.state, state=PROCESSING, cost_micros=None)
+    )
+    hold_states(connection)
+
+
 def missing_pictures(result_urls: object, on_disk: int) -> int:
     """What stands in ``missing`` of a success; one whose result could not be read misses at least one."""
     expected = len(result_urls) if isinstance(result_urls, list | tuple) and result_urls else 1
@@ -267,6 +317,7 @@ MIGRATIONS = (
     Migration(2, "owners, budgets and missing pictures", _owners_and_budgets),
     Migration(3, "choices of pictures", _choices),
     Migration(4, "an index of texts", _texts),
+    Migration(5, "cells, times of purchase and APIXO's own words", _cells),
 )
 
 if MIGRATIONS[-1].version != SCHEMA_VERSION:  # pragma: no cover - a slip of the next author

@@ -29,17 +29,18 @@ from apixo_nb.session.session import Session
 from tests.support import postgres, sandboxes
 from tests.support.commands import told
 from tests.support.factories import a_run
-from tests.support.old_ledgers import ROWS, older
+from tests.support.old_ledgers import ROWS, WITHOUT_A_TASK, older
 from tests.support.processes import crowd
 from tests.support.waiting import PATIENCE_S
 
 server, url, session = postgres.server, postgres.url, sandboxes.session
 
 STEPS = [(2, "owners, budgets and missing pictures"), (3, "choices of pictures"), (4, "an index of texts")]
+STEPS += [(5, "cells, times of purchase and APIXO's own words")]
 NOW = str(SCHEMA_VERSION)
 
 
-@pytest.fixture(params=["1", "2"])
+@pytest.fixture(params=["1", "2", "4"])
 def version(request: pytest.FixtureRequest) -> str:
     """The version of the ledger that is upgraded."""
     return str(request.param)
@@ -95,6 +96,7 @@ BROUGHT: dict[str, tuple[set[str | None], ...]] = {
         set(),
     ),
     "3": (set(), set(), set(), {"rating", "starred", "note", "tags"}),
+    "5": (set(), {"cell_id", "cell_position", "rerun_of", "service_state", "bought_at"}, set(), set()),
 }
 
 
@@ -134,6 +136,38 @@ def test_missing_pictures_are_counted(place: Path):
     with contextlib.closing(sqlite3.connect(place)) as connection:
         found = connection.execute("SELECT missing FROM runs ORDER BY run_id").fetchall()
     assert [count for (count,) in found] == [missing for *_, missing in ROWS]
+
+
+def test_a_word_of_apixo_that_was_taken_for_a_state_of_ours_is_kept_apart(place: Path):
+    with contextlib.closing(sqlite3.connect(place)) as connection, connection:
+        for number, word in enumerate(WITHOUT_A_TASK):
+            connection.execute(
+                "UPDATE runs SET task_id = 'paid', state = ? WHERE run_id = ?", (word, f"run{number:02}")
+            )
+    with contextlib.closing(Ledger(place)) as ledger:
+        found = [ledger.get(f"run{number:02}") for number in range(3)]
+        assert [(run.state, run.service_state) for run in found if run] == [
+            ("processing", word) for word in WITHOUT_A_TASK
+        ]
+        assert {"run00", "run01", "run02"} <= {run.run_id for run in ledger.unfinished()}
+
+
+@pytest.mark.parametrize("state", WITHOUT_A_TASK)
+def test_no_row_with_a_task_says_that_it_has_none(place: Path, state: str):
+    Ledger(place).close()
+    with (
+        contextlib.closing(sqlite3.connect(place)) as connection,
+        pytest.raises(sqlite3.IntegrityError, match="a run with a task"),
+    ):
+        connection.execute("UPDATE runs SET state = ? WHERE task_id IS NOT NULL", (state,))
+
+
+def test_when_a_run_was_bought_is_taken_from_when_it_was_sent_or_made(place: Path):
+    with contextlib.closing(Ledger(place)) as ledger:
+        runs = ledger.runs()
+    assert [run.bought_at for run in runs] == [
+        None if run.state == "planned" else run.created_at for run in runs
+    ]
 
 
 def test_step_is_recorded_once(place: Path, version: str):
@@ -291,7 +325,7 @@ def test_process_killed_between_any_two_statements_leaves_the_old_schema_or_the_
     place: Path, version: str
 ):
     [versions] = crowd(upgrade_and_die, 1, str(place))
-    assert len(versions) > (20 if version == "1" else 10)
+    assert len(versions) > {"1": 20, "2": 10, "4": 5}[version]
     assert versions == sorted(versions)
     assert set(versions) == {version, NOW}
     for count in range(len(versions)):
@@ -303,7 +337,7 @@ def test_process_killed_between_any_two_statements_leaves_the_old_schema_or_the_
     old_url: str, version: str
 ):
     [versions] = crowd(upgrade_and_die, 1, old_url)
-    assert len(versions) > (20 if version == "1" else 10)
+    assert len(versions) > {"1": 20, "2": 10, "4": 5}[version]
     assert versions == sorted(versions)
     assert set(versions) == {version, NOW}
     with contextlib.closing(Ledger(old_url)) as ledger:

@@ -43,6 +43,38 @@ CREATE TABLE migrations (
  version INTEGER NOT NULL, name TEXT NOT NULL, applied_at {time} NOT NULL, PRIMARY KEY (version));
 UPDATE meta SET value = '2';
 """
+#: What versions 3 and 4 had besides; the last part on SQLite only.
+VERSION_4 = """
+ALTER TABLE images ADD COLUMN rating INTEGER;
+ALTER TABLE images ADD COLUMN starred BOOLEAN DEFAULT {no} NOT NULL;
+ALTER TABLE images ADD COLUMN note TEXT DEFAULT '' NOT NULL;
+ALTER TABLE images ADD COLUMN tags JSON DEFAULT '[]' NOT NULL;
+CREATE TABLE votes (
+ vote_id VARCHAR(32) NOT NULL, voted_at {time} NOT NULL, ballot TEXT NOT NULL, left_run VARCHAR(64) NOT NULL,
+ left_index INTEGER NOT NULL, right_run VARCHAR(64) NOT NULL, right_index INTEGER NOT NULL,
+ outcome VARCHAR(8) NOT NULL, PRIMARY KEY (vote_id));
+CREATE INDEX ix_votes_voted_at ON votes (voted_at);
+CREATE INDEX ix_runs_made ON runs (created_at, sandbox);
+UPDATE meta SET value = '4';
+"""
+VERSION_4_SQLITE = """
+CREATE TABLE unsearched (run_id VARCHAR(64) NOT NULL, PRIMARY KEY (run_id));
+CREATE TRIGGER new_run AFTER INSERT ON runs WHEN (1) AND new.run_id NOT IN unsearched
+ BEGIN INSERT INTO unsearched VALUES (new.run_id); END;
+CREATE TRIGGER changed_run AFTER UPDATE OF prompt, prompt_template, name, note, run_id, fail_code, fail_msg,
+ task_id, tags ON runs WHEN (old.prompt IS NOT new.prompt OR old.prompt_template IS NOT new.prompt_template
+ OR old.name IS NOT new.name OR old.note IS NOT new.note OR old.run_id IS NOT new.run_id
+ OR old.fail_code IS NOT new.fail_code OR old.fail_msg IS NOT new.fail_msg OR old.task_id IS NOT new.task_id
+ OR old.tags IS NOT new.tags) AND new.run_id NOT IN unsearched
+ BEGIN INSERT INTO unsearched VALUES (new.run_id); END;
+CREATE TRIGGER new_picture AFTER INSERT ON images WHEN (new.note <> '' OR new.tags <> '[]')
+ AND new.run_id NOT IN unsearched BEGIN INSERT INTO unsearched VALUES (new.run_id); END;
+CREATE TRIGGER changed_picture AFTER UPDATE OF note, tags ON images
+ WHEN (old.note IS NOT new.note OR old.tags IS NOT new.tags) AND new.run_id NOT IN unsearched
+ BEGIN INSERT INTO unsearched VALUES (new.run_id); END;
+CREATE TRIGGER gone_picture AFTER DELETE ON images WHEN (1) AND old.run_id NOT IN unsearched
+ BEGIN INSERT INTO unsearched VALUES (old.run_id); END;
+"""
 ROW = """
 INSERT INTO runs ({columns})
  VALUES ('{id}', {task}, '2026-11-23 12:00:00.123456', NULL, NULL, NULL, 'gpt-image-1',
@@ -57,7 +89,8 @@ run_id, task_id, created_at, submitted_at, finished_at, expires_at, model, mode,
  wait_ms, unit_price_micros, cost_micros, fail_code, fail_msg, result_urls, name, tags, note, rating, sandbox,
  digest, take, raw, schema_version"""
 PICTURE = """
-INSERT INTO images VALUES ('{id}', {index}, 'u{index}', '{file}', 'ab', 7, 1, 2, 'PNG', '{error}');
+INSERT INTO images (run_id, "index", url, file, sha256, bytes, width, height, format, error)
+ VALUES ('{id}', {index}, 'u{index}', '{file}', 'ab', 7, 1, 2, 'PNG', '{error}');
 """
 TWO = '["u0", "u1"]'
 #: State, cost, addresses, files on disk, and what is missing then.
@@ -78,17 +111,22 @@ WITHOUT_A_TASK = ("planned", "submitting", "unknown")
 
 
 def older(version: str, *, dialect: str = "sqlite") -> list[str]:
-    """The statements that make a ledger of version 1 or 2, and fill it."""
+    """The statements that make a ledger of version 1, 2 or 4, and fill it."""
     kinds = (
-        {"time": "DATETIME", "yes": "1"} if dialect == "sqlite" else {"time": "TIMESTAMPTZ", "yes": "true"}
+        {"time": "DATETIME", "yes": "1", "no": "0"}
+        if dialect == "sqlite"
+        else {"time": "TIMESTAMPTZ", "yes": "true", "no": "false"}
     )
-    text = (VERSION_1 if version == "1" else VERSION_1 + VERSION_2).format(**kinds)
+    parts = {"1": VERSION_1, "2": VERSION_2, "4": VERSION_4}
+    text = "".join(part for since, part in parts.items() if since <= version).format(**kinds)
+    if version == "4" and dialect == "sqlite":
+        text += VERSION_4_SQLITE
     for number, (state, cost, urls, files, missing) in enumerate(ROWS):
         task = "NULL" if state in WITHOUT_A_TASK else f"'task_{number}'"
         facts = {"state": state, "task": task, "cost": "NULL" if cost is None else cost, "urls": urls}
         facts |= {"yes": kinds["yes"], "columns": COLUMNS}
         text += ROW.format(id=f"run{number:02}", take=number + 1, **facts)
-        if version == "2" and missing:
+        if version >= "2" and missing:
             text += f"UPDATE runs SET missing = {missing} WHERE run_id = 'run{number:02}';\n"
         for index, file in enumerate(files):
             text += PICTURE.format(id=f"run{number:02}", index=index, file=file, error="" if file else "gone")
