@@ -1,7 +1,7 @@
-"""The kernel's side of a widget: hears what its page asks, answers, and sends pictures.
+"""The kernel's side of a widget: receives the requests of its page, replies, and sends pictures.
 
-What the page asks is heard on whatever thread the kernel uses and carried out on threads of the desk's own,
-so that nothing waits for a cell that sleeps.
+A request arrives on whatever thread the kernel uses and is carried out on threads of the controller's own, so
+that nothing waits for a cell that sleeps.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from apixo_nb.display.cards import lasting_html
 from apixo_nb.errors import ApixoError
 from apixo_nb.session.session import Session, current
 
-from . import handlers as asks
-from .cards import row
+from . import handlers
+from .cards import history_row
 
 if TYPE_CHECKING:
-    from .frontend import DeskWidget
+    from .frontend import FrontendWidget
 
 
-class Outlet:
+class CellOutput:
     """The output of the cell that makes it. Thread-safe.
 
     IPython's own `display` writes to the cell that runs, or on older kernels to the one that ran last. This
@@ -53,7 +53,7 @@ class Outlet:
             self._publisher.publish(data=bundle, metadata={}, transient=transient, update=update)
 
 
-_SLOW = ("pictures", "export", "fetch", "compare")  # asks that read or write files
+_SLOW = ("pictures", "export", "fetch", "compare")  # requests that read or write files
 
 _log = logging.getLogger(__name__)
 
@@ -68,61 +68,61 @@ def _logged(call: Callable[..., Any], *args: Any) -> None:
 
 @functools.cache
 def _thread(name: str) -> Writer:
-    """A thread that all desks share; notebooks may hold many of them."""
+    """A thread that all controllers share; notebooks may hold many of them."""
     return Writer(name)
 
 
-class Desk:
-    """One widget, and all that its page may ask. As the value of a cell it is shown.
+class Controller:
+    """One widget, and all that its page may request. As the value of a cell it is shown.
 
     Parameters
     ----------
-    widget : DeskWidget
+    widget : FrontendWidget
         What the page draws.
-    instead : str
+    fallback : str
         A sentence for front ends without widgets.
     """
 
-    def __init__(self, widget: DeskWidget, instead: str) -> None:
+    def __init__(self, widget: FrontendWidget, fallback: str) -> None:
         self._id = uuid.uuid4().hex
-        self._instead = instead
+        self._fallback = fallback
         self._lock = threading.RLock()
         # ipykernel hears the page's next message in the thread whose context ours was sent from. The page's
         # last message is that context, so that it is a subshell of the front end where there are any.
         self._context = contextvars.copy_context()
-        self._outlet: Outlet | None = None
+        self._cell_output: CellOutput | None = None
         self._session = current()
         self._widget: Any = widget
-        self._widget.on_msg(self._heard)
+        self._widget.on_msg(self._on_message)
 
     def _ipython_display_(self) -> None:
         found: Any = self._widget._repr_mimebundle_()
         bundle, metadata = found if isinstance(found, tuple) else (found, {})
-        display({**bundle, "text/plain": self._instead}, metadata=metadata, raw=True)
+        display({**bundle, "text/plain": self._fallback}, metadata=metadata, raw=True)
         with self._lock:
-            self._outlet = Outlet(get_ipython())
-            self._leave_again()
+            self._cell_output = CellOutput(get_ipython())
+            self._display_again()
 
-    def _leave_again(self) -> None:
+    def _display_again(self) -> None:
         """Put the lasting outputs into the cell that shows the widget now."""
 
-    def _leave(self, bundle: dict[str, str], *, display_id: str = "", update: bool = False) -> None:
+    def _display_lasting(self, bundle: dict[str, str], *, display_id: str = "", update: bool = False) -> None:
         """A lasting output, in the cell of the widget; the page hides it while the widget is there.
 
         `update` writes over the one of that `display_id`.
         """
-        if self._outlet is not None:
+        if self._cell_output is not None:
             html = lasting_html(bundle["text/html"], self._id)
-            self._outlet.show({**bundle, "text/html": html}, display_id=display_id, update=update)
+            self._cell_output.show({**bundle, "text/html": html}, display_id=display_id, update=update)
 
-    def _same_session(self) -> Session:
-        """The session of the notebook; the desk follows it when a setting has changed."""
+    def _current_session(self) -> Session:
+        """The session of the notebook; the controller follows it when a setting has changed."""
         self._session = current()
         return self._session
 
     # --- to the page ---
 
-    def _set(self, **traits: Any) -> None:
+    def _set_traits(self, **traits: Any) -> None:
         def put() -> None:
             for name, value in traits.items():
                 setattr(self._widget, name, value)
@@ -130,7 +130,7 @@ class Desk:
         with self._lock:
             self._context.copy().run(put)
 
-    def _set_again(self, *traits: str) -> None:
+    def _resend_traits(self, *traits: str) -> None:
         """Send what the page should have already: a message can be lost, or the page opened anew."""
         with self._lock:
             for name in traits:
@@ -140,63 +140,63 @@ class Desk:
         with self._lock:
             self._context.copy().run(self._widget.send, content, list(buffers))
 
-    def _paint(self, session: Session, run: Run, index: int, size: str) -> None:
-        facts, data = asks.picture(session, run, index, size)
-        push = {"push": "picture", "run_id": run.run_id, "index": index, "size": size, **facts}
+    def _send_picture(self, session: Session, run: Run, index: int, size: str) -> None:
+        facts, data = handlers.picture_bytes(session, run, index, size)
+        push = {"event": "picture", "run_id": run.run_id, "index": index, "size": size, **facts}
         self._send(push, data)
 
     # --- from the page ---
 
-    def _heard(self, _widget: object, content: object, _buffers: object) -> None:
+    def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
         """A message of the page, on whatever thread the kernel uses."""
         self._context = contextvars.copy_context()
         if not isinstance(content, dict):
             return
-        slow = content.get("ask") in _SLOW
-        _thread("apixo-desk-files" if slow else "apixo-desk").submit(self._answer, content)
+        slow = content.get("method") in _SLOW
+        _thread("apixo-widget-files" if slow else "apixo-widget").submit(self._reply_to, content)
 
-    def _soon(self, call: Callable[..., Any], *args: Any) -> None:
-        """A call on the desk's thread."""
-        _thread("apixo-desk").submit(_logged, call, *args)
+    def _run_soon(self, call: Callable[..., Any], *args: Any) -> None:
+        """A call on the thread of the controllers."""
+        _thread("apixo-widget").submit(_logged, call, *args)
 
-    def _later(self, call: Callable[..., Any], *args: Any) -> None:
+    def _run_in_background(self, call: Callable[..., Any], *args: Any) -> None:
         """A call that takes its time, behind others such."""
-        _thread("apixo-desk-files").submit(_logged, call, *args)
+        _thread("apixo-widget-files").submit(_logged, call, *args)
 
-    def _answer(self, content: dict[str, Any]) -> None:
-        name = str(content.get("ask"))
+    def _reply_to(self, content: dict[str, Any]) -> None:
+        name = str(content.get("method"))
         try:
-            own: Callable[[dict[str, Any]], dict[str, Any]] | None = getattr(self, f"_ask_{name}", None)
-            answer = own(content) if own else asks.answer(name, self._same_session(), content)
+            own: Callable[[dict[str, Any]], dict[str, Any]] | None = getattr(self, f"_handle_{name}", None)
+            reply = own(content) if own else handlers.reply(name, self._current_session(), content)
         except Exception as error:  # noqa: BLE001 - the page must hear of it, whatever it is
-            answer = asks.problem(error)
+            reply = handlers.error_reply(error)
             if not isinstance(error, ApixoError):
                 _log.exception("%s failed at %s", type(self).__name__, name)
-        buffers = answer.pop("buffers", ())
-        self._send({"answer": content.get("call"), **answer}, *buffers)
+        buffers = reply.pop("buffers", ())
+        self._send({"id": content.get("id"), **reply}, *buffers)
 
-    def _ask_hello(self, _asked: dict[str, Any]) -> dict[str, Any]:
+    def _handle_hello(self, _request: dict[str, Any]) -> dict[str, Any]:
         """A page is there."""
         return {}
 
-    def _ask_pictures(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _handle_pictures(self, request: dict[str, Any]) -> dict[str, Any]:
         """Pictures that the page does not have yet; they come one by one."""
-        session = self._same_session()
-        for run, index, size in asks.pictures(session, asked):
-            self._paint(session, run, index, size)
+        session = self._current_session()
+        for run, index, size in handlers.wanted_pictures(session, request):
+            self._send_picture(session, run, index, size)
         return {}
 
-    def _ask_say(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _handle_review(self, request: dict[str, Any]) -> dict[str, Any]:
         """Rating, star, note and tags of a picture."""
-        run = asks.say_of(self._same_session(), asked)
-        self._said(run)
-        return {"row": row(run)}
+        run = handlers.review_picture(self._current_session(), request)
+        self._on_review(run)
+        return {"row": history_row(run)}
 
-    def _said(self, run: Run) -> None:
-        """A person has said something of one of its pictures."""
+    def _on_review(self, run: Run) -> None:
+        """A person has rated, starred or labelled one of the pictures."""
 
 
-class Sentence:
+class FallbackText:
     """What stands for a widget where nobody can click; no widget is made, which the notebook would keep."""
 
     def __init__(self, text: str) -> None:

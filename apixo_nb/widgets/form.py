@@ -18,7 +18,7 @@ from apixo_nb.core.models import DEFAULT_MODEL, MODELS, Value
 from apixo_nb.core.records import Run
 from apixo_nb.core.request import Labels, Request, make_labels, make_request
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.experiments import cell_options as options
+from apixo_nb.experiments import cell_options
 from apixo_nb.experiments.cell_options import MOST_DRAWS, Listed
 from apixo_nb.experiments.prompts import Cell, Template, expand, names_in, split_prompts
 from apixo_nb.text import storable
@@ -86,8 +86,8 @@ class Form:
 
     def request(self, *, nearby: bool) -> Request:
         """What it asks of APIXO; raises InvalidRequestError. `nearby`: see `make_request`."""
-        asked: dict[str, Any] = dict(self.parameters)
-        return make_request(self.prompt, model=self.model, image_urls=self.image_urls, nearby=nearby, **asked)
+        given: dict[str, Any] = dict(self.parameters)
+        return make_request(self.prompt, model=self.model, image_urls=self.image_urls, nearby=nearby, **given)
 
     def labels(self) -> Labels:
         """What goes on the row beside the request."""
@@ -98,8 +98,8 @@ def read_form(given: object) -> Form:
     """A form as the page sent it. What is of the wrong kind is left out; what it says is not checked here."""
     values = given if isinstance(given, dict) else {}
     text = {name: values[name] for name in ("prompt", "name", "note") if isinstance(values.get(name), str)}
-    asked = values.get("model")
-    model = asked if isinstance(asked, str) and asked in MODELS else DEFAULT_MODEL
+    given_model = values.get("model")
+    model = given_model if isinstance(given_model, str) and given_model in MODELS else DEFAULT_MODEL
     parameters = values.get("parameters")
     known = {parameter.wire for parameter in MODELS[model].parameters}
     chosen = parameters if isinstance(parameters, dict) else {}
@@ -137,7 +137,7 @@ def _set_of(line: str) -> tuple[str, list[str]]:
 
 
 #: What `apixo_nb.sweep` takes beside the parameters of a model and variables.
-TAKEN = frozenset(
+RESERVED_NAMES = frozenset(
     {
         *("template", "model", "image_urls", "name", "tags", "note", "repeat", "raw"),
         *("max_cost_usd", "yes", "replay", "timeout_s", "dry_run"),
@@ -150,7 +150,7 @@ def _check_variable(name: str) -> None:
     wires = {parameter.wire for spec in MODELS.values() for parameter in spec.parameters}
     if keyword.iskeyword(name) or name == "__debug__":
         why = "a word of Python's own"
-    elif name in TAKEN or name in wires:
+    elif name in RESERVED_NAMES or name in wires:
         why = "what a setting is called"
     else:
         return
@@ -198,15 +198,15 @@ def problems(form: Form, *, nearby: bool) -> dict[str, str]:
 
     A prompt that is still empty is no problem: nothing has been asked for yet.
     """
-    asked: dict[str, Callable[[], object]] = {
+    checks: dict[str, Callable[[], object]] = {
         "repeat": lambda: check_draws(form.repeat),
         **{f"image_urls.{index}": _reference(form, url, nearby) for index, url in enumerate(form.image_urls)},
     }
     if form.prompt:
-        asked["prompt"] = lambda: make_request(form.prompt, model=form.model)
+        checks["prompt"] = lambda: make_request(form.prompt, model=form.model)
         if form.is_sweep:
-            asked["sweep"] = form.count
-    found = {name: _problem(ask) for name, ask in asked.items()}
+            checks["sweep"] = form.count
+    found = {name: _problem(check) for name, check in checks.items()}
     return {name: text for name, text in found.items() if text}
 
 
@@ -214,9 +214,9 @@ def _reference(form: Form, url: str, nearby: bool) -> Callable[[], Request]:  # 
     return lambda: make_request("x", model=form.model, image_urls=[url], nearby=nearby)
 
 
-def _problem(ask: Callable[[], object]) -> str:
+def _problem(check: Callable[[], object]) -> str:
     try:
-        ask()
+        check()
     except InvalidRequestError as error:
         allowed = f"Allowed: {error.allowed}." if error.allowed and not error.next_step else ""
         return " ".join(part for part in (f"{error.message}.", error.next_step, allowed) if part)
@@ -287,7 +287,7 @@ def _chosen(form: Form) -> dict[str, Value]:
 
 def _reads_as(form: Form, line: str) -> bool:
     """Whether the magic reads the line and the prompt as what the form says."""
-    said = options.Options(
+    wanted = cell_options.Options(
         model=form.model,
         parameters=_chosen(form),
         image_urls=form.image_urls,
@@ -300,7 +300,7 @@ def _reads_as(form: Form, line: str) -> bool:
         sets={name: Listed(tuple(values)) for name, values in _sets(form).items()},
     )
     try:
-        return options.parse(line) == said and split_prompts(form.prompt) == [form.prompt]
+        return cell_options.parse(line) == wanted and split_prompts(form.prompt) == [form.prompt]
     except InvalidRequestError:
         return False
 

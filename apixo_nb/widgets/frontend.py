@@ -17,7 +17,7 @@ from traitlets import Dict, List, Unicode
 _STATIC = Path(__file__).with_name("static")
 
 # What all of them stand on.
-_BASE = ("dom", "rpc", "images", "view", "lightbox")
+_BASE = ("dom", "kernel", "images", "view", "lightbox")
 
 
 @functools.cache
@@ -32,8 +32,8 @@ def style_text() -> str:
     return (_STATIC / "panel.css").read_text("utf-8")
 
 
-class DeskWidget(anywidget.AnyWidget):
-    """A widget with a desk behind it (see `desk`).
+class FrontendWidget(anywidget.AnyWidget):
+    """A widget with a controller behind it in the kernel.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class DeskWidget(anywidget.AnyWidget):
         super().__init__(_esm=module_text((*_BASE, *self.parts)), _css=style_text(), **values)
 
 
-class PanelWidget(DeskWidget):
+class PanelWidget(FrontendWidget):
     """The panel's.
 
     Attributes
@@ -79,7 +79,7 @@ class PanelWidget(DeskWidget):
     money = Dict().tag(sync=True)
 
 
-class GridWidget(DeskWidget):
+class GridWidget(FrontendWidget):
     """A grid's: its axes, the values on them, and a stack of pictures for each cell."""
 
     parts = ("grid",)
@@ -87,7 +87,7 @@ class GridWidget(DeskWidget):
     grid = Dict().tag(sync=True)
 
 
-class VoteWidget(DeskWidget):
+class VoteWidget(FrontendWidget):
     """A ballot's: the pair that is asked for, without names, and the results once they are asked for."""
 
     parts = ("vote",)

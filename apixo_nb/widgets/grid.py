@@ -19,13 +19,13 @@ from apixo_nb.storage.originals import Images
 from apixo_nb.text import printable
 
 from .cards import picture
-from .controller import Desk
+from .controller import Controller
 
-_INSTEAD = "A grid of pictures"
+_FALLBACK = "A grid of pictures"
 _PICTURES = 48  # of one cell
 
 
-class LiveGrid(Desk):
+class GridController(Controller):
     """A grid with a page that can be clicked."""
 
     def __init__(self, grid: Grid, images: Images) -> None:
@@ -33,34 +33,36 @@ class LiveGrid(Desk):
 
         self._layout = grid.layout
         self._images = images
-        super().__init__(GridWidget(), _INSTEAD)
+        super().__init__(GridWidget(), _FALLBACK)
         self._draw()
 
     def _draw(self) -> None:
         sections = [_section(section) for section in bounded(self._layout)]
         axes = {"x": self._layout.x, "y": self._layout.y}
-        self._set(facts={"id": self._id}, grid={**axes, "title": self._layout.title, "sections": sections})
+        self._set_traits(
+            facts={"id": self._id}, grid={**axes, "title": self._layout.title, "sections": sections}
+        )
 
-    def _leave_again(self) -> None:
-        self._leave(self._lasting(), display_id=self._id)
+    def _display_again(self) -> None:
+        self._display_lasting(self._lasting(), display_id=self._id)
 
     def _lasting(self) -> dict[str, str]:
         return Grid(self._layout, self._images)._repr_mimebundle_()
 
-    def _ask_hello(self, _asked: dict[str, Any]) -> dict[str, Any]:
+    def _handle_hello(self, _request: dict[str, Any]) -> dict[str, Any]:
         self._draw()
-        self._set_again("facts", "grid")
+        self._resend_traits("facts", "grid")
         return {}
 
-    def _said(self, run: Run) -> None:
+    def _on_review(self, run: Run) -> None:
         """The page shows it already; what is left in the notebook is to show it too."""
         runs = [run if known.run_id == run.run_id else known for known in self._layout.runs]
         self._layout = lay_out(runs, self._layout.x or None, self._layout.y or None)
-        self._later(self._leave_newer, self._layout)
+        self._run_in_background(self._update_lasting, self._layout)
 
-    def _leave_newer(self, layout: Layout) -> None:
+    def _update_lasting(self, layout: Layout) -> None:
         if layout is self._layout:  # else another star came meanwhile, and its turn comes
-            self._leave(self._lasting(), display_id=self._id, update=True)
+            self._display_lasting(self._lasting(), display_id=self._id, update=True)
 
 
 def _section(section: Section) -> dict[str, Any]:
@@ -92,10 +94,10 @@ def show_grid(grid: Grid) -> None:
     """Show a grid as the value of a cell; NotImplementedError where nobody can click, and it shows itself."""
     if not has_widgets(get_ipython()):
         raise NotImplementedError
-    if grid not in _live:
-        _live[grid] = LiveGrid(grid, grid.images)
-    _live[grid]._ipython_display_()
+    if grid not in _controllers:
+        _controllers[grid] = GridController(grid, grid.images)
+    _controllers[grid]._ipython_display_()
 
 
 # A grid that is shown again is the same widget: the kernel keeps widgets for as long as it lives.
-_live: weakref.WeakKeyDictionary[Grid, LiveGrid] = weakref.WeakKeyDictionary()
+_controllers: weakref.WeakKeyDictionary[Grid, GridController] = weakref.WeakKeyDictionary()

@@ -1,6 +1,6 @@
-"""What the panel's page may ask of ledger and pictures: each ask takes a session and what came with it.
+"""Handlers of the requests of a page that concern ledger and pictures: a session and a request give a reply.
 
-Whatever comes from a page is read without trust, and each answer is JSON, with bytes beside it.
+Whatever comes from a page is read without trust, and each reply is JSON, with bytes beside it.
 """
 
 from __future__ import annotations
@@ -32,57 +32,57 @@ _MOST_COMPARED = 4
 _MOST_EXPORTED = 100_000
 _PAGE = 25  # rows of the history
 
-Answer = dict[str, Any]
+Reply = dict[str, Any]
 
 
-def find(session: Session, asked: dict[str, Any]) -> Answer:
+def find_runs(session: Session, request: dict[str, Any]) -> Reply:
     """Rows of the history, a page of them, and how many there are in all."""
-    found = session.find(_query(asked, limit=_PAGE))
-    return {"rows": [cards.row(run) for run in found.runs], "total": found.total, "page": _PAGE}
+    found = session.find(_query(request, limit=_PAGE))
+    return {"rows": [cards.history_row(run) for run in found.runs], "total": found.total, "page": _PAGE}
 
 
-def facets(session: Session, _asked: dict[str, Any]) -> Answer:
+def list_facets(session: Session, _request: dict[str, Any]) -> Reply:
     """The words of the filter menus: states, tags and names, most frequent first."""
     known = session.facets()
     return {"states": [word for word, _ in known.states], "tags": [word for word, _ in known.tags]}
 
 
-def compare(session: Session, asked: dict[str, Any]) -> Answer:
+def compare_runs(session: Session, request: dict[str, Any]) -> Reply:
     """Two to four runs side by side."""
-    run_ids = _texts(asked, "run_ids")
+    run_ids = _texts(request, "run_ids")
     if not 2 <= len(run_ids) <= _MOST_COMPARED:
         allowed = f"2 to {_MOST_COMPARED} runs"
         raise InvalidRequestError(f"{len(run_ids)} runs cannot be compared", field="compare", allowed=allowed)
     return cards.comparison([session.run(run_id) for run_id in run_ids])
 
 
-def form(session: Session, asked: dict[str, Any]) -> Answer:
+def fill_form(session: Session, request: dict[str, Any]) -> Reply:
     """All parameters of a past run, as a form."""
-    return {"form": form_of(session.run(_text(asked, "run_id"))).as_dict()}
+    return {"form": form_of(session.run(_text(request, "run_id"))).as_dict()}
 
 
-def reference(session: Session, asked: dict[str, Any]) -> Answer:
+def reference_url(session: Session, request: dict[str, Any]) -> Reply:
     """The address of a picture at APIXO, to be used as a reference while it lives."""
-    run = session.run(_text(asked, "run_id"))
-    url = next((image.url for image in run.images if image.index == asked.get("index")), "")
+    run = session.run(_text(request, "run_id"))
+    url = next((image.url for image in run.images if image.index == request.get("index")), "")
     if not url or not cards.is_alive(run):
         raise InvalidRequestError("The address of this picture has expired", field="image_urls")
     return {"url": url}
 
 
-def whole(session: Session, asked: dict[str, Any]) -> Answer:
+def full_prompt(session: Session, request: dict[str, Any]) -> Reply:
     """The whole prompt of a run, where a card shows its beginning."""
-    return {"prompt": session.run(_text(asked, "run_id")).prompt}
+    return {"prompt": session.run(_text(request, "run_id")).prompt}
 
 
-def export(session: Session, asked: dict[str, Any]) -> Answer:
+def export_runs(session: Session, request: dict[str, Any]) -> Reply:
     """Write some runs, or all that are found, to a file beside the notebook; its name tells the time."""
-    run_ids = _texts(asked, "run_ids")
+    run_ids = _texts(request, "run_ids")
     if run_ids:
         runs: Iterable[Run] = [session.run(run_id) for run_id in run_ids]
     else:
-        runs = session.find(_query(asked, limit=_MOST_EXPORTED)).runs
-    kind = _text(asked, "kind")
+        runs = session.find(_query(request, limit=_MOST_EXPORTED)).runs
+    kind = _text(request, "kind")
     if kind not in SUFFIXES:
         raise InvalidRequestError(
             f"No export is of the kind {kind!r:.40}", field="kind", value=kind, allowed=", ".join(SUFFIXES)
@@ -97,18 +97,18 @@ def export(session: Session, asked: dict[str, Any]) -> Answer:
 # --- what stands beside the form ---------------------------------------------------------------------
 
 
-def money(session: Session) -> Answer:
-    """The caps that are set, in micro-dollars."""
+def budget_facts(session: Session) -> Reply:
+    """The budgets that are set, in micro-dollars."""
     try:
-        caps = budgets(session)
+        limits = budgets(session)
     except ApixoError:  # the page says elsewhere what is wrong with the ledger
-        caps = []
-    facts = [(cap.name, cap.limit_micros, cap.left_micros) for cap in caps]
+        limits = []
+    facts = [(limit.name, limit.limit_micros, limit.left_micros) for limit in limits]
     names = ("name", "limit_micros", "left_micros")
     return {"budgets": [dict(zip(names, fact, strict=True)) for fact in facts]}
 
 
-def unfinished(session: Session) -> str:
+def unfinished_text(session: Session) -> str:
     """What an earlier kernel has left, in a sentence; "" if nothing."""
     try:
         here = {job.run.run_id for job in session.jobs()} | session.ledger.leases.held_elsewhere()
@@ -117,21 +117,21 @@ def unfinished(session: Session) -> str:
         lost = session.lost()
     except ApixoError:
         return ""
-    said = []
+    sentences = []
     if open_runs:
         runs = "1 earlier run is" if len(open_runs) == 1 else f"{len(open_runs)} earlier runs are"
-        said.append(f"{runs} not finished; to resume costs nothing.")
+        sentences.append(f"{runs} not finished; to resume costs nothing.")
     if lost:
         stake = dollars(sum(run.price_micros for run in lost) / 1e6)
         submits = "1 submit was" if len(lost) == 1 else f"{len(lost)} submits were"
-        said.append(f"{submits} never answered, up to {stake} at stake: see %apixo resume.")
-    return " ".join(said)
+        sentences.append(f"{submits} never answered, up to {stake} at stake: see %apixo resume.")
+    return " ".join(sentences)
 
 
 # --- pictures ---------------------------------------------------------------------------------------
 
 
-def picture(session: Session, run: Run, index: int, size: str) -> tuple[Answer, bytes]:
+def picture_bytes(session: Session, run: Run, index: int, size: str) -> tuple[Reply, bytes]:
     """A picture as bytes: "card" and "row" are small WebP, "full" is the original, byte for byte.
 
     The bytes are empty where it is not on disk, or cannot be read.
@@ -141,15 +141,15 @@ def picture(session: Session, run: Run, index: int, size: str) -> tuple[Answer, 
         return {"gone": "There is no such picture."}, b""
     data = _bytes(session, run, image, size)
     kind = mimetypes.guess_type(image.file)[0] or "image/png"
-    facts: Answer = {"mime": kind if size == "full" else "image/webp", "file": image.file}
+    facts: Reply = {"mime": kind if size == "full" else "image/webp", "file": image.file}
     if not data:
         facts["gone"] = image.error or "Its file is not in the folder of the pictures."
     return facts, data
 
 
-def pictures(session: Session, asked: dict[str, Any]) -> Iterator[tuple[Run, int, str]]:
+def wanted_pictures(session: Session, request: dict[str, Any]) -> Iterator[tuple[Run, int, str]]:
     """Which pictures a page wants, and how large; what cannot be is left out."""
-    wanted = asked.get("wanted")
+    wanted = request.get("wanted")
     for each in wanted if isinstance(wanted, list) else []:
         known = each if isinstance(each, dict) else {}
         run_id, index, size = (known.get(name) for name in ("run_id", "index", "size"))
@@ -167,27 +167,27 @@ def _bytes(session: Session, run: Run, image: Image, size: str) -> bytes:
         return b""
 
 
-def say_of(session: Session, asked: dict[str, Any]) -> Run:
+def review_picture(session: Session, request: dict[str, Any]) -> Run:
     """What a person says of a picture: rating, star, note, tags. Returns the run with it."""
-    said = {name: asked[name] for name in ("rating", "starred", "note", "tags") if name in asked}
-    index = asked.get("index")
+    review = {name: request[name] for name in ("rating", "starred", "note", "tags") if name in request}
+    index = request.get("index")
     if not isinstance(index, int):
         raise InvalidRequestError("Which picture?", field="index", value=index, allowed="a number from 0")
-    return choose(session, _text(asked, "run_id"), index, **said)
+    return choose(session, _text(request, "run_id"), index, **review)
 
 
-# --- reading what was asked -------------------------------------------------------------------------
+# --- reading what was request -------------------------------------------------------------------------
 
 
-def _text(asked: dict[str, Any], name: str) -> str:
-    value = asked.get(name)
+def _text(request: dict[str, Any], name: str) -> str:
+    value = request.get(name)
     if isinstance(value, str):
         return storable(value)
     raise InvalidRequestError(f"{name} is no text", field=name, value=value, allowed="text")
 
 
-def _texts(asked: dict[str, Any], name: str) -> list[str]:
-    values = asked.get(name, [])
+def _texts(request: dict[str, Any], name: str) -> list[str]:
+    values = request.get(name, [])
     known = values if isinstance(values, list) else []
     return [storable(value) for value in known if isinstance(value, str)]
 
@@ -198,8 +198,8 @@ def _number(value: object) -> float | None:
     return value if known and abs(value) < math.inf else None  # type: ignore[arg-type, return-value]
 
 
-def _query(asked: dict[str, Any], *, limit: int) -> Query:
-    given = asked.get("query")
+def _query(request: dict[str, Any], *, limit: int) -> Query:
+    given = request.get("query")
     given = given if isinstance(given, dict) else {}
     rating, offset = _number(given.get("rating_min")), _number(given.get("offset"))
     return Query(
@@ -234,27 +234,29 @@ def _day(text: object, *, end: bool = False) -> dt.datetime | None:
         ) from None
 
 
-# Asks that read, write or compute, each by its name.
-_ASKS: dict[str, Callable[[Session, dict[str, Any]], Answer]] = {
-    "find": find,
-    "facets": facets,
-    "compare": compare,
-    "form": form,
-    "reference": reference,
-    "whole": whole,
-    "export": export,
+# By the method that the page names.
+_HANDLERS: dict[str, Callable[[Session, dict[str, Any]], Reply]] = {
+    "find": find_runs,
+    "facets": list_facets,
+    "compare": compare_runs,
+    "form": fill_form,
+    "reference": reference_url,
+    "prompt": full_prompt,
+    "export": export_runs,
 }
 
 
-def answer(name: str, session: Session, asked: dict[str, Any]) -> Answer:
-    """The answer to an ask; raises ApixoError."""
-    if name not in _ASKS:
-        raise InvalidRequestError("The page asks for what this kernel does not know", field="ask", value=name)
-    return _ASKS[name](session, asked)
+def reply(name: str, session: Session, request: dict[str, Any]) -> Reply:
+    """The reply to a request; raises ApixoError."""
+    if name not in _HANDLERS:
+        raise InvalidRequestError(
+            "The page asks for what this kernel does not know", field="method", value=name
+        )
+    return _HANDLERS[name](session, request)
 
 
-def problem(error: Exception) -> Answer:
-    """An error as an answer: what happened, what to do, and which field it is about."""
+def error_reply(error: Exception) -> Reply:
+    """An error as a reply: what happened, what to do, and which field it is about."""
     if isinstance(error, ApixoError):
         field = "budget" if isinstance(error, BudgetError) else getattr(error, "field", "")
         return {"problem": {"text": error.message, "advice": error.advice, "field": field}}

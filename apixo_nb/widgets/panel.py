@@ -3,8 +3,8 @@
 It stands on the same session as the magic: a run that is begun here is the same row, and shows here if it was
 begun elsewhere in this kernel. One panel a kernel: shown again, it is the same one, with all that is in it.
 
-Money is asked for with a token: a click that arrives twice, or that was pressed again while nobody answered,
-buys once.
+A purchase carries a token: a click that arrives twice, or that was pressed again while nobody replied, buys
+once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from IPython.core.getipython import get_ipython
 
 from apixo_nb.analysis.pivot import lay_out
-from apixo_nb.core import event_loop as loop
+from apixo_nb.core import event_loop
 from apixo_nb.core.models import MODELS
 from apixo_nb.core.records import Run
 from apixo_nb.display.cards import card
@@ -35,10 +35,11 @@ from apixo_nb.experiments.prompts import Template
 from apixo_nb.session.session import Session, current
 from apixo_nb.text import dollars
 
-from . import handlers as asks
-from .cards import Board, Track, again, model_facts
-from .controller import Desk, Sentence
+from . import handlers
+from .cards import model_facts, retry_price
+from .controller import Controller, FallbackText
 from .form import Form, cell_text, check_draws, problems, python_text, read_form
+from .run_list import RunList, TrackedRun
 
 _REDRAW_S = 0.25
 _MOST_TASKS = 500  # of one click
@@ -53,108 +54,110 @@ _NO_WIDGETS = (
 _log = logging.getLogger(__name__)
 
 
-class Panel(Desk):
+class Panel(Controller):
     """The panel of this kernel; get it with `panel`. As the value of a cell it is shown."""
 
     def __init__(self) -> None:
         from .frontend import PanelWidget
 
         super().__init__(PanelWidget(form=Form().as_dict()), _NO_WIDGETS)
-        self._ticking = False
-        self._bought: dict[str, list[str]] = {}  # token -> runs
+        self._refreshing = False
+        self._purchases: dict[str, list[str]] = {}  # token -> runs
         self._exported: dict[str, str] = {}
-        self._unbind: Callable[[], None] = lambda: None
+        self._stop_listening: Callable[[], None] = lambda: None
         self._heard_runner: object = None
         self._groups: list[tuple[Session, list[Job]]] = []  # bought together, and too many for a card each
-        self._board = Board(self._has_ended)
-        self._bind(self._session)
-        self._widget.observe(lambda _change: self._soon(self._check), "form")
-        self._check()
+        self._runs = RunList(self._has_ended)
+        self._use_session(self._session)
+        self._widget.observe(lambda _change: self._run_soon(self._check_form), "form")
+        self._check_form()
 
     def __repr__(self) -> str:
         return f"<Panel of {self._session!r}>"
 
-    def _leave_again(self) -> None:
-        for track in self._board.ended()[-_LEFT_AGAIN:]:
-            self._leave_run(track)
-        self._soon(self._look)
+    def _display_again(self) -> None:
+        for tracked in self._runs.ended()[-_LEFT_AGAIN:]:
+            self._display_run(tracked)
+        self._run_soon(self._refresh)
 
     # --- the session ---
 
-    def _bind(self, session: Session) -> None:
+    def _use_session(self, session: Session) -> None:
         with self._lock:
             self._session = session
-            self._mark = uuid.uuid4().hex  # what the page shows from here on, it agrees to by this mark
-            self._listen()
-            self._tell_facts()
+            self._settings_id = uuid.uuid4().hex  # what the page shows from here on, it agrees to by this id
+            self._listen_to_runner()
+            self._send_facts()
 
-    def _listen(self) -> None:
-        self._unbind()
+    def _listen_to_runner(self) -> None:
+        self._stop_listening()
         try:
             self._heard_runner = self._session.runner
-            self._unbind = self._heard_runner.listen(self._news)
+            self._stop_listening = self._heard_runner.listen(self._on_run_changed)
             problem: dict[str, str] = {}
         except ApixoError as error:  # there is no key yet
             problem = {"text": error.message, "advice": error.advice}
         self._problem = problem
 
-    def _tell_facts(self) -> None:
+    def _send_facts(self) -> None:
         session = self._session
         facts = {
             "id": self._id,
-            "mark": self._mark,
+            "settings_id": self._settings_id,
             "sandbox": session.is_sandbox,
             "models": [model_facts(spec, session.unit_price_micros(spec.id)) for spec in MODELS.values()],
             "most_draws": MOST_DRAWS,
             "ask_above_micros": round(session.settings.ask_above_usd * 1e6),
             "problem": self._problem,
-            "unfinished": asks.unfinished(session),
+            "unfinished": handlers.unfinished_text(session),
         }
-        self._set(facts=facts, money=asks.money(self._session))
+        self._set_traits(facts=facts, money=handlers.budget_facts(self._session))
 
-    def _same_session(self) -> Session:
+    def _current_session(self) -> Session:
         """The session of the notebook; the panel follows it when a setting has changed."""
         session = current()
         with self._lock:
             if session is not self._session:
-                self._bind(session)
-                self._check()
-            elif self._problem or not self._hears():  # a key may have come since, or a ledger been rebuilt
-                self._listen()
-                self._tell_facts()
+                self._use_session(session)
+                self._check_form()
+            elif (
+                self._problem or not self._is_listening()
+            ):  # a key may have come since, or a ledger been rebuilt
+                self._listen_to_runner()
+                self._send_facts()
         return session
 
-    def _hears(self) -> bool:
+    def _is_listening(self) -> bool:
         try:
             return self._session.runner is self._heard_runner
         except ApixoError:
             return False
 
-    def _agreed_session(self, asked: dict[str, Any]) -> Session:
-        """As `_same_session`, for what costs money: never another service than the page has shown."""
-        session = self._same_session()
-        if asked.get("mark") != self._mark:
+    def _confirmed_session(self, request: dict[str, Any]) -> Session:
+        """As `_current_session`, for what costs money: never another service than the page has shown."""
+        session = self._current_session()
+        if request.get("settings_id") != self._settings_id:
             step = "Nothing was sent. Look at what the panel says now, then press again."
             raise ConfigurationError("The settings have changed since the panel was drawn", next_step=step)
         return session
 
     # --- to the page ---
 
-    def _news(self, _run: Run | None = None) -> None:
+    def _on_run_changed(self, _run: Run | None = None) -> None:
         """A run has changed; called on the loop thread."""
-        if not self._ticking:
-            self._ticking = True
-            task = asyncio.ensure_future(self._tick())
-            task.add_done_callback(lambda _done: setattr(self, "_ticking", False))
+        if not self._refreshing:
+            self._refreshing = True
+            task = asyncio.ensure_future(self._refresh_until_idle())
+            task.add_done_callback(lambda _done: setattr(self, "_refreshing", False))
 
-    async def _tick(self) -> None:
-        while await asyncio.to_thread(self._look):  # noqa: ASYNC110 - the steps of a run have no common event
+    async def _refresh_until_idle(self) -> None:
+        while await asyncio.to_thread(self._refresh):  # noqa: ASYNC110 - the steps of a run have no common event
             await asyncio.sleep(_REDRAW_S)
 
-    def _look(self) -> bool:
+    def _refresh(self) -> bool:
         """Bring the page up to date; whether something is still on its way.
 
-        Never raises: what was bought goes on, and whoever asked must hear of it, whatever can be shown.
+        Never raises: what was bought goes on, and the page must hear of it, whatever can be shown.
         """
         try:
             busy = self._redraw()
@@ -162,42 +165,42 @@ class Panel(Desk):
             _log.exception("the panel could not be drawn")
             return False
         if busy:
-            self._wake()
+            self._schedule_refresh()
         return busy
 
     def _redraw(self) -> bool:
         with self._lock:
-            self._board.add(self._session, self._session.jobs())
-            busy = self._board.busy
-            shown = self._board.cards()
+            self._runs.add(self._session, self._session.jobs())
+            busy = self._runs.busy
+            shown = self._runs.cards()
             if shown != self._widget.cards:
-                self._set(cards=shown, money=asks.money(self._session))
-            self._set(progress=self._board.progress(time.monotonic()))
+                self._set_traits(cards=shown, money=handlers.budget_facts(self._session))
+            self._set_traits(progress=self._runs.progress(time.monotonic()))
             for group in [group for group in self._groups if all(job.ended.done() for job in group[1])]:
                 self._groups.remove(group)
-                self._later(self._leave_grid, *group)
-            return busy or self._board.busy
+                self._run_in_background(self._display_grid, *group)
+            return busy or self._runs.busy
 
-    def _wake(self) -> None:
-        loop.loop_thread().loop.call_soon_threadsafe(self._news)
+    def _schedule_refresh(self) -> None:
+        event_loop.loop_thread().loop.call_soon_threadsafe(self._on_run_changed)
 
-    def _has_ended(self, track: Track) -> None:
-        for image in track.job.run.images:
-            self._later(self._paint, track.session, track.job.run, image.index, "card")
-        if track.ours:
-            self._later(self._leave_run, track)
+    def _has_ended(self, tracked: TrackedRun) -> None:
+        for image in tracked.job.run.images:
+            self._run_in_background(self._send_picture, tracked.session, tracked.job.run, image.index, "card")
+        if tracked.ours:
+            self._run_in_background(self._display_run, tracked)
 
-    def _leave_grid(self, session: Session, jobs: list[Job]) -> None:
+    def _display_grid(self, session: Session, jobs: list[Job]) -> None:
         """The lasting output of many runs at once: light, and bounded."""
-        self._leave(Grid(lay_out([job.run for job in jobs]), session.images)._repr_mimebundle_())
+        self._display_lasting(Grid(lay_out([job.run for job in jobs]), session.images)._repr_mimebundle_())
 
-    def _leave_run(self, track: Track) -> None:
+    def _display_run(self, tracked: TrackedRun) -> None:
         """The lasting output of a run."""
-        self._leave(card(track.session, track.job.run, track.job.note))
+        self._display_lasting(card(tracked.session, tracked.job.run, tracked.job.note))
 
     # --- from the page ---
 
-    def _check(self) -> None:
+    def _check_form(self) -> None:
         """Tell what is wrong with the form, and how it reads as a cell and as Python."""
         given = self._widget.form
         form = read_form(given)
@@ -205,54 +208,54 @@ class Panel(Desk):
         checked = {"problems": found, "rev": given.get("rev"), **_texts(form)}
         if form.prompt and form.is_sweep and not found:
             checked["tasks"], checked["pictures"] = form.count()
-        self._set(checked=checked)
+        self._set_traits(checked=checked)
 
-    def _ask_texts(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return _texts(read_form(asked.get("form")))
+    def _handle_texts(self, request: dict[str, Any]) -> dict[str, Any]:
+        return _texts(read_form(request.get("form")))
 
-    def _ask_hello(self, _asked: dict[str, Any]) -> dict[str, Any]:
+    def _handle_hello(self, _request: dict[str, Any]) -> dict[str, Any]:
         """A page is there: everything that may have changed while none was."""
-        self._same_session()
-        self._tell_facts()
-        self._look()
-        self._set_again("facts", "money", "cards", "progress", "checked")
+        self._current_session()
+        self._send_facts()
+        self._refresh()
+        self._resend_traits("facts", "money", "cards", "progress", "checked")
         return {}
 
-    def _ask_generate(self, asked: dict[str, Any]) -> dict[str, Any]:
-        if (bought := self._bought_before(asked)) is not None:
+    def _handle_generate(self, request: dict[str, Any]) -> dict[str, Any]:
+        if (bought := self._earlier_purchase(request)) is not None:
             return bought
-        form = read_form(asked.get("form"))
-        session = self._agreed_session(asked)
+        form = read_form(request.get("form"))
+        session = self._confirmed_session(request)
         check_draws(form.repeat)
-        return self._buy(session, _runs_of(session, form), asked)
+        return self._buy(session, _runs_of(session, form), request)
 
-    def _ask_again(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _handle_retry(self, request: dict[str, Any]) -> dict[str, Any]:
         """Buy the request of a run that came to nothing once more."""
-        if (bought := self._bought_before(asked)) is not None:
+        if (bought := self._earlier_purchase(request)) is not None:
             return bought
-        session = self._agreed_session(asked)
-        old = self._shown(asked).run
-        if not again(old) or old.sandbox != session.is_sandbox:
+        session = self._confirmed_session(request)
+        old = self._shown_job(request).run
+        if not retry_price(old) or old.sandbox != session.is_sandbox:
             step = "Nothing was sent. Send it to the form to ask for another draw."
             raise ConfigurationError("That run is not to be tried again here", next_step=step)
-        return self._buy(session, [session.plan_again(old)], asked)
+        return self._buy(session, [session.plan_again(old)], request)
 
-    def _bought_before(self, asked: dict[str, Any]) -> dict[str, Any] | None:
+    def _earlier_purchase(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """What this very click has bought, if it has arrived before."""
-        run_ids = self._bought.get(str(asked.get("token")))
+        run_ids = self._purchases.get(str(request.get("token")))
         return None if run_ids is None else {"run_ids": run_ids}
 
-    def _buy(self, session: Session, runs: list[Run], asked: dict[str, Any]) -> dict[str, Any]:
-        token, price = str(asked.get("token") or ""), sum(run.price_micros for run in runs)
+    def _buy(self, session: Session, runs: list[Run], request: dict[str, Any]) -> dict[str, Any]:
+        token, price = str(request.get("token") or ""), sum(run.price_micros for run in runs)
         if not token:
             raise ConfigurationError("A purchase without a token", next_step="Nothing was sent.")
-        if asked.get("price_micros") != price:
+        if request.get("price_micros") != price:
             step = "Nothing was sent. Look at what the panel says now, then press again."
             raise CostLimitError(f"This costs {dollars(price / 1e6)}, not what was shown", next_step=step)
         session.check_cost(runs, None)
         # From here on the click is spent, whatever happens.
         begun: list[str] = []
-        self._bought[token] = begun
+        self._purchases[token] = begun
         jobs: list[Job] = []
         batch = object()
         try:
@@ -260,54 +263,54 @@ class Panel(Desk):
                 jobs.append(session.start(run, batch=batch))
                 begun.append(run.run_id)
         except ApixoError as error:  # those that were begun go on, and the page is to know of both
-            self._take_up(session, jobs, bought=True)
-            return {"run_ids": begun, **asks.problem(error)}
-        self._take_up(session, jobs, bought=True)
+            self._show_jobs(session, jobs, bought=True)
+            return {"run_ids": begun, **handlers.error_reply(error)}
+        self._show_jobs(session, jobs, bought=True)
         return {"run_ids": begun}
 
-    def _take_up(self, session: Session, jobs: list[Job], *, bought: bool = False) -> None:
+    def _show_jobs(self, session: Session, jobs: list[Job], *, bought: bool = False) -> None:
         """Show runs that were begun here; many at once leave one grid in the notebook, few a card each."""
         few = len(jobs) <= _CARDS_LEFT
         with self._lock:
-            self._board.add(session, jobs, ours=few, bought=bought)
+            self._runs.add(session, jobs, ours=few, bought=bought)
             if not few:
                 self._groups.append((session, jobs))
-        self._look()
+        self._refresh()
 
-    def _shown(self, asked: dict[str, Any]) -> Job:
+    def _shown_job(self, request: dict[str, Any]) -> Job:
         with self._lock:
-            job = self._board.job(str(asked.get("run_id")))
+            job = self._runs.job(str(request.get("run_id")))
         if job is None:
             raise ConfigurationError("That run is not on the panel any more", next_step="Nothing was sent.")
         return job
 
-    def _ask_cancel(self, asked: dict[str, Any]) -> dict[str, Any]:
-        self._shown(asked).cancel()
-        self._wake()
+    def _handle_cancel(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._shown_job(request).cancel()
+        self._schedule_refresh()
         return {}
 
-    def _ask_resume(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _handle_resume(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take up one run, or all that are unfinished; it is free."""
-        session = self._same_session()
-        run_id = asked.get("run_id")
+        session = self._current_session()
+        run_id = request.get("run_id")
         jobs = session.resume(run_id if isinstance(run_id, str) else None)
-        self._take_up(session, jobs)
-        self._tell_facts()
+        self._show_jobs(session, jobs)
+        self._send_facts()
         return {"run_ids": [job.run.run_id for job in jobs]}
 
-    def _said(self, run: Run) -> None:
+    def _on_review(self, run: Run) -> None:
         with self._lock:
-            self._board.renew(run)
-        self._look()
+            self._runs.renew(run)
+        self._refresh()
 
-    def _ask_export(self, asked: dict[str, Any]) -> dict[str, Any]:
-        answer = asks.export(self._same_session(), asked)
-        self._exported[answer["file"]] = answer["place"]
-        return answer
+    def _handle_export(self, request: dict[str, Any]) -> dict[str, Any]:
+        reply = handlers.export_runs(self._current_session(), request)
+        self._exported[reply["file"]] = reply["place"]
+        return reply
 
-    def _ask_fetch(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _handle_fetch(self, request: dict[str, Any]) -> dict[str, Any]:
         """The bytes of a file that was exported here, to be saved by the browser."""
-        place = self._exported.get(str(asked.get("file")))
+        place = self._exported.get(str(request.get("file")))
         if place is None:
             raise ConfigurationError("No such file was exported here")
         try:
@@ -319,7 +322,7 @@ class Panel(Desk):
 def _runs_of(session: Session, form: Form) -> list[Run]:
     """The rows of all that a form asks for; it always buys, so each is the next take."""
     single = {wire: value for wire, value in form.parameters.items() if wire not in form.lists}
-    asked = SweepOptions(
+    options = SweepOptions(
         model=form.model,
         parameters=single,
         lists=form.lists,
@@ -330,7 +333,7 @@ def _runs_of(session: Session, form: Form) -> list[Run]:
         raw=not form.is_sweep,
         new=True,
     )
-    plan = make_plan(session, [Template(form.prompt)], asked)
+    plan = make_plan(session, [Template(form.prompt)], options)
     if len(plan.bought) > _MOST_TASKS:
         raise InvalidRequestError(
             f"{len(plan.bought)} tasks are too many for a click",
@@ -348,7 +351,7 @@ _panel: Panel | None = None
 _panel_lock = threading.Lock()
 
 
-def panel() -> Panel | Sentence:
+def panel() -> Panel | FallbackText:
     """The panel: a form to make pictures, live cards of all runs of this kernel, and the history.
 
     As the value of a cell it is shown; shown again, it is the same one. It needs a front end with widgets
@@ -357,7 +360,7 @@ def panel() -> Panel | Sentence:
     global _panel  # noqa: PLW0603 - one a kernel is the point
     with _panel_lock:
         if _panel is None and not has_widgets(get_ipython()):
-            return Sentence(_NO_WIDGETS)
+            return FallbackText(_NO_WIDGETS)
         if _panel is None:
             _panel = Panel()
         return _panel

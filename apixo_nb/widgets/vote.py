@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.getipython import get_ipython
 from IPython.display import display
 
-from apixo_nb.analysis import pivot as axes
-from apixo_nb.analysis import preferences as ballot
+from apixo_nb.analysis import pivot, preferences
 from apixo_nb.analysis.preferences import Picture
 from apixo_nb.core.files import checked_target, new_file
 from apixo_nb.core.formatting import sentence_html
@@ -28,7 +27,7 @@ from apixo_nb.errors import InvalidRequestError
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.session.session import Session, current
 
-from .controller import Desk
+from .controller import Controller
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,9 +56,9 @@ class Ballot:
 
     def __init__(self, session: Session, runs: Iterable[Run], by: str, name: str) -> None:
         self.by, self.name = by, name
-        self.pictures = ballot.candidates(runs)
+        self.pictures = preferences.candidates(runs)
         self._session = session
-        self._desk: BallotDesk | None = None
+        self._controller: VoteController | None = None
 
     def __repr__(self) -> str:
         return f"<Ballot {self.name!r} by {self.by}: {len(self.votes())} votes, {len(self)} pairs left>"
@@ -75,8 +74,8 @@ class Ballot:
         if not has_widgets(get_ipython()):
             display({"text/html": sentence_html(_NO_WIDGETS), "text/plain": _NO_WIDGETS}, raw=True)
             return
-        self._desk = self._desk or BallotDesk(self)
-        self._desk._ipython_display_()
+        self._controller = self._controller or VoteController(self)
+        self._controller._ipython_display_()
 
     @property
     def ledger(self) -> Ledger:
@@ -84,9 +83,9 @@ class Ballot:
         return self._session.ledger
 
     def pairs(self) -> list[tuple[Picture, Picture]]:
-        """The pairs that are still to be asked for, newly drawn; see `ballot.pairs`."""
+        """The pairs that are still to be asked for, newly drawn; see `analysis.preferences.pairs`."""
         dice = random.Random(secrets.randbits(64))  # noqa: S311 - a lot, no secret
-        return ballot.pairs(self.pictures, self.by, self.votes(), dice)
+        return preferences.pairs(self.pictures, self.by, self.votes(), dice)
 
     def votes(self) -> list[Vote]:
         """The votes of this ballot, oldest first; those of pictures that are not in it are left out."""
@@ -95,8 +94,8 @@ class Ballot:
         return [vote for vote in cast if vote.left in known and vote.right in known]
 
     def rows(self) -> list[dict[str, Any]]:
-        """What came of it, as `ballot.results` has it."""
-        return ballot.results(self.pictures, self.by, self.votes())
+        """What came of it, as `analysis.preferences.results` has it."""
+        return preferences.results(self.pictures, self.by, self.votes())
 
     def results(self) -> pd.DataFrame:
         """One row a value of the axis (the index), best first.
@@ -111,7 +110,7 @@ class Ballot:
         return typed(values, _COLUMNS).set_index("value").rename_axis(self.by)
 
     def preferences(self, path: str | os.PathLike[str]) -> Path:
-        """Write the votes that were no ties as JSON Lines, a preference a line; see `ballot.preferences`.
+        """Write the votes that were no ties as JSON Lines, one a line; see `analysis.preferences`.
 
         Raises
         ------
@@ -119,21 +118,21 @@ class Ballot:
             The file cannot be written.
         """
         target = checked_target(path, "jsonl")
-        found = ballot.preferences(self.pictures, self.votes())
+        found = preferences.preferences(self.pictures, self.votes())
         lines = [json.dumps(each, ensure_ascii=False) for each in found]
         with new_file(target, "preferences") as file:
             file.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
         return target
 
 
-class BallotDesk(Desk):
+class VoteController(Controller):
     """Asks for the votes of a ballot."""
 
-    def __init__(self, asked: Ballot) -> None:
+    def __init__(self, ballot: Ballot) -> None:
         from .frontend import VoteWidget
 
-        self._ballot = asked
-        self._open = asked.pairs()
+        self._ballot = ballot
+        self._open = ballot.pairs()
         self._turn = 0
         super().__init__(VoteWidget(), _NO_WIDGETS)
         self._show_pair()
@@ -148,20 +147,20 @@ class BallotDesk(Desk):
             pair["pictures"] = [_blind(side) for side in sides]
             same = sides[0].run.prompt == sides[1].run.prompt
             pair["prompt"] = sides[0].run.prompt[:_PROMPT_SHOWN] if same else ""
-        self._set(pair=pair, facts={"id": self._id})
+        self._set_traits(pair=pair, facts={"id": self._id})
 
-    def _ask_hello(self, _asked: dict[str, Any]) -> dict[str, Any]:
-        self._set_again("facts", "pair", "results")
+    def _handle_hello(self, _request: dict[str, Any]) -> dict[str, Any]:
+        self._resend_traits("facts", "pair", "results")
         return {}
 
-    def _ask_vote(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _handle_vote(self, request: dict[str, Any]) -> dict[str, Any]:
         """Which side is better. `turn` names the pair: a key that is pressed twice votes once."""
-        outcome = asked.get("outcome")
+        outcome = request.get("outcome")
         if outcome not in OUTCOMES:
             allowed = ", ".join(OUTCOMES)
             raise InvalidRequestError("That is no vote", field="outcome", value=outcome, allowed=allowed)
         with self._lock:
-            if asked.get("turn") != self._turn or not self._open:
+            if request.get("turn") != self._turn or not self._open:
                 return {}
             left, right = self._open[0]
             keys = (*left.key, *right.key)
@@ -171,7 +170,7 @@ class BallotDesk(Desk):
             self._show_pair()
         return {}
 
-    def _ask_undo(self, _asked: dict[str, Any]) -> dict[str, Any]:
+    def _handle_undo(self, _request: dict[str, Any]) -> dict[str, Any]:
         """Take the last vote back; its pair is the next one."""
         with self._lock:
             votes = self._ballot.votes()
@@ -183,12 +182,12 @@ class BallotDesk(Desk):
             self._show_pair()
         return {}
 
-    def _ask_count(self, _asked: dict[str, Any]) -> dict[str, Any]:
+    def _handle_count(self, _request: dict[str, Any]) -> dict[str, Any]:
         """Show what came of it, and leave it in the notebook."""
         by, rows = self._ballot.by, self._ballot.rows()
-        self._set(results={"by": by, "rows": rows})
+        self._set_traits(results={"by": by, "rows": rows})
         text = "\n".join(f"{row['value']}: {row['wins']} of {row['votes']}" for row in rows)
-        self._leave({"text/html": ballot_html(self._ballot.name, by, rows), "text/plain": text})
+        self._display_lasting({"text/html": ballot_html(self._ballot.name, by, rows), "text/plain": text})
         return {}
 
 
@@ -216,13 +215,13 @@ def vote(runs: Any, by: str | None = None, *, name: str | None = None) -> Ballot
         These are no runs, they differ in nothing, or there are not two pictures to compare.
     """
     chosen = checked_runs(runs)
-    differing = axes.axis_names(chosen)
+    differing = pivot.axis_names(chosen)
     if by is not None:
-        axes.check_axis(chosen, by)
+        pivot.check_axis(chosen, by)
     elif not differing:
         raise InvalidRequestError("These runs differ in nothing that could be voted on", field="by")
     axis = by or differing[0]
-    if len({axes.axis_value(picture.run, axis) for picture in ballot.candidates(chosen)}) < 2:
+    if len({pivot.axis_value(picture.run, axis) for picture in preferences.candidates(chosen)}) < 2:
         raise InvalidRequestError(
             f"There are no two pictures that differ in {axis!r:.60}", field="by", value=axis
         )

@@ -1,4 +1,4 @@
-"""The panel in a real kernel, asked message by message: what it buys, what it refuses, and what it leaves."""
+"""The panel in a real kernel, order message by message: what it buys, what it refuses, and what it leaves."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ def test_three_draws_are_three_takes_of_one_request(page: Page, service: Sandbox
 
 
 def test_the_same_click_twice_buys_once(page: Page, service: Sandbox) -> None:
-    asked = {"form": {"prompt": "a fox"}, "token": "once", "price_micros": PRICE}
-    calls = [page.tell("generate", **asked) for _ in range(3)]
-    answers = [page.answer(call)["run_ids"] for call in calls]
+    order = {"form": {"prompt": "a fox"}, "token": "once", "price_micros": PRICE}
+    calls = [page.send_request("generate", **order) for _ in range(3)]
+    answers = [page.reply(call)["run_ids"] for call in calls]
     page.ended(answers[0][0])
-    assert page.ask("generate", **asked)["run_ids"] == answers[0]
+    assert page.request("generate", **order)["run_ids"] == answers[0]
     assert answers == [answers[0]] * 3
     assert (len(rows()), service.account.submits) == (1, 1)
 
@@ -110,23 +110,23 @@ def test_the_same_click_twice_buys_once(page: Page, service: Sandbox) -> None:
 def test_a_click_buys_at_the_service_that_the_page_showed_and_at_no_other(
     page: Page, service: Sandbox
 ) -> None:
-    mark = page.state["facts"]["mark"]
+    settings_id = page.state["facts"]["settings_id"]
     page.run("%config Apixo.timeout = 600")
-    page.ask("pictures", wanted=[])  # the panel has seen the change, the page of this click has not
-    asked = {"form": {"prompt": "a fox"}, "token": "once", "price_micros": PRICE}
-    said = problem(page.ask("generate", mark=mark, **asked))
+    page.request("pictures", wanted=[])  # the panel has seen the change, the page of this click has not
+    order = {"form": {"prompt": "a fox"}, "token": "once", "price_micros": PRICE}
+    said = problem(page.request("generate", settings_id=settings_id, **order))
     assert "settings have changed" in said["text"]
     assert (rows(), service.account.submits) == ([], 0)
-    assert page.ask("generate", **asked)["run_ids"]
+    assert page.request("generate", **order)["run_ids"]
 
 
 def test_the_same_click_on_several_threads_buys_once(page: Page, service: Sandbox) -> None:
-    asked = {"form": {"prompt": "a fox"}, "token": "once", "price_micros": PRICE}
+    order = {"form": {"prompt": "a fox"}, "token": "once", "price_micros": PRICE}
     calls = []
     for shell in [page.new_subshell() for _ in range(3)] * 2:
         page.subshell = shell
-        calls.append(page.tell("generate", **asked))
-    answers = [page.answer(call)["run_ids"] for call in calls]
+        calls.append(page.send_request("generate", **order))
+    answers = [page.reply(call)["run_ids"] for call in calls]
     page.ended(answers[0][0])
     assert answers == [answers[0]] * 6
     assert (len(rows()), service.account.submits) == (1, 1)
@@ -134,7 +134,7 @@ def test_the_same_click_on_several_threads_buys_once(page: Page, service: Sandbo
 
 def test_a_click_is_heard_while_a_cell_runs(page: Page, service: Sandbox, tmp_path: Path) -> None:
     page.subshell = page.new_subshell()
-    page.ask("hello")  # from here on the kernel hears this page there
+    page.request("hello")  # from here on the kernel hears this page there
     cell = page.kernel.start(UNTIL_GO)
     page.ended(page.generate("a fox")["run_ids"][0])
     assert not page.has_ended(cell)
@@ -145,11 +145,11 @@ def test_a_click_is_heard_while_a_cell_runs(page: Page, service: Sandbox, tmp_pa
 
 @pytest.mark.parametrize("price", [0, PRICE - 1, 4 * PRICE, None, "350000"])
 def test_another_price_than_was_shown_is_refused(page: Page, service: Sandbox, price: Any) -> None:
-    asked = {"form": {"prompt": "a fox"}, "token": "once"}
-    said = problem(page.ask("generate", price_micros=price, **asked))
+    order = {"form": {"prompt": "a fox"}, "token": "once"}
+    said = problem(page.request("generate", price_micros=price, **order))
     assert (said["text"], said["advice"]) == ("This costs $0.35, not what was shown", SETTLED)
     assert (rows(), service.account.submits) == ([], 0)
-    assert page.ask("generate", price_micros=PRICE, **asked)["run_ids"]  # the click was not spent
+    assert page.request("generate", price_micros=PRICE, **order)["run_ids"]  # the click was not spent
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_another_price_than_was_shown_is_refused(page: Page, service: Sandbox, p
 def test_what_cannot_be_asked_is_refused_by_field(
     page: Page, service: Sandbox, form: Any, field: str
 ) -> None:
-    said = problem(page.ask("generate", form=form, token="once", price_micros=PRICE))
+    said = problem(page.request("generate", form=form, token="once", price_micros=PRICE))
     assert said["field"] == field
     assert said["advice"].endswith("Nothing was sent.")
     assert (rows(), service.account.submits) == ([], 0)
@@ -175,14 +175,14 @@ def test_what_cannot_be_asked_is_refused_by_field(
 
 @pytest.mark.parametrize("token", ["", None])
 def test_a_purchase_without_a_token_is_refused(page: Page, service: Sandbox, token: str | None) -> None:
-    said = problem(page.ask("generate", form={"prompt": "a fox"}, token=token, price_micros=PRICE))
+    said = problem(page.request("generate", form={"prompt": "a fox"}, token=token, price_micros=PRICE))
     assert "Nothing was sent." in said["advice"]
     assert service.account.submits == 0
 
 
 def test_a_budget_is_shown_and_kept(page: Page, service: Sandbox) -> None:
     page.run("%apixo budget 0.60")
-    page.ask("hello")
+    page.request("hello")
     [cap] = page.state["money"]["budgets"]
     assert (cap["name"], cap["limit_micros"], cap["left_micros"]) == ("in total", 600_000, 600_000)
     said = problem(page.generate("a fox", micros=2 * PRICE, repeat=2))
@@ -224,7 +224,7 @@ def test_without_a_key_the_panel_shows_and_says_what_to_do(
         assert "APIXO_API_KEY" in problem(page.generate("a fox"))["advice"]
         assert service.account.submits == 0
         page.run(f"import os\nos.environ['APIXO_API_KEY'] = {KEY!r}")
-        page.ask("hello")
+        page.request("hello")
         assert page.state["facts"]["problem"] == {}
         assert page.ended(page.generate("a fox")["run_ids"][0])["kind"] == "done"
 
@@ -249,10 +249,10 @@ def test_cancel_ends_the_waiting_and_resume_takes_it_up_for_nothing(page: Page, 
     [run_id] = page.generate("[seconds:2] a fox")["run_ids"]
     page.wait(lambda: page.card(run_id).get("phase") == "Waiting", "the task")
     assert page.card(run_id)["stoppable"]
-    page.ask("cancel", run_id=run_id)
+    page.request("cancel", run_id=run_id)
     card = page.ended(run_id)
-    assert (card["kind"], card["resumable"], card["again"]) == ("stopped", True, "")
-    assert page.ask("resume", run_id=run_id)["run_ids"] == [run_id]
+    assert (card["kind"], card["resumable"], card["retry_price"]) == ("stopped", True, "")
+    assert page.request("resume", run_id=run_id)["run_ids"] == [run_id]
     page.wait(lambda: page.card(run_id)["kind"] == "done", "the pictures")
     assert [card["run_id"] for card in page.state["cards"]] == [run_id]
     assert service.account.submits == 1
@@ -262,7 +262,7 @@ def test_a_run_stays_on_the_page_when_a_setting_changes(page: Page, service: San
     [run_id] = page.generate("[seconds:0.5] a fox")["run_ids"]
     [failed] = page.generate("[fail:Timeout] a fox")["run_ids"]
     page.run("%config Apixo.unit_price_usd = 0.5")
-    page.ask("hello")
+    page.request("hello")
     assert page.card(run_id)
     assert page.ended(run_id)["kind"] == "done"
     page.ended(failed)
@@ -275,14 +275,14 @@ def test_what_an_earlier_kernel_left_is_told_and_taken_up(
 ) -> None:
     [run_id] = page.generate("[seconds:1] a fox")["run_ids"]
     page.wait(lambda: page.card(run_id).get("phase") == "Waiting", "the task")
-    page.ask("cancel", run_id=run_id)
+    page.request("cancel", run_id=run_id)
     page.ended(run_id)
     with kernel(tmp_path) as later:
         other = Page(later)
         assert other.state["facts"]["unfinished"].startswith("1 earlier run is not finished")
-        assert other.ask("resume")["run_ids"] == [run_id]
+        assert other.request("resume")["run_ids"] == [run_id]
         assert other.ended(run_id)["kind"] == "done"
-        other.ask("hello")
+        other.request("hello")
         assert other.state["facts"]["unfinished"] == ""
     assert service.account.submits == 1
 
@@ -291,11 +291,11 @@ def test_a_failed_run_can_be_bought_again(page: Page, service: Sandbox) -> None:
     form: dict[str, Any] = {"parameters": {"num_images": 2}, "tags": ["red"], "note": "n"}
     [run_id] = page.generate("[fail:Timeout] a fox", micros=2 * PRICE, **form)["run_ids"]
     card = page.ended(run_id)
-    assert (card["kind"], card["again"], card["again_micros"]) == ("failed", "$0.70", 2 * PRICE)
+    assert (card["kind"], card["retry_price"], card["retry_micros"]) == ("failed", "$0.70", 2 * PRICE)
     assert "Timeout" in card["problem"]["text"]
-    asked = {"run_id": run_id, "token": "again", "price_micros": 2 * PRICE}
-    [again] = page.ask("again", **asked)["run_ids"]
-    assert page.ask("again", **asked)["run_ids"] == [again]
+    order = {"run_id": run_id, "token": "again", "price_micros": 2 * PRICE}
+    [again] = page.request("retry", **order)["run_ids"]
+    assert page.request("retry", **order)["run_ids"] == [again]
     page.ended(again)
     first, second = rows()
     assert (first.digest, first.tags, first.note) == (second.digest, second.tags, second.note)
@@ -305,16 +305,16 @@ def test_a_failed_run_can_be_bought_again(page: Page, service: Sandbox) -> None:
 @pytest.mark.parametrize("prompt", ["a fox", "[lost] a fox", "[gone] a fox"])
 def test_what_is_or_may_be_paid_for_is_not_bought_again(page: Page, service: Sandbox, prompt: str) -> None:
     [run_id] = page.generate(prompt)["run_ids"]
-    assert page.ended(run_id)["again"] == ""
-    said = problem(page.ask("again", run_id=run_id, token="again", price_micros=PRICE))
+    assert page.ended(run_id)["retry_price"] == ""
+    said = problem(page.request("retry", run_id=run_id, token="again", price_micros=PRICE))
     assert "Nothing was sent." in said["advice"]
     assert (len(rows()), service.account.submits) == (1, 1)
 
 
-@pytest.mark.parametrize("name", ["again", "cancel"])
+@pytest.mark.parametrize("name", ["retry", "cancel"])
 @pytest.mark.parametrize("run_id", ["nobody", None, 7, "../x"])
 def test_a_run_that_is_not_there_is_said(page: Page, name: str, run_id: Any) -> None:
-    said = problem(page.ask(name, run_id=run_id, token="t", price_micros=PRICE))
+    said = problem(page.request(name, run_id=run_id, token="t", price_micros=PRICE))
     assert said["text"] == "That run is not on the panel any more"
 
 
@@ -368,12 +368,12 @@ def test_pictures_come_as_bytes_on_request(page: Page, tmp_path: Path) -> None:
         7,
     ]
     wanted = [{"run_id": run_id, "index": index, "size": "full"} for index in (0, 1)]
-    page.ask("pictures", wanted=[*hopeless, *wanted])
+    page.request("pictures", wanted=[*hopeless, *wanted])
     came = {said["index"]: (said, parts) for said, parts in page.custom() if said.get("size") == "full"}
     for index, file in enumerate(files):
         said, [data] = came[index]
         assert data == (tmp_path / "home" / "images" / file).read_bytes()
-        assert (said["push"], said["run_id"], said["mime"], said["file"]) == (
+        assert (said["event"], said["run_id"], said["mime"], said["file"]) == (
             "picture",
             run_id,
             "image/png",
@@ -384,37 +384,39 @@ def test_pictures_come_as_bytes_on_request(page: Page, tmp_path: Path) -> None:
 def test_a_choice_is_on_the_card_and_in_the_ledger(page: Page) -> None:
     [run_id] = page.generate("a fox")["run_ids"]
     page.ended(run_id)
-    answer = page.ask("say", run_id=run_id, index=0, rating=4, starred=True, note="the one", tags=["keep"])
+    answer = page.request(
+        "review", run_id=run_id, index=0, rating=4, starred=True, note="the one", tags=["keep"]
+    )
     assert answer["row"]["rating"] == 4
     page.wait(lambda: page.card(run_id)["pictures"][0]["starred"], "the star on the card")
     [run] = rows()
     assert (run.rating, run.images[0].note, run.images[0].tags) == (4, "the one", ("keep",))
-    assert problem(page.ask("say", run_id=run_id, index=0, rating=9))["field"] == "rating"
+    assert problem(page.request("review", run_id=run_id, index=0, rating=9))["field"] == "rating"
 
 
 def test_an_export_is_written_beside_the_notebook_and_can_be_fetched(page: Page, tmp_path: Path) -> None:
     page.ended(page.generate("a fox")["run_ids"][0])
-    answer = page.ask("export", kind="csv", run_ids=[], query={})
+    answer = page.request("export", kind="csv", run_ids=[], query={})
     written = tmp_path / answer["file"]
-    call = page.tell("fetch", file=answer["file"])
-    page.answer(call)
-    [parts] = [parts for said, parts in page.custom() if said.get("answer") == call]
+    call = page.send_request("fetch", file=answer["file"])
+    page.reply(call)
+    [parts] = [parts for said, parts in page.custom() if said.get("id") == call]
     assert parts == [written.read_bytes()]
     for other in ("home/ledger.db", "../../etc/passwd", None):
-        assert problem(page.ask("fetch", file=other))["text"] == "No such file was exported here"
+        assert problem(page.request("fetch", file=other))["text"] == "No such file was exported here"
 
 
 @pytest.mark.parametrize("name", ["", "nonsense", "__class__", None, 7, "generate\n"])
 def test_what_nobody_asks_is_answered_all_the_same(page: Page, name: Any) -> None:
-    page.send({"method": "custom", "content": {"ask": name, "call": "odd"}})
-    assert problem(page.answer("odd"))["text"]
+    page.send({"method": "custom", "content": {"method": name, "id": "odd"}})
+    assert problem(page.reply("odd"))["text"]
 
 
 def test_a_message_that_is_none_leaves_the_panel_alive(page: Page, service: Sandbox) -> None:
-    odd: list[Any] = [[], 7, None, "generate", {"ask": "pictures", "wanted": 7, "call": "odd"}]
+    odd: list[Any] = [[], 7, None, "generate", {"method": "pictures", "wanted": 7, "id": "odd"}]
     for content in odd:
         page.send({"method": "custom", "content": content})
-    assert page.answer("odd") == {"answer": "odd"}
+    assert page.reply("odd") == {"id": "odd"}
     assert page.generate("a fox")["run_ids"]
     assert service.account.submits <= 1
 

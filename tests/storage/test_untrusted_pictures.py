@@ -73,7 +73,7 @@ def of_folder(folder: Path) -> str:
 
 
 def as_panel(session: Session, run: Run, _: Path) -> str:
-    data = [handlers.picture(session, run, 0, size)[1] for size in ("full", "card", "row")]
+    data = [handlers.picture_bytes(session, run, 0, size)[1] for size in ("full", "card", "row")]
     return "".join(each.hex() for each in data)
 
 

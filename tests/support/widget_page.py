@@ -45,7 +45,7 @@ class Page:
         self.text = bundle["text/plain"]
         self._comm = bundle[VIEW]["model_id"]
         self.state = self._states[self._comm]
-        self.ask("hello")
+        self.request("hello")
 
     # --- hearing ---
 
@@ -98,7 +98,7 @@ class Page:
         return [page for page in pages if "apixo-nb-lasting" in page]
 
     def custom(self) -> list[tuple[dict[str, Any], list[bytes]]]:
-        """Answers and pushes, with the bytes beside them."""
+        """Replies and events, with the bytes beside them."""
         return [
             (message["content"]["data"]["content"], [bytes(part) for part in message["buffers"]])
             for message in self.seen
@@ -109,15 +109,15 @@ class Page:
         """All that the kernel has said, as one text."""
         return json.dumps(self.seen, default=repr)
 
-    # --- asking ---
+    # --- requests ---
 
-    def tell(self, name: str, **given: Any) -> str:
-        """Ask, and do not wait; returns what names the call."""
-        call = uuid.uuid4().hex
-        if name in ("generate", "again"):  # a click agrees to what the page shows
-            given.setdefault("mark", self.state["facts"]["mark"])
-        self.send({"method": "custom", "content": {"ask": name, "call": call, **given}})
-        return call
+    def send_request(self, name: str, **given: Any) -> str:
+        """Send a request, and do not wait; returns its id."""
+        request_id = uuid.uuid4().hex
+        if name in ("generate", "retry"):  # a click agrees to what the page shows
+            given.setdefault("settings_id", self.state["facts"]["settings_id"])
+        self.send({"method": "custom", "content": {"method": name, "id": request_id, **given}})
+        return request_id
 
     def send(self, data: Any) -> None:
         """Any message to the widget."""
@@ -137,21 +137,21 @@ class Page:
             if reply["parent_header"].get("msg_id") == message["header"]["msg_id"]:
                 return str(reply["content"]["subshell_id"])
 
-    def answer(self, call: str) -> dict[str, Any]:
-        """The answer to a call."""
+    def reply(self, request_id: str) -> dict[str, Any]:
+        """The reply to a request."""
         [said] = self.wait(
-            lambda: [said for said, _ in self.custom() if said.get("answer") == call], "an answer"
+            lambda: [said for said, _ in self.custom() if said.get("id") == request_id], "a reply"
         )
         return said
 
-    def ask(self, name: str, **given: Any) -> dict[str, Any]:
-        """Ask, and wait for the answer."""
-        return self.answer(self.tell(name, **given))
+    def request(self, name: str, **given: Any) -> dict[str, Any]:
+        """Send a request, and wait for the reply."""
+        return self.reply(self.send_request(name, **given))
 
     def generate(self, prompt: str, *, micros: int = 350_000, token: str = "", **form: Any) -> dict[str, Any]:
         """A click on Generate."""
         token = token or uuid.uuid4().hex
-        return self.ask("generate", form={"prompt": prompt, **form}, token=token, price_micros=micros)
+        return self.request("generate", form={"prompt": prompt, **form}, token=token, price_micros=micros)
 
     # --- looking ---
 

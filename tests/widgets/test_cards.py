@@ -15,7 +15,7 @@ from apixo_nb.core.records import Image, Run, new_run, utc_now
 from apixo_nb.core.request import make_request
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError, BudgetError, TaskFailedError
-from apixo_nb.widgets.cards import again, comparison, ended_card, live_card, model_facts, row
+from apixo_nb.widgets.cards import comparison, ended_card, history_row, live_card, model_facts, retry_price
 from tests.support.factories import STATES, a_full_run, a_run
 from tests.support.hostile import HOSTILE_HTML
 
@@ -64,8 +64,8 @@ def test_every_state_has_a_card_in_flight_and_at_its_end(state: str, task_id: st
     assert ended["kind"] in ("done", "failed", "unknown", "stopped", "unsent")
     assert live["phase"]
     assert ended["phase"]
-    assert ended["state"] == live["state"] == row(run)["state"] == state
-    for answer in (live, ended, row(run)):
+    assert ended["state"] == live["state"] == history_row(run)["state"] == state
+    for answer in (live, ended, history_row(run)):
         sent(answer)
 
 
@@ -90,8 +90,8 @@ def test_only_what_was_surely_not_paid_for_is_tried_again(
 ):
     run = a_secret_run(state, task_id=task_id)
     card = ended_card(run, None)
-    assert (card["kind"], card["again"], card["resumable"]) == (kind, tried_again, resumable)
-    assert again(run) == tried_again
+    assert (card["kind"], card["retry_price"], card["resumable"]) == (kind, tried_again, resumable)
+    assert retry_price(run) == tried_again
 
 
 def test_a_success_whose_pictures_are_missing_is_resumable_and_says_so():
@@ -145,7 +145,7 @@ def test_a_picture_tells_what_was_said_of_it():
     image = Image(
         index=0, url="u", file="a.png", width=3, height=2, rating=4, starred=True, note="n", tags=("x",)
     )
-    [picture] = row(a_secret_run(images=(image,)))["pictures"]
+    [picture] = history_row(a_secret_run(images=(image,)))["pictures"]
     wanted = {"rating": 4, "starred": True, "note": "n", "tags": ["x"], "file": "a.png", "missing": ""}
     assert {name: picture[name] for name in wanted} == wanted
     assert (picture["width"], picture["height"], picture["size"]) == (3, 2, "3 \u00d7 2")
@@ -169,7 +169,7 @@ def test_whatever_people_and_servers_wrote_can_be_sent(text: str, state: str):
     for answer in (
         live_card(job_of(run), utc_now(), SPEC.cadence),
         ended_card(run, None, storable),
-        row(run),
+        history_row(run),
         comparison([run, run]),
     ):
         json.dumps(answer, allow_nan=False).encode()

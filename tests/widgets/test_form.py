@@ -23,7 +23,7 @@ from apixo_nb.errors import InvalidRequestError
 from apixo_nb.experiments import cell_options as options
 from apixo_nb.experiments.prompts import fill, split_prompts
 from apixo_nb.widgets.form import (
-    TAKEN,
+    RESERVED_NAMES,
     Form,
     cell_text,
     check_draws,
@@ -342,8 +342,8 @@ def test_python_asks_for_exactly_what_the_form_says(form: Form, odd: str):
 
 def test_a_variable_has_no_name_that_python_could_not_say():
     arguments = inspect.signature(apixo_nb.sweep).parameters
-    assert {*arguments} - {"values"} == TAKEN
-    for name in ("class", "None", "__debug__", "aspect_ratio", "num_images", *TAKEN):
+    assert {*arguments} - {"values"} == RESERVED_NAMES
+    for name in ("class", "None", "__debug__", "aspect_ratio", "num_images", *RESERVED_NAMES):
         form = Form(f"a {{{name}}} fox", sweep=f"{name} = red, blue")
         assert f"{name} cannot be a variable" in problems(form, nearby=True)["sweep"]
     assert problems(Form("a {match} fox", sweep="match = red, blue"), nearby=True) == {}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import ApixoError, BudgetError, InvalidRequestError, LedgerError
 from apixo_nb.session.session import Session
-from apixo_nb.widgets import handlers as asks
+from apixo_nb.widgets import handlers
 from tests.support import sandboxes
 from tests.support.factories import a_full_run, a_run
 
@@ -58,7 +58,7 @@ ODD: st.SearchStrategy[Any] = st.sampled_from(
 )
 QUERY = ["text", "states", "tags", "rating_min", "starred", "since", "until", "cost_min_usd", "cost_max_usd"]
 QUERIES = st.dictionaries(st.sampled_from([*QUERY, "sort", "descending", "offset", "limit"]), ODD)
-ASKED = st.dictionaries(
+REQUESTS = st.dictionaries(
     st.sampled_from(["run_id", "run_ids", "kind", "index", "wanted", "query"]), ODD | QUERIES
 )
 
@@ -94,24 +94,24 @@ def with_pictures(session: Session, count: int = 2, **changes: Any) -> Run:
 
 
 @PROPERTY
-@given(st.sampled_from(["find", "facets", "compare", "form", "whole", "export", "nonsense", ""]), ASKED)
+@given(st.sampled_from(["find", "facets", "compare", "form", "prompt", "export", "nonsense", ""]), REQUESTS)
 @example("find", {"query": {"offset": float("inf")}})
 @example("find", {"query": {"rating_min": float("nan")}})
 @example("find", {"query": {"since": "0001-01-01"}})
 @example("find", {"query": {"until": "9999-12-31"}})
 @example("find", {"query": {"states": ["x"] * 40_000}})
 @example("find", {"query": {"text": "a b c d " * 2_000}})
-@example("whole", {"run_id": "\ud800"})
+@example("prompt", {"run_id": "\ud800"})
 @example("compare", {"run_ids": ["\ud800", "\0"]})
 @example("export", {"kind": "x" * 5_000})
 @example("export", {"kind": "/../../../tmp/x"})
-def test_an_ask_is_answered_or_refused_in_our_words(
-    session: Session, here: Path, name: str, asked: dict[str, Any]
+def test_a_request_is_answered_or_refused_in_our_words(
+    session: Session, here: Path, name: str, request: dict[str, Any]
 ):
     try:
-        answer = asks.answer(name, session, asked)
+        answer = handlers.reply(name, session, request)
     except ApixoError as error:
-        answer = asks.problem(error)
+        answer = handlers.error_reply(error)
     json.dumps(answer, allow_nan=False).encode()
     assert all(path.parent == here and path.name.startswith("apixo-") for path in here.iterdir())
     for path in here.iterdir():
@@ -126,9 +126,9 @@ def test_an_ask_is_answered_or_refused_in_our_words(
 def test_what_is_said_of_a_picture_is_kept_or_refused(session: Session, said: dict[str, Any]):
     run = session.ledger.get("known") or with_pictures(session, run_id="known")
     try:
-        asks.say_of(session, {"run_id": run.run_id, "index": 0, **said})
+        handlers.review_picture(session, {"run_id": run.run_id, "index": 0, **said})
     except ApixoError as error:
-        json.dumps(asks.problem(error), allow_nan=False).encode()
+        json.dumps(handlers.error_reply(error), allow_nan=False).encode()
 
 
 @PROPERTY
@@ -136,7 +136,9 @@ def test_what_is_said_of_a_picture_is_kept_or_refused(session: Session, said: di
 def test_wanted_pictures_that_cannot_be_are_left_out(session: Session, wanted: Any):
     run = session.ledger.get("known") or with_pictures(session, run_id="known")
     good = {"run_id": run.run_id, "index": 0, "size": "row"}
-    found = list(asks.pictures(session, {"wanted": [*wanted, good] if isinstance(wanted, list) else wanted}))
+    found = list(
+        handlers.wanted_pictures(session, {"wanted": [*wanted, good] if isinstance(wanted, list) else wanted})
+    )
     assert found == ([(run, 0, "row")] if isinstance(wanted, list) else [])
 
 
@@ -146,8 +148,8 @@ def test_wanted_pictures_that_cannot_be_are_left_out(session: Session, wanted: A
 def test_find_gives_a_page_of_rows_and_the_whole_count(session: Session):
     for number in range(30):
         session.ledger.insert(a_run(f"fox {number}", state="planned"))
-    first = asks.find(session, {"query": {"text": "fox"}})
-    second = asks.find(session, {"query": {"text": "fox", "offset": 25}})
+    first = handlers.find_runs(session, {"query": {"text": "fox"}})
+    second = handlers.find_runs(session, {"query": {"text": "fox", "offset": 25}})
     assert (len(first["rows"]), first["total"], first["page"]) == (25, 30, 25)
     assert [row["prompt"] for row in second["rows"]] == [f"fox {number}" for number in (4, 3, 2, 1, 0)]
 
@@ -175,7 +177,7 @@ def test_filters_are_those_of_the_form(session: Session, query: Any, found: int)
     with_pictures(session)  # made on 2026-11-23, at noon, for $0.70
     session.ledger.insert(a_run("a red house", state="planned", created_at=later))
     session.ledger.insert(a_run("a house", state="failed", created_at=later + timedelta(hours=1)))
-    assert asks.find(session, {"query": query})["total"] == found
+    assert handlers.find_runs(session, {"query": query})["total"] == found
 
 
 @pytest.mark.parametrize(
@@ -192,35 +194,35 @@ def test_filters_are_those_of_the_form(session: Session, query: Any, found: int)
     ids=str,
 )
 def test_a_filter_that_makes_no_sense_is_named(session: Session, query: dict[str, Any], field: str):
-    assert refused(lambda: asks.find(session, {"query": query})).field == field
+    assert refused(lambda: handlers.find_runs(session, {"query": query})).field == field
 
 
 def test_facets_are_the_words_that_are_there(session: Session):
     with_pictures(session)
     session.ledger.insert(a_run(state="planned", tags=("red",)))
-    assert asks.facets(session, {}) == {"states": ["planned", "success"], "tags": ["red", "grün"]}
+    assert handlers.list_facets(session, {}) == {"states": ["planned", "success"], "tags": ["red", "grün"]}
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 100])
 def test_two_to_four_runs_are_compared(session: Session, count: int):
     run = with_pictures(session)
-    error = refused(lambda: asks.compare(session, {"run_ids": [run.run_id] * count}))
+    error = refused(lambda: handlers.compare_runs(session, {"run_ids": [run.run_id] * count}))
     assert (error.field, error.allowed) == ("compare", "2 to 4 runs")
-    assert len(asks.compare(session, {"run_ids": [run.run_id] * 3})["runs"]) == 3
+    assert len(handlers.compare_runs(session, {"run_ids": [run.run_id] * 3})["runs"]) == 3
 
 
 def test_a_past_run_comes_back_as_a_form_and_its_whole_prompt(session: Session):
     run = a_run("x " * 2_000, state="planned", name="foxes", tags=("red",))
     session.ledger.insert(run)
-    form = asks.form(session, {"run_id": run.run_id})["form"]
+    form = handlers.fill_form(session, {"run_id": run.run_id})["form"]
     assert (form["prompt"], form["name"], form["tags"], form["repeat"]) == (run.prompt, "foxes", ["red"], 1)
-    assert asks.whole(session, {"run_id": run.run_id}) == {"prompt": run.prompt}
-    for ask in (asks.form, asks.whole):
+    assert handlers.full_prompt(session, {"run_id": run.run_id}) == {"prompt": run.prompt}
+    for ask in (handlers.fill_form, handlers.full_prompt):
         assert refused(functools.partial(ask, session, {"run_id": "nobody"})).field == "run_id"
 
 
 def test_what_nobody_knows_is_refused(session: Session):
-    assert refused(lambda: asks.answer("__class__", session, {})).field == "ask"
+    assert refused(lambda: handlers.reply("__class__", session, {})).field == "method"
 
 
 # --- files and pictures -----------------------------------------------------------------------------
@@ -239,7 +241,7 @@ def test_what_nobody_knows_is_refused(session: Session):
 def test_an_export_is_a_new_file_in_the_working_folder(session: Session, here: Path, kind: str, ending: str):
     run = with_pictures(session)
     session.ledger.insert(a_run(state="planned"))
-    answers = [asks.export(session, {"kind": kind, "run_ids": [run.run_id]}) for _ in range(3)]
+    answers = [handlers.export_runs(session, {"kind": kind, "run_ids": [run.run_id]}) for _ in range(3)]
     written = {here / answer["file"] for answer in answers}
     assert written == set(here.iterdir()) == {Path(answer["place"]) for answer in answers}
     assert len(written) == 3
@@ -248,29 +250,29 @@ def test_an_export_is_a_new_file_in_the_working_folder(session: Session, here: P
 
 @pytest.mark.parametrize("kind", ["", "xlsx", "../csv", "csv/../../x", "x" * 5_000, "CSV", None, 7, ["csv"]])
 def test_another_kind_of_export_writes_nothing(session: Session, here: Path, kind: Any):
-    assert refused(lambda: asks.export(session, {"kind": kind})).field == "kind"
+    assert refused(lambda: handlers.export_runs(session, {"kind": kind})).field == "kind"
     assert list(here.iterdir()) == []
 
 
 def test_an_export_of_all_is_of_all_that_is_found(session: Session, here: Path):
     for number in range(60):
         session.ledger.insert(a_run(f"fox-{number}", state="planned"))
-    answer = asks.export(session, {"kind": "jsonl", "query": {"text": "fox-1"}})
+    answer = handlers.export_runs(session, {"kind": "jsonl", "query": {"text": "fox-1"}})
     assert len((here / answer["file"]).read_text("utf-8").splitlines()) == 11
 
 
 def test_pictures_are_the_original_or_small_and_say_what_is_missing(session: Session):
     run = session.begin("a fox", num_images=2).wait()
     original = session.images.path(run.images[0]).read_bytes()
-    facts, data = asks.picture(session, run, 0, "full")
+    facts, data = handlers.picture_bytes(session, run, 0, "full")
     assert (facts, data) == ({"mime": "image/png", "file": run.images[0].file}, original)
-    facts, data = asks.picture(session, run, 0, "card")
+    facts, data = handlers.picture_bytes(session, run, 0, "card")
     assert (facts["mime"], data[8:12]) == ("image/webp", b"WEBP")
     session.images.path(run.images[1]).unlink()
     for size in ("full", "card", "row"):
-        facts, data = asks.picture(session, run, 1, size)
+        facts, data = handlers.picture_bytes(session, run, 1, size)
         assert (facts["gone"], data) == ("Its file is not in the folder of the pictures.", b"")
-    assert asks.picture(session, run, 9, "row") == ({"gone": "There is no such picture."}, b"")
+    assert handlers.picture_bytes(session, run, 9, "row") == ({"gone": "There is no such picture."}, b"")
 
 
 def test_a_row_of_others_leads_to_no_file_outside_the_folder(session: Session, tmp_path: Path):
@@ -278,25 +280,25 @@ def test_a_row_of_others_leads_to_no_file_outside_the_folder(session: Session, t
     for file in ("../../secret.png", str(tmp_path / "secret.png")):
         run = a_full_run(images=(Image(index=0, url="u", file=file),))
         for size in ("full", "card"):
-            assert asks.picture(session, run, 0, size)[1] == b""
+            assert handlers.picture_bytes(session, run, 0, size)[1] == b""
 
 
 # --- what stands beside the form, and problems ------------------------------------------------------
 
 
 def test_money_is_what_the_budgets_leave(session: Session):
-    assert asks.money(session) == {"budgets": []}
+    assert handlers.budget_facts(session) == {"budgets": []}
     session.ledger.set_budget("total", sandbox=True, limit_micros=1_000_000)
     with_pictures(session)
-    [cap] = asks.money(session)["budgets"]
+    [cap] = handlers.budget_facts(session)["budgets"]
     assert cap == {"name": "in total", "limit_micros": 1_000_000, "left_micros": 300_000}
 
 
 def test_what_is_unfinished_is_said_with_what_is_at_stake(session: Session):
-    assert asks.unfinished(session) == ""
+    assert handlers.unfinished_text(session) == ""
     session.ledger.insert(a_run(state="processing", task_id="t1"))
     session.ledger.insert(a_run(state="unknown"))
-    told = asks.unfinished(session)
+    told = handlers.unfinished_text(session)
     assert told.startswith(
         "1 earlier run is not finished; to resume costs nothing. 1 submit was never answered"
     )
@@ -307,7 +309,7 @@ def test_a_ledger_that_cannot_be_read_keeps_the_form_alive(session: Session):
     session.ledger.leases.mark_abandoned()
     session.close()
     session.ledger_file().write_bytes(b"no ledger " * 1_000)
-    assert (asks.money(session), asks.unfinished(session)) == ({"budgets": []}, "")
+    assert (handlers.budget_facts(session), handlers.unfinished_text(session)) == ({"budgets": []}, "")
 
 
 @pytest.mark.parametrize(
@@ -331,4 +333,4 @@ def test_a_ledger_that_cannot_be_read_keeps_the_form_alive(session: Session):
     ids=lambda value: type(value).__name__,
 )
 def test_a_problem_says_what_our_errors_say_and_nothing_of_others(error: Exception, told: dict[str, str]):
-    assert asks.problem(error) == {"problem": told}
+    assert handlers.error_reply(error) == {"problem": told}

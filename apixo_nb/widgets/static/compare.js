@@ -1,7 +1,7 @@
 // Runs side by side: pictures at full size, parameters, and what differs between the prompts.
 
-function makeCompare(desk) {
-  const dialog = makeDialog(desk.root, "Compare runs", "apx-compare");
+function makeComparison(view) {
+  const dialog = makeDialog(view.root, "Compare runs", "apx-compare");
   const body = h("div", { class: "apx-compare-body" });
   dialog.element.append(
     h("div", { class: "apx-bar" }, h("h3", { class: "apx-title" }, "Side by side"), h("span", { class: "apx-grow" }),
@@ -10,7 +10,7 @@ function makeCompare(desk) {
   );
 
   /** One run's pictures, one at a time at full size. */
-  function pictureOf(run) {
+  function drawPictures(run) {
     const frame = h("div", { class: "apx-frame" });
     const place = h("span", { class: "apx-place" });
     const step = (by, label, text) => h("button", { type: "button", class: "apx-button apx-small", "aria-label": label, onclick: () => show(at + by) }, text);
@@ -19,10 +19,10 @@ function makeCompare(desk) {
     let at = 0;
     function show(index) {
       at = Math.min(Math.max(index, 0), run.pictures.length - 1);
-      dim(previous, at === 0);
-      dim(next, at === run.pictures.length - 1);
+      setDisabled(previous, at === 0);
+      setDisabled(next, at === run.pictures.length - 1);
       setText(place, `${at + 1} of ${run.pictures.length}`);
-      frame.replaceChildren(desk.link.pictures.image(run.pictures[at], "full", { class: "apx-full" }));
+      frame.replaceChildren(view.kernel.pictures.image(run.pictures[at], "full", { class: "apx-full" }));
     }
     if (!run.pictures.length) return h("div", { class: "apx-frame apx-gone" }, run.why || "No picture");
     show(0);
@@ -32,7 +32,7 @@ function makeCompare(desk) {
   const tags = { same: "span", removed: "del", added: "ins" };
   const spoken = { removed: "left out: ", added: "added: " };
 
-  function promptOfColumn(pieces) {
+  function drawDifference(pieces) {
     return h("p", { class: "apx-prompt apx-difference" }, pieces.map(([kind, text]) =>
       h(tags[kind], {}, spoken[kind] ? h("span", { class: "apx-unseen" }, spoken[kind]) : null, text)));
   }
@@ -40,10 +40,10 @@ function makeCompare(desk) {
   function draw({ runs, prompts, parameters }) {
     const head = (text) => h("th", { scope: "row" }, text);
     body.replaceChildren(h("table", { class: "apx-table apx-compare-table" },
-      h("thead", {}, h("tr", {}, h("td", {}), runs.map((run, index) => h("th", { scope: "col" }, `${index + 1}. ${moment(run.created_ms)}`)))),
+      h("thead", {}, h("tr", {}, h("td", {}), runs.map((run, index) => h("th", { scope: "col" }, `${index + 1}. ${localTime(run.created_ms)}`)))),
       h("tbody", {},
-        h("tr", {}, head("Picture"), runs.map((run) => h("td", {}, pictureOf(run)))),
-        h("tr", {}, head("Prompt"), prompts.map((pieces) => h("td", {}, promptOfColumn(pieces)))),
+        h("tr", {}, head("Picture"), runs.map((run) => h("td", {}, drawPictures(run)))),
+        h("tr", {}, head("Prompt"), prompts.map((pieces) => h("td", {}, drawDifference(pieces)))),
         parameters.map((one) => h("tr", { class: one.differs ? "apx-differs" : "" },
           h("th", { scope: "row" }, one.label, one.differs ? h("span", { class: "apx-unseen" }, " (differs)") : null),
           one.values.map((value) => h("td", {}, value)))))));
@@ -52,7 +52,7 @@ function makeCompare(desk) {
 
   return {
     async open(run_ids) {
-      draw(await desk.link.ask("compare", { run_ids }, { patient: true }));
+      draw(await view.kernel.request("compare", { run_ids }, { patient: true }));
       dialog.open();
     },
   };

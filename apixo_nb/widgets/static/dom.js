@@ -17,11 +17,11 @@ let lastId = 0;
 /** An id that no other element of the page has: labels point with it. */
 function newId() {
   lastId += 1;
-  return `apx-${token().slice(0, 8)}-${lastId}`;
+  return `apx-${randomToken().slice(0, 8)}-${lastId}`;
 }
 
 /** A random word. `crypto.randomUUID` is missing where the page came over plain http. */
-function token() {
+function randomToken() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
@@ -34,17 +34,17 @@ function setText(element, text) {
  * Make a button that does nothing just now. It keeps the focus, which `disabled` would take from it: whoever
  * works by keyboard would be thrown back to the top of the page.
  */
-function dim(button, dimmed) {
-  button.setAttribute("aria-disabled", String(dimmed));
+function setDisabled(button, disabled) {
+  button.setAttribute("aria-disabled", String(disabled));
 }
 
-const isDimmed = (button) => button.getAttribute("aria-disabled") === "true";
+const isDisabled = (button) => button.getAttribute("aria-disabled") === "true";
 
-/** Clicks on dimmed buttons go nowhere, wherever in `root` they are. */
-function guardDimmed(root) {
+/** Clicks on disabled buttons go nowhere, wherever in `root` they are. */
+function ignoreDisabledClicks(root) {
   root.addEventListener("click", (event) => {
     const button = event.target.closest("button");
-    if (button && isDimmed(button)) event.stopImmediatePropagation();
+    if (button && isDisabled(button)) event.stopImmediatePropagation();
   }, true);
 }
 
@@ -55,7 +55,7 @@ function labelled(text, control, ...more) {
 }
 
 /** A group of radio buttons that look like buttons; `draw(value)` may put something before the text. */
-function choices({ legend, values, onpick, draw = () => null, text = String }) {
+function radioGroup({ legend, values, onpick, draw = () => null, text = String }) {
   const name = newId();
   const inputs = values.map((value) =>
     h("input", { type: "radio", name, value: String(value), class: "apx-radio", onchange: () => onpick(value) }),
@@ -80,19 +80,19 @@ function dollars(micros) {
   return `$${(micros / 1e6).toFixed(6).replace(/0+$/, "")}`;
 }
 
-function many(count, word) {
+function plural(count, word) {
   return `${count.toLocaleString("en-US")} ${word}${count === 1 ? "" : "s"}`;
 }
 
 /** A moment of the past, in the reader's own time zone: 2026-11-25 18:05. */
-function moment(ms) {
+function localTime(ms) {
   const when = new Date(ms);
   const two = (number) => String(number).padStart(2, "0");
   return `${when.getFullYear()}-${two(when.getMonth() + 1)}-${two(when.getDate())} ${two(when.getHours())}:${two(when.getMinutes())}`;
 }
 
-/** A function that runs once things have been quiet for a while; `.now()` runs it at once if it is due. */
-function whenQuiet(ms, action) {
+/** A function that runs once things have been quiet for a while; `.flush()` runs it at once if it is due. */
+function debounce(ms, action) {
   let timer = null;
   const run = () => {
     timer = null;
@@ -102,12 +102,12 @@ function whenQuiet(ms, action) {
     clearTimeout(timer);
     timer = setTimeout(run, ms);
   };
-  later.now = () => {
+  later.flush = () => {
     if (timer === null) return;
     clearTimeout(timer);
     run();
   };
-  later.drop = () => clearTimeout(timer);
+  later.cancel = () => clearTimeout(timer);
   return later;
 }
 

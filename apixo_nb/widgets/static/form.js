@@ -2,14 +2,14 @@
 
 const CHECK_MS = 250;
 
-function makeForm(desk) {
-  const { model, link } = desk;
+function makeForm(view) {
+  const { model, kernel } = view;
   let pending = false; // a purchase that the kernel has not answered yet: no second one meanwhile
   let bought = null; // the form that was just bought, for as long as another press may be the same one
 
   const form = () => model.get("form");
-  const spec = () => desk.facts().models.find((one) => one.id === form().model) ?? desk.facts().models[0];
-  const save = whenQuiet(CHECK_MS, () => model.save_changes());
+  const spec = () => view.facts().models.find((one) => one.id === form().model) ?? view.facts().models[0];
+  const save = debounce(CHECK_MS, () => model.save_changes());
 
   function change(values) {
     show(problem, "");
@@ -44,7 +44,7 @@ function makeForm(desk) {
   const repeatField = labelled("Draws", repeat, repeatProblem);
   repeatField.title = "There is no seed: each draw of the same request is another picture, and is paid for";
 
-  const references = makeReferences(desk, () => form().image_urls, (image_urls) => change({ image_urls }), () => spec().references_max);
+  const references = makeReferences(view, () => form().image_urls, (image_urls) => change({ image_urls }), () => spec().references_max);
 
   const sweep = h("textarea", {
     rows: "2", class: "apx-input", spellcheck: "false", placeholder: "style = oil, ink, \"cut, paper\"",
@@ -95,7 +95,7 @@ function makeForm(desk) {
   }
 
   function chooseModel(id) {
-    const chosen = desk.facts().models.find((one) => one.id === id);
+    const chosen = view.facts().models.find((one) => one.id === id);
     const known = Object.fromEntries(chosen.parameters.map((one) => {
       const value = form().parameters[one.wire];
       return [one.wire, one.values.includes(value) ? value : one.default];
@@ -106,7 +106,7 @@ function makeForm(desk) {
   // --- showing it ---
 
   function drawModels() {
-    const { models, most_draws } = desk.facts();
+    const { models, most_draws } = view.facts();
     model_.replaceChildren(...models.map((one) => h("option", { value: one.id }, one.id)));
     modelField.hidden = models.length < 2;
     repeat.max = most_draws;
@@ -115,7 +115,7 @@ function makeForm(desk) {
   function drawParameters() {
     groups = spec().parameters.map((one) => ({
       wire: one.wire, default: one.default,
-      ...choices({
+      ...radioGroup({
         legend: one.label, values: one.values, draw: shapeOf,
         onpick: (value) => change({ parameters: { ...form().parameters, [one.wire]: value } }),
       }),
@@ -185,7 +185,7 @@ function makeForm(desk) {
     return Number(form().parameters[spec().count] ?? counted?.default ?? 1);
   }
 
-  const goodDraws = () => Number.isInteger(form().repeat) && form().repeat >= 1 && form().repeat <= desk.facts().most_draws;
+  const goodDraws = () => Number.isInteger(form().repeat) && form().repeat >= 1 && form().repeat <= view.facts().most_draws;
 
   /** How many pictures are asked for; null while that is no number, or the kernel still counts those of a sweep. */
   function asked() {
@@ -198,33 +198,33 @@ function makeForm(desk) {
   const total = () => (asked() ?? 0) * spec().price_micros;
 
   function showPrice() {
-    const { sandbox } = desk.facts();
+    const { sandbox } = view.facts();
     const draws = form().repeat;
     const counted = asked() !== null;
-    show(repeatProblem, goodDraws() ? "" : `Draws are a whole number from 1 to ${desk.facts().most_draws}.`);
-    let made = draws > 1 ? `${many(draws, "draw")} × ${many(pictureCount(), "picture")}` : many(pictureCount(), "picture");
-    if (isSweep() || !counted) made = counted ? `${many(model.get("checked").tasks, "task")}, ${many(asked(), "picture")}` : isSweep() ? "A sweep" : "Pictures";
+    show(repeatProblem, goodDraws() ? "" : `Draws are a whole number from 1 to ${view.facts().most_draws}.`);
+    let made = draws > 1 ? `${plural(draws, "draw")} × ${plural(pictureCount(), "picture")}` : plural(pictureCount(), "picture");
+    if (isSweep() || !counted) made = counted ? `${plural(model.get("checked").tasks, "task")}, ${plural(asked(), "picture")}` : isSweep() ? "A sweep" : "Pictures";
     setText(price, counted ? `${made}: ${dollars(total())}${sandbox ? " by list price, not paid" : ""}` : `${made}: not counted yet`);
-    const caps = model.get("money").budgets ?? [];
-    setText(money, caps.map((cap) => leftOf(cap)).join(" · "));
-    money.hidden = caps.length === 0;
-    money.classList.toggle("apx-over", caps.some((cap) => cap.left_micros < total()));
-    dim(generate, pending || !counted || rests());
-    const busy = link.late ? "Waiting for the kernel …" : "Sending …";
+    const budgets = model.get("money").budgets ?? [];
+    setText(money, budgets.map((budget) => leftOf(budget)).join(" · "));
+    money.hidden = budgets.length === 0;
+    money.classList.toggle("apx-over", budgets.some((budget) => budget.left_micros < total()));
+    setDisabled(generate, pending || !counted || rests());
+    const busy = kernel.late ? "Waiting for the kernel …" : "Sending …";
     setText(generate, pending ? busy : counted ? `Generate · ${dollars(total())}` : "Generate");
   }
 
-  function leftOf(cap) {
-    const left = cap.left_micros - total();
+  function leftOf(budget) {
+    const left = budget.left_micros - total();
     const after = left >= 0 ? `${dollars(left)} left after this` : `${dollars(-left)} too much`;
-    return `Budget ${cap.name}, ${dollars(cap.limit_micros)}: ${after}`;
+    return `Budget ${budget.name}, ${dollars(budget.limit_micros)}: ${after}`;
   }
 
   function showChecked() {
     const found = model.get("checked").problems ?? {};
     show(promptProblem, found.prompt);
     prompt.setAttribute("aria-invalid", String(Boolean(found.prompt)));
-    show(repeatProblem, goodDraws() ? "" : `Draws are a whole number from 1 to ${desk.facts().most_draws}.`);
+    show(repeatProblem, goodDraws() ? "" : `Draws are a whole number from 1 to ${view.facts().most_draws}.`);
     show(sweepProblem, found.sweep);
     showPrice();
     if (model.get("checked").rev === form().rev) references.showProblems(found);
@@ -250,8 +250,8 @@ function makeForm(desk) {
     if (asked() === null) return;
     pending = true;
     // What is sent is what was agreed to, whatever changes meanwhile.
-    const order = { form: form(), mark: desk.facts().mark, token: token(), price_micros: total() };
-    save.now();
+    const order = { form: form(), settings_id: view.facts().settings_id, token: randomToken(), price_micros: total() };
+    save.flush();
     showPrice();
     if (!(await agreed())) {
       pending = false;
@@ -259,17 +259,17 @@ function makeForm(desk) {
       return;
     }
     try {
-      const { run_ids } = await link.ask("generate", order);
-      setText(status, `${many(run_ids.length, "run")} started.`);
-      desk.root.querySelector(".apx-runs")?.scrollIntoView({ block: "nearest" });
+      const { run_ids } = await kernel.request("generate", order);
+      setText(status, `${plural(run_ids.length, "run")} started.`);
+      view.root.querySelector(".apx-runs")?.scrollIntoView({ block: "nearest" });
       bought = order.form.rev;
       setTimeout(() => {
         bought = null;
         showPrice();
       }, REST_MS);
-    } catch (refused) {
-      show(problem, [refused.text ?? String(refused), refused.advice].filter(Boolean).join(" "));
-      if (refused.field === "prompt") prompt.focus();
+    } catch (error) {
+      show(problem, [error.text ?? String(error), error.advice].filter(Boolean).join(" "));
+      if (error.field === "prompt") prompt.focus();
     }
     pending = false;
     showPrice();
@@ -277,13 +277,13 @@ function makeForm(desk) {
 
   /** Above the notebook's own limit, one more look at the sum. */
   function agreed() {
-    if (total() <= desk.facts().ask_above_micros) return Promise.resolve(true);
-    const dialog = makeDialog(desk.root, "Is that the sum you want?", "apx-ask");
+    if (total() <= view.facts().ask_above_micros) return Promise.resolve(true);
+    const dialog = makeDialog(view.root, "Is that the sum you want?", "apx-ask");
     const spend = `Spend ${dollars(total())}?`;
     const answer = (said) => h("button", { type: "button", class: `apx-button ${said ? "apx-primary" : ""}`, onclick: () => dialog.element.close(said ? "yes" : "") },
       said ? `Generate · ${dollars(total())}` : "Not now");
     dialog.element.append(h("h3", { class: "apx-title" }, spend), h("p", {}, `${price.textContent}.`),
-      h("p", { class: "apx-facts" }, `You are asked above ${dollars(desk.facts().ask_above_micros)}; %config Apixo.ask_above_usd sets that sum.`),
+      h("p", { class: "apx-facts" }, `You are asked above ${dollars(view.facts().ask_above_micros)}; %config Apixo.ask_above_usd sets that sum.`),
       h("div", { class: "apx-row" }, answer(true), answer(false)));
     dialog.open();
     return new Promise((resolve) => {
@@ -295,10 +295,10 @@ function makeForm(desk) {
   }
 
   async function copy(kind) {
-    save.now();
+    save.flush();
     copied.hidden = true;
     const checked = model.get("checked");
-    const texts = checked.rev === form().rev ? checked : await link.ask("texts", { form: form() });
+    const texts = checked.rev === form().rev ? checked : await kernel.request("texts", { form: form() });
     const text = texts[kind];
     if (!text) {
       setText(status, "No cell says exactly this (a line break, { } or $ on its first line, or blank lines around the prompt). Copy it as Python.");
@@ -319,15 +319,15 @@ function makeForm(desk) {
     prompt.focus();
   }
 
-  desk.on("change:form", fill);
-  desk.on("change:money", showPrice);
-  desk.on("change:checked", showChecked);
-  desk.on("change:facts", () => {
+  view.on("change:form", fill);
+  view.on("change:money", showPrice);
+  view.on("change:checked", showChecked);
+  view.on("change:facts", () => {
     drawModels();
     drawParameters();
     fill();
   });
-  desk.onLate(showPrice);
+  view.onLate(showPrice);
   drawModels();
   fill();
   showChecked();
@@ -342,12 +342,12 @@ function makeForm(desk) {
       setText(status, "The form holds that run's request.");
     },
     addReference: (url) => references.add(url),
-    stop: () => save.now(),
+    stop: () => save.flush(),
   };
 }
 
 /** Reference pictures: a list with previews, and a line to add one. */
-function makeReferences(desk, urls, change, most) {
+function makeReferences(view, urls, change, most) {
   const list = h("ul", { class: "apx-references" });
   const problem = h("p", { class: "apx-problem", id: newId(), hidden: true });
   const line = h("input", {

@@ -1,7 +1,7 @@
 // A grid of pictures: rows and columns are the values of two axes, a cell is a stack of takes to flip through.
 
 /** One cell: its pictures one at a time, the winner first, and what can be said of them. */
-function gridCell(desk, cell) {
+function gridCell(view, cell) {
   if (!cell) return h("td", { class: "apx-cell apx-empty" }, "Nothing here");
   const { pictures, label } = cell;
   const frame = h("div", { class: "apx-stack" });
@@ -16,13 +16,13 @@ function gridCell(desk, cell) {
   function show(index) {
     at = Math.min(Math.max(index, 0), pictures.length - 1);
     const picture = pictures[at];
-    dim(previous, at === 0);
-    dim(next, at === pictures.length - 1);
+    setDisabled(previous, at === 0);
+    setDisabled(next, at === pictures.length - 1);
     setText(place, `${at + 1} of ${pictures.length}`);
     setText(pick, picture.starred ? "★ Winner" : "☆ Pick");
     pick.setAttribute("aria-pressed", String(picture.starred));
     pick.setAttribute("aria-label", `${picture.starred ? "Winner" : "Pick as winner"}: picture ${at + 1} of ${pictures.length} in ${label}`);
-    frame.replaceChildren(...thumbnails(desk, [picture], "card", () => desk.lightbox.open(pictures, at)));
+    frame.replaceChildren(...thumbnails(view, [picture], "card", () => view.lightbox.open(pictures, at)));
   }
 
   /** One winner a cell: the star goes from the one that had it. */
@@ -41,13 +41,13 @@ function gridCell(desk, cell) {
   }
 
   async function say(picture, starred) {
-    await desk.link.ask("say", { run_id: picture.run_id, index: picture.index, starred });
+    await view.kernel.request("review", { run_id: picture.run_id, index: picture.index, starred });
     picture.starred = starred;
   }
 
   if (pictures.length) show(0);
   // The lightbox may have said something of one of these pictures.
-  desk.heard.push((row) => {
+  view.reviewListeners.push((row) => {
     for (const news of row.pictures) {
       const known = pictures.find((one) => one.run_id === news.run_id && one.index === news.index);
       if (known) Object.assign(known, news);
@@ -63,12 +63,12 @@ function gridCell(desk, cell) {
 }
 
 function drawGrid(model, el) {
-  const desk = makeDesk(model, el);
-  desk.lightbox = makeLightbox(desk);
+  const view = makeView(model, el);
+  view.lightbox = makeLightbox(view);
   const place = h("div", { class: "apx-scroll apx-grid-scroll", tabindex: "0", role: "region", "aria-label": "Grid of pictures" });
 
   function draw() {
-    desk.heard = [];
+    view.reviewListeners = [];
     const { x, y, sections } = model.get("grid");
     const corner = [y && `${y} ↓`, x && `${x} →`].filter(Boolean).join("  ");
     place.replaceChildren(...(sections ?? []).map((section) => h("section", {},
@@ -76,19 +76,19 @@ function drawGrid(model, el) {
       h("table", { class: "apx-table apx-grid" },
         h("thead", {}, h("tr", {}, h("td", {}, corner), section.columns.map((text) => h("th", { scope: "col" }, text || "(none)")))),
         h("tbody", {}, section.rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.label || (y ? "(none)" : "")),
-          row.cells.map((cell) => gridCell(desk, cell)))))))));
+          row.cells.map((cell) => gridCell(view, cell)))))))));
   }
 
-  desk.said = (row) => desk.heard.forEach((hear) => hear(row));
-  desk.on("change:grid", draw);
+  view.onReview = (row) => view.reviewListeners.forEach((hear) => hear(row));
+  view.on("change:grid", draw);
   draw();
-  desk.root.append(desk.late, place);
-  return desk.begin();
+  view.root.append(view.late, place);
+  return view.attach();
 }
 
 export default {
   initialize({ model }) {
-    linkOf(model);
+    connectionOf(model);
   },
   render({ model, el }) {
     return drawGrid(model, el);

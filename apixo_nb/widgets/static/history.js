@@ -3,7 +3,7 @@
 const COLUMNS = [
   { key: "prompt", text: "Prompt", cell: (row) => promptCell(row) },
   { key: "state", text: "State", cell: (row) => row.state },
-  { key: "created_at", text: "Made", cell: (row) => moment(row.created_ms) },
+  { key: "created_at", text: "Made", cell: (row) => localTime(row.created_ms) },
   { key: "aspect_ratio", text: "Ratio", cell: (row) => row.aspect_ratio },
   { key: "costTime", text: "Time", cell: (row) => row.took },
   { key: "cost_usd", text: "Cost", cell: (row) => row.cost },
@@ -20,14 +20,14 @@ function promptCell(row) {
     row.why ? h("div", { class: "apx-facts" }, row.why) : null, labels ? h("div", { class: "apx-facts" }, labels) : null];
 }
 
-function makeHistory(desk) {
+function makeHistory(view) {
   const query = { text: "", states: [], tags: [], rating_min: null, starred: false, since: "", until: "", cost_min_usd: null, cost_max_usd: null, sort: "created_at", descending: true, offset: 0 };
   const selected = new Set();
   let rows = [];
   let total = 0;
   let page = 25;
   let shown = false; // the tab is open
-  let asked = 0;
+  let latest = 0; // the number of the latest search
 
   // --- filters ---
 
@@ -41,7 +41,7 @@ function makeHistory(desk) {
   const until = h("input", { type: "date", class: "apx-input", onchange: () => refind() });
   const money = () => h("input", { type: "number", class: "apx-input apx-number", min: "0", step: "0.01", onchange: () => refind() });
   const [costMin, costMax] = [money(), money()];
-  const later = whenQuiet(250, refind);
+  const later = debounce(250, refind);
   const filters = h("div", { class: "apx-filters", role: "search", "aria-label": "Search the history" },
     labelled("Search", search), labelled("State", state), labelled("Tag", tag), labelled("Rating", rating),
     labelled("From", since), labelled("To", until), labelled("Cost from, $", costMin), labelled("Cost to, $", costMax),
@@ -67,7 +67,7 @@ function makeHistory(desk) {
   const button = (text, onclick) => h("button", { type: "button", class: "apx-button", onclick }, text);
   const back = button("‹ Newer", () => turn(-1));
   const on = button("Older ›", () => turn(1));
-  const compare = button("Compare", () => guarded(() => desk.compare.open([...selected])));
+  const compare = button("Compare", () => guarded(() => view.compare.open([...selected])));
   const none = button("Select none", () => selectNone());
   const kind = h("select", { class: "apx-input", "aria-label": "Kind of file" }, KINDS.map(([value, text]) => h("option", { value }, text)));
   const save = button("Export", exportRuns);
@@ -96,8 +96,8 @@ function makeHistory(desk) {
     problem.hidden = true;
     try {
       return await action();
-    } catch (refused) {
-      setText(problem, [refused.text, refused.advice].filter(Boolean).join(" "));
+    } catch (error) {
+      setText(problem, [error.text, error.advice].filter(Boolean).join(" "));
       problem.hidden = false;
       return null;
     }
@@ -105,15 +105,15 @@ function makeHistory(desk) {
 
   async function find() {
     read();
-    const turn_ = (asked += 1);
-    const answer = await guarded(() => desk.link.ask("find", { query }));
-    if (!answer || turn_ !== asked) return; // a later question has been asked since
-    ({ rows, total, page } = answer);
+    const number = (latest += 1);
+    const reply = await guarded(() => view.kernel.request("find", { query }));
+    if (!reply || number !== latest) return; // a later question has been asked since
+    ({ rows, total, page } = reply);
     draw();
   }
 
   async function findWords() {
-    const { states, tags } = await desk.link.ask("facets");
+    const { states, tags } = await view.kernel.request("facets");
     for (const [menu, words] of [[state, states], [tag, tags]]) {
       const chosen = menu.value;
       menu.replaceChildren(h("option", { value: "" }, "any"), ...words.map((word) => h("option", { value: word }, word)));
@@ -142,9 +142,9 @@ function makeHistory(desk) {
     }
     body.replaceChildren(...rows.map(drawRow));
     if (!rows.length) body.append(h("tr", {}, h("td", { colspan: String(COLUMNS.length + 3), class: "apx-empty" }, "No run is like that.")));
-    dim(back, query.offset === 0);
-    dim(on, query.offset + rows.length >= total);
-    back.parentElement.hidden = isDimmed(back) && isDimmed(on);
+    setDisabled(back, query.offset === 0);
+    setDisabled(on, query.offset + rows.length >= total);
+    back.parentElement.hidden = isDisabled(back) && isDisabled(on);
     drawSelection();
   }
 
@@ -158,9 +158,9 @@ function makeHistory(desk) {
       },
     });
     pick.checked = selected.has(row.run_id);
-    const send = h("button", { type: "button", class: "apx-button apx-small", "aria-label": `Send run ${row.run_id} to the form`, onclick: () => guarded(() => desk.sendToForm(row.run_id)) }, "To form");
+    const send = h("button", { type: "button", class: "apx-button apx-small", "aria-label": `Send run ${row.run_id} to the form`, onclick: () => guarded(() => view.sendToForm(row.run_id)) }, "To form");
     return h("tr", { "data-run": row.run_id },
-      h("td", {}, pick), h("td", {}, h("div", { class: "apx-thumbs" }, thumbnails(desk, row.pictures, "row"))),
+      h("td", {}, pick), h("td", {}, h("div", { class: "apx-thumbs" }, thumbnails(view, row.pictures, "row"))),
       COLUMNS.map((column) => h("td", { class: `apx-col-${column.key}` }, column.cell(row))),
       h("td", {}, send));
   }
@@ -168,11 +168,11 @@ function makeHistory(desk) {
   function drawSelection() {
     const first = total ? query.offset + 1 : 0;
     const place = total > rows.length ? `, ${first} to ${query.offset + rows.length} shown` : "";
-    setText(status, `${many(total, "run")}${place}${selected.size ? `; ${selected.size} selected` : ""}`);
-    dim(compare, selected.size < 2 || selected.size > MOST_COMPARED);
-    compare.title = isDimmed(compare) ? `Select 2 to ${MOST_COMPARED} runs to compare them` : "";
+    setText(status, `${plural(total, "run")}${place}${selected.size ? `; ${selected.size} selected` : ""}`);
+    setDisabled(compare, selected.size < 2 || selected.size > MOST_COMPARED);
+    compare.title = isDisabled(compare) ? `Select 2 to ${MOST_COMPARED} runs to compare them` : "";
     none.hidden = selected.size === 0;
-    dim(save, total === 0 && selected.size === 0);
+    setDisabled(save, total === 0 && selected.size === 0);
     setText(save, selected.size ? `Export ${selected.size} selected` : `Export all ${total.toLocaleString("en-US")}`);
     all.checked = rows.length > 0 && rows.every((row) => selected.has(row.run_id));
   }
@@ -191,19 +191,19 @@ function makeHistory(desk) {
   }
 
   async function exportRuns() {
-    dim(save, true);
+    setDisabled(save, true);
     setText(result, "Writing …");
-    const answer = await guarded(() => desk.link.ask("export", { kind: kind.value, run_ids: [...selected], query }, { patient: true }));
-    dim(save, false);
+    const reply = await guarded(() => view.kernel.request("export", { kind: kind.value, run_ids: [...selected], query }, { patient: true }));
+    setDisabled(save, false);
     setText(result, "");
-    if (answer) {
-      result.append(`Written: ${answer.file} `, h("button", { type: "button", class: "apx-link", onclick: () => guarded(() => fetchFile(answer.file)) }, "Download"));
-      result.title = answer.place;
+    if (reply) {
+      result.append(`Written: ${reply.file} `, h("button", { type: "button", class: "apx-link", onclick: () => guarded(() => fetchFile(reply.file)) }, "Download"));
+      result.title = reply.place;
     }
   }
 
   async function fetchFile(file) {
-    const { buffers } = await desk.link.ask("fetch", { file }, { patient: true });
+    const { buffers } = await view.kernel.request("fetch", { file }, { patient: true });
     const url = URL.createObjectURL(new Blob(buffers));
     saveFile(url, file);
     setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser may take a moment to begin
@@ -216,10 +216,10 @@ function makeHistory(desk) {
   }
 
   // A run that begins or ends is news for the table.
-  const soon = whenQuiet(500, refresh);
+  const soon = debounce(500, refresh);
   let states = "";
-  desk.on("change:cards", () => {
-    const now = desk.model.get("cards").map((card) => card.run_id + card.state).join();
+  view.on("change:cards", () => {
+    const now = view.model.get("cards").map((card) => card.run_id + card.state).join();
     if (now !== states) soon();
     states = now;
   });
@@ -241,8 +241,8 @@ function makeHistory(desk) {
       body.children[index].replaceWith(drawRow(row));
     },
     stop: () => {
-      later.drop();
-      soon.drop();
+      later.cancel();
+      soon.cancel();
     },
   };
 }

@@ -6,14 +6,14 @@ const MOST = { full: 8, card: 300, row: 600 };
 const keyOf = (picture, size) => `${picture.run_id}/${picture.index}/${size}/${picture.file}`;
 
 class Pictures {
-  #link;
+  #kernel;
   #known = new Map(); // key -> { url, file }
   #waiting = new Map(); // key -> { promise, resolve }
   #wanted = [];
 
-  constructor(link) {
-    this.#link = link;
-    link.addEventListener("picture", (event) => this.#arrived(event.detail));
+  constructor(kernel) {
+    this.#kernel = kernel;
+    kernel.addEventListener("picture", (event) => this.#arrived(event.detail));
   }
 
   /** A picture's bytes as { url, file }, or { gone } with the reason. `size`: "row", "card" or "full". */
@@ -45,9 +45,9 @@ class Pictures {
     queueMicrotask(() => {
       const wanted = this.#wanted;
       this.#wanted = [];
-      // What did not come by the time of the answer does not come: it is asked for anew when it is next wanted.
+      // What did not come by the time of the reply does not come: it is asked for anew when it is next wanted.
       const left = (why) => wanted.forEach((each) => this.#giveUp(each, why));
-      this.#link.ask("pictures", { wanted }, { patient: true }).then(() => left("It cannot be read"), (problem) => left(problem.text));
+      this.#kernel.request("pictures", { wanted }, { patient: true }).then(() => left("It cannot be read"), (problem) => left(problem.text));
     });
   }
 
@@ -91,10 +91,10 @@ class Pictures {
 }
 
 /** Thumbnails as buttons; a click or Enter opens the lightbox at that picture, or does what is given. */
-function thumbnails(desk, pictures, size, open = (index) => desk.lightbox.open(pictures, index)) {
+function thumbnails(view, pictures, size, open = (index) => view.lightbox.open(pictures, index)) {
   return pictures.map((picture, index) =>
     h("button", { type: "button", class: `apx-thumb apx-thumb-${size}`, onclick: () => open(index) },
-      desk.link.pictures.image(picture, size),
+      view.kernel.pictures.image(picture, size),
       marks(picture),
     ),
   );
@@ -102,9 +102,9 @@ function thumbnails(desk, pictures, size, open = (index) => desk.lightbox.open(p
 
 /** The star and the rating of a picture, over its corner. */
 function marks(picture) {
-  const said = [picture.starred ? "★" : "", picture.rating ? `${picture.rating}/5` : ""].filter(Boolean).join(" ");
+  const shown = [picture.starred ? "★" : "", picture.rating ? `${picture.rating}/5` : ""].filter(Boolean).join(" ");
   const spoken = [picture.starred ? "starred" : "", picture.rating ? `rated ${picture.rating} of 5` : ""].filter(Boolean);
-  if (!said) return null;
-  return h("span", { class: "apx-marks" }, h("span", { "aria-hidden": "true" }, said),
+  if (!shown) return null;
+  return h("span", { class: "apx-marks" }, h("span", { "aria-hidden": "true" }, shown),
     h("span", { class: "apx-unseen" }, spoken.join(", ")));
 }

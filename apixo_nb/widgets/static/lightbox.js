@@ -1,7 +1,7 @@
 // One picture at full size, with its neighbours, and everything that can be said of it or done with it.
 
-function makeLightbox(desk) {
-  const dialog = makeDialog(desk.root, "Picture", "apx-lightbox");
+function makeLightbox(view) {
+  const dialog = makeDialog(view.root, "Picture", "apx-lightbox");
   let pictures = [];
   let at = 0;
   let whole = false; // at its own size, not fitted
@@ -12,7 +12,7 @@ function makeLightbox(desk) {
   const facts = h("p", { class: "apx-facts" });
   const prompt = h("p", { class: "apx-prompt" });
   const status = h("p", { class: "apx-note", role: "status" });
-  const rating = choices({
+  const rating = radioGroup({
     legend: "Rating", values: [1, 2, 3, 4, 5], text: (value) => `${value} of 5`,
     onpick: (value) => say({ rating: value }, `Rated ${value} of 5.`),
   });
@@ -29,7 +29,7 @@ function makeLightbox(desk) {
   const size = button("Actual size", () => fit(!whole));
   const download = button("Download", saveOriginal);
   const reference = button("Use as reference", useAsReference);
-  const form = button("Send to form", () => desk.sendToForm(now().run_id).then(() => dialog.close(), failed));
+  const form = button("Send to form", () => view.sendToForm(now().run_id).then(() => dialog.close(), failed));
 
   dialog.element.append(
     h("div", { class: "apx-bar" }, previous, place, next, h("span", { class: "apx-grow" }), star, size, button("Close", dialog.close)),
@@ -39,7 +39,7 @@ function makeLightbox(desk) {
         rating.element,
         labelled("Note on this picture", note),
         labelled("Tags of this picture, parted by commas", tags),
-        h("div", { class: "apx-row" }, download, desk.form ? [reference, form] : null),
+        h("div", { class: "apx-row" }, download, view.form ? [reference, form] : null),
         status)),
   );
   dialog.element.addEventListener("keydown", (event) => {
@@ -71,12 +71,12 @@ function makeLightbox(desk) {
     setText(status, "");
     fill();
     const shown = now();
-    desk.prompts.get(shown.run_id).then((text) => shown === now() && setText(prompt, text));
+    view.prompts.get(shown.run_id).then((text) => shown === now() && setText(prompt, text));
     image.removeAttribute("src");
     image.width = shown.width;
     image.height = shown.height;
     for (const quality of ["card", "full"]) {
-      desk.link.pictures.get(shown, quality).then(({ url, gone }) => {
+      view.kernel.pictures.get(shown, quality).then(({ url, gone }) => {
         if (shown !== now()) return;
         if (gone) setText(status, gone);
         else if (quality === "full" || !image.hasAttribute("src")) image.src = url;
@@ -88,18 +88,18 @@ function makeLightbox(desk) {
     const shown = now();
     image.alt = shown.alt;
     setText(place, `${at + 1} of ${pictures.length}`);
-    dim(previous, at === 0);
-    dim(next, at === pictures.length - 1);
+    setDisabled(previous, at === 0);
+    setDisabled(next, at === pictures.length - 1);
     setText(facts, [shown.size, shown.file].filter(Boolean).join(" · "));
     rating.set(shown.rating);
     stars.forEach((star_, index) => setText(star_.lastChild, index < (shown.rating ?? 0) ? "★" : "☆"));
-    dim(unrate, shown.rating === null);
+    setDisabled(unrate, shown.rating === null);
     star.setAttribute("aria-pressed", String(shown.starred));
     setText(star, shown.starred ? "★ Starred" : "☆ Star");
     if (document.activeElement !== note) note.value = shown.note;
     if (document.activeElement !== tags) tags.value = shown.tags.join(", ");
-    dim(download, !shown.file);
-    dim(reference, !shown.alive);
+    setDisabled(download, !shown.file);
+    setDisabled(reference, !shown.alive);
     reference.title = shown.alive ? "" : "The address of this picture at APIXO has expired";
   }
 
@@ -110,11 +110,11 @@ function makeLightbox(desk) {
   async function say(what, done) {
     const { run_id, index } = now();
     try {
-      const { row } = await desk.link.ask("say", { run_id, index, ...what });
+      const { row } = await view.kernel.request("review", { run_id, index, ...what });
       pictures = pictures.map((known) => row.pictures.find((one) => one.run_id === known.run_id && one.index === known.index) ?? known);
       fill();
       setText(status, done);
-      desk.said(row);
+      view.onReview(row);
     } catch (problem) {
       failed(problem);
     }
@@ -125,15 +125,15 @@ function makeLightbox(desk) {
   }
 
   async function saveOriginal() {
-    const { url, file, gone } = await desk.link.pictures.get(now(), "full");
+    const { url, file, gone } = await view.kernel.pictures.get(now(), "full");
     if (gone) setText(status, gone);
     else saveFile(url, file);
   }
 
   async function useAsReference() {
     try {
-      const { url } = await desk.link.ask("reference", { run_id: now().run_id, index: now().index });
-      setText(status, desk.form.addReference(url) || "Added to the references of the form. Its address lives some 15 days.");
+      const { url } = await view.kernel.request("reference", { run_id: now().run_id, index: now().index });
+      setText(status, view.form.addReference(url) || "Added to the references of the form. Its address lives some 15 days.");
     } catch (problem) {
       failed(problem);
     }

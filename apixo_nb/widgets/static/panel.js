@@ -33,21 +33,21 @@ function makeTabs(tabs) {
 }
 
 /** What stands above the tabs: the sandbox's mark, what keeps the panel from working, what is unfinished. */
-function makeHead(desk) {
+function makeHead(view) {
   const sandbox = h("span", { class: "apx-mark", title: "An imitation of APIXO on this machine: nothing is paid" }, "SANDBOX");
   const problem = h("p", { class: "apx-problem" });
   const unfinished = h("span", {});
   const resume = h("button", {
     type: "button", class: "apx-button apx-small",
     onclick: async () => {
-      dim(resume, true);
-      await desk.link.ask("resume").catch((refused) => setText(unfinished, refused.text));
-      dim(resume, false);
+      setDisabled(resume, true);
+      await view.kernel.request("resume").catch((error) => setText(unfinished, error.text));
+      setDisabled(resume, false);
     },
   }, "Resume · free");
   const left = h("div", { class: "apx-row apx-unfinished" }, unfinished, resume);
   function draw() {
-    const facts = desk.facts();
+    const facts = view.facts();
     sandbox.hidden = !facts.sandbox;
     setText(problem, [facts.problem?.text, facts.problem?.advice].filter(Boolean).join(": "));
     problem.hidden = !problem.textContent;
@@ -56,44 +56,44 @@ function makeHead(desk) {
     left.hidden = !facts.unfinished;
   }
 
-  desk.on("change:facts", draw);
+  view.on("change:facts", draw);
   draw();
-  return { mark: sandbox, element: h("div", { class: "apx-above" }, problem, left, desk.late) };
+  return { mark: sandbox, element: h("div", { class: "apx-above" }, problem, left, view.late) };
 }
 
 /** Draw one view of the panel; returns what ends it. */
 function drawPanel(model, el) {
-  const desk = makeDesk(model, el);
-  const { root } = desk;
-  desk.facts = () => model.get("facts");
+  const view = makeView(model, el);
+  const { root } = view;
+  view.facts = () => model.get("facts");
   // The head of the panel says it for all; a card says it where it is an exception.
-  desk.mark = (card) => (card.sandbox && !desk.facts().sandbox ? h("span", { class: "apx-mark" }, "SANDBOX") : null);
-  desk.sendToForm = async (run_id) => {
-    const { form } = await desk.link.ask("form", { run_id });
+  view.sandboxBadge = (card) => (card.sandbox && !view.facts().sandbox ? h("span", { class: "apx-mark" }, "SANDBOX") : null);
+  view.sendToForm = async (run_id) => {
+    const { form } = await view.kernel.request("form", { run_id });
     tabs.open(0);
-    desk.form.put(form);
+    view.form.put(form);
   };
-  desk.said = (row) => desk.history.renew(row);
-  desk.compare = makeCompare(desk);
-  desk.form = makeForm(desk);
-  desk.lightbox = makeLightbox(desk);
-  const cards = makeCards(desk);
-  desk.history = makeHistory(desk);
-  const head = makeHead(desk);
-  const make = h("div", { class: "apx-make" }, desk.form.element, cards.element);
-  const past = h("div", {}, desk.history.element);
+  view.onReview = (row) => view.history.renew(row);
+  view.compare = makeComparison(view);
+  view.form = makeForm(view);
+  view.lightbox = makeLightbox(view);
+  const cards = makeCards(view);
+  view.history = makeHistory(view);
+  const head = makeHead(view);
+  const make = h("div", { class: "apx-make" }, view.form.element, cards.element);
+  const past = h("div", {}, view.history.element);
   const tabs = makeTabs([
     { text: "Make", panel: make },
-    { text: "History", panel: past, show: desk.history.show, hide: desk.history.hide },
+    { text: "History", panel: past, show: view.history.show, hide: view.history.hide },
   ]);
-  desk.endings.push(cards.stop, desk.history.stop, desk.form.stop);
+  view.cleanups.push(cards.stop, view.history.stop, view.form.stop);
   root.append(h("div", { class: "apx-row apx-top" }, tabs.element, h("span", { class: "apx-grow" }), head.mark), head.element, make, past);
-  return desk.begin();
+  return view.attach();
 }
 
 export default {
   initialize({ model }) {
-    linkOf(model);
+    connectionOf(model);
   },
   render({ model, el }) {
     return drawPanel(model, el);

@@ -1,7 +1,7 @@
 // Blind votes: two pictures, no names, one key. What they were is shown when the votes are counted.
 
 function drawVote(model, el) {
-  const desk = makeDesk(model, el);
+  const view = makeView(model, el);
   const sides = ["left", "right"].map((side) => ({ side, frame: h("div", { class: "apx-side-frame" }) }));
   const question = h("p", { class: "apx-question", role: "status" });
   const problem = h("p", { class: "apx-problem", role: "alert", hidden: true });
@@ -23,9 +23,9 @@ function drawVote(model, el) {
     before = before.then(async () => {
       problem.hidden = true;
       try {
-        await desk.link.ask(name, given);
-      } catch (refused) {
-        setText(problem, [refused.text, refused.advice].filter(Boolean).join(" "));
+        await view.kernel.request(name, given);
+      } catch (error) {
+        setText(problem, [error.text, error.advice].filter(Boolean).join(" "));
         problem.hidden = false;
       }
     });
@@ -49,11 +49,11 @@ function drawVote(model, el) {
     setText(question, pictures ? `Which is better? Pair ${done + 1} of ${all}${prompt ? `: ${prompt}` : ""}` : `All ${all} pairs are voted on.`);
     sides.forEach(({ side, frame }, index) => {
       frame.replaceChildren(...(pictures ? [h("button", { type: "button", class: "apx-thumb", onclick: () => vote(side), tabindex: "-1" },
-        desk.link.pictures.image({ ...pictures[index], alt: `The ${side} picture` }, "full", { class: "apx-full" }))] : []));
+        view.kernel.pictures.image({ ...pictures[index], alt: `The ${side} picture` }, "full", { class: "apx-full" }))] : []));
     });
-    for (const button of [left, tie, right]) dim(button, !pictures);
-    dim(undo, done === 0);
-    dim(count, done === 0);
+    for (const button of [left, tie, right]) setDisabled(button, !pictures);
+    setDisabled(undo, done === 0);
+    setDisabled(count, done === 0);
   }
 
   function drawResults() {
@@ -67,17 +67,17 @@ function drawVote(model, el) {
         [row.wins, row.losses, row.ties].map((number) => h("td", {}, String(number))))))));
   }
 
-  desk.on("change:pair", draw);
-  desk.on("change:results", drawResults);
+  view.on("change:pair", draw);
+  view.on("change:results", drawResults);
   draw();
   drawResults();
-  desk.root.append(desk.late, question, ballot, problem, counted);
-  return desk.begin();
+  view.root.append(view.late, question, ballot, problem, counted);
+  return view.attach();
 }
 
 export default {
   initialize({ model }) {
-    linkOf(model);
+    connectionOf(model);
   },
   render({ model, el }) {
     return drawVote(model, el);
