@@ -81,12 +81,17 @@ class FairQueue:
     ----------
     limit : Limit
         How many slots may be in use, and when the next one may be taken.
+
+    Attributes
+    ----------
+    in_use : int
+        How many slots are in use.
     """
 
     def __init__(self, limit: Limit) -> None:
         self._limit = limit
         self._batches: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
-        self._in_use = 0
+        self.in_use = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -120,7 +125,7 @@ class FairQueue:
 
     def admit(self) -> None:
         """Grant the slots that may be taken now. Call it when the limit may allow more than before."""
-        while self._in_use < self._limit.at_once and (line := self._next_line()) is not None:
+        while self.in_use < self._limit.at_once and (line := self._next_line()) is not None:
             wait_s = self._limit.wait_s()
             if wait_s > 0:
                 self._admit_in(wait_s)
@@ -130,14 +135,14 @@ class FairQueue:
             if line:
                 self._batches[batch] = line  # behind the other batches
             self._limit.reserve()
-            self._in_use += 1
+            self.in_use += 1
             granted.set_result(None)
 
     def release(self, slot: Slot) -> None:
         """End the use of a slot."""
         if not slot.used:
             self._limit.give_back()
-        self._in_use -= 1
+        self.in_use -= 1
         # In the next step of the loop, so that its owner may acquire another one before all others.
         asyncio.get_running_loop().call_soon(self.admit)
 

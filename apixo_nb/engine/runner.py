@@ -219,9 +219,7 @@ class Runner:
     async def _run(self, job: Job, *, timeout_s: float, batch: Hashable, once: bool) -> None:
         """All steps of a new run."""
         if await self._submit(job, batch, once=once):
-            cadence = await self._recorder.write(self._cadence, job.run)
-            status, waited_ms = await self._wait(job, timeout_s, 0.0, cadence)
-            await self._conclude(job, status, waited_ms)
+            await self._finish(job, timeout_s, age_s=0.0)
         else:  # another process asked for this very take first
             await self._resume(job, timeout_s=timeout_s)
 
@@ -278,7 +276,7 @@ class Runner:
         try:
             answer = await self._client.submit_once(job.run.request)
         except ApixoError as error:
-            if not isinstance(error, SubmitUnknownError):  # it was wrong, not one too many
+            if not isinstance(error, SubmitUnknownError):  # the request was wrong, not one too many
                 self.rate_limiter.accepted(made=False)
             raise
         if isinstance(answer, TurnedAway):
@@ -303,11 +301,20 @@ class Runner:
 
     # --- wait and download ---
 
-    async def _wait(
-        self, job: Job, timeout_s: float, age_s: float, cadence: Cadence
-    ) -> tuple[TaskStatus, int]:
-        """Poll the task to its end. Returns its final status, and how many ms it was waited for."""
-        began = time.monotonic()
+    async def _finish(self, job: Job, timeout_s: float, age_s: float) -> None:
+        """Wait for a task that is `age_s` old, record how it ended, and download its pictures."""
+        cadence = await self._recorder.write(self._cadence, job.run)
+        began = time.monotonic() - age_s
+        status = await self._wait(job, cadence, timeout_s, age_s)
+        waited_ms = int((time.monotonic() - began) * 1000)
+        with await self._downloads.acquire():
+            await self._conclude(job, status, waited_ms)
+            job.check_stopped("Stopped before the pictures were downloaded")
+            with job.stoppable(_WAITING):
+                await self._downloader.download(job)
+
+    async def _wait(self, job: Job, cadence: Cadence, timeout_s: float, age_s: float) -> TaskStatus:
+        """Poll the task to its end; returns its final status."""
         flow = wait(
             job.run.model,
             str(job.run.task_id),
@@ -328,7 +335,7 @@ class Runner:
             raise
         finally:
             job.task_ended()
-        return status, int((time.monotonic() - began + age_s) * 1000)
+        return status
 
     def _seen(self, job: Job, status: TaskStatus) -> None:
         """A poll was answered: record a new state. Final states are recorded with their facts, below."""
@@ -337,16 +344,12 @@ class Runner:
             self._recorder.note_state(job, status.state)
 
     async def _conclude(self, job: Job, status: TaskStatus, waited_ms: int) -> None:
-        """Record how the task ended, whoever stops it now, and download its pictures."""
-        with await self._downloads.acquire():
-            await self._recorder.change(job, **outcome(job.run, status, waited_ms))
-            if status.state == FAILED and fail_code(status.fail_code).category == "rate":
-                self.rate_limiter.slow_down()  # as after a 429; the task is not submitted again by itself
-            if (problem := status.error()) is not None:
-                raise problem
-            job.check_stopped("Stopped before the pictures were downloaded")
-            with job.stoppable(_WAITING):
-                await self._downloader.download(job)
+        """Record how the task ended; raise why there are no pictures, or not all of them."""
+        await self._recorder.change(job, **outcome(job.run, status, waited_ms))
+        if status.state == FAILED and fail_code(status.fail_code).category == "rate":
+            self.rate_limiter.slow_down()  # as after a 429; the task is not submitted again by itself
+        if (problem := status.error()) is not None:
+            raise problem
 
     # --- resume ---
 
@@ -359,9 +362,7 @@ class Runner:
         if claimed.state == FAILED or not claimed.task_id:
             raise failed_elsewhere(claimed)
         # Ask again: the task may have ended since, and its pictures may have new addresses.
-        cadence = await self._recorder.write(self._cadence, claimed)
-        status, waited_ms = await self._wait(job, timeout_s, _age_s(claimed), cadence)
-        await self._conclude(job, status, waited_ms)
+        await self._finish(job, timeout_s, _age_s(claimed))
 
     async def _claim(self, job: Job, deadline: float) -> Run:
         """Claim the run; while another process works on it, follow it there."""

@@ -206,6 +206,46 @@ def test_a_wait_that_was_dropped_while_its_poll_is_on_its_way_ends_without_a_wor
     assert len(server.asked) == 1
 
 
+def test_a_wait_that_is_awaited_returns_its_value_or_raises_its_error() -> None:
+    async def main() -> None:
+        crowd = Crowd(Server(ends_after(60.0)))
+        done = await crowd.poller.finish(flows.wait(MODEL, name(1), CADENCE, crowd.clock, timeout_s=900.0))
+        assert done.state == "success"
+        with pytest.raises(WaitTimeoutError):
+            await Crowd(Server(says(BUSY))).poller.finish(
+                flows.wait(MODEL, name(1), CADENCE, crowd.clock, timeout_s=30.0)
+            )
+
+    swiftly(main())
+
+
+def test_a_wait_that_is_cancelled_is_dropped_unless_it_has_just_ended() -> None:
+    server = Server(says(DONE), takes_s=5.0)
+
+    async def main() -> None:
+        crowd = Crowd(server)
+
+        def finish(number: int) -> asyncio.Task[Any]:
+            flow = flows.wait(MODEL, name(number), CADENCE, crowd.clock, timeout_s=900.0)
+            return asyncio.ensure_future(crowd.poller.finish(flow))
+
+        cancelled, ended = finish(0), finish(1)
+        await asyncio.sleep(1.0)
+        cancelled.cancel()
+        await asyncio.sleep(1.0)
+        assert (cancelled.cancelled(), len(crowd.poller)) == (True, 1)
+
+        def cancel_now(send: Send) -> Reply | Fault:
+            asyncio.get_running_loop().call_soon(ended.cancel)  # before the task hears of the answer
+            return says(DONE)(send)
+
+        server.answer = cancel_now
+        assert (await ended).state == "success"
+
+    swiftly(main())
+    assert server.asked == [name(1)]
+
+
 @pytest.mark.parametrize("kind", [ApixoError, RuntimeError])
 def test_what_sending_raises_ends_the_wait_and_no_other(kind: type[Exception]) -> None:
     error = kind("the proxy cannot be used")

@@ -554,6 +554,88 @@ def held(kind: type, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[thr
             go.set()
 
 
+class Slots:
+    """How often slots were reserved, given back and used, on a rate limiter that also keeps them apart."""
+
+    def __init__(self, session: Session, monkeypatch: pytest.MonkeyPatch):
+        self.runner = session.runner
+        self.calls = dict.fromkeys(("reserve", "give_back", "leave"), 0)
+        for name in self.calls:
+            original = getattr(self.runner.rate_limiter, name)
+            monkeypatch.setattr(
+                self.runner.rate_limiter, name, functools.partial(self._counted, name, original)
+            )
+        self.runner.rate_limiter.slow_down()
+
+    def _counted(self, name: str, original: Callable[[], Any]) -> Any:
+        self.calls[name] += 1
+        return original()
+
+    def stop(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.cancel()
+        until(lambda: all(job.stopped or job.done for job in jobs))
+
+    def assert_all_are_back(self, jobs: Sequence[Job]) -> None:
+        assert set(kinds(ends(jobs))) <= {"Run", "RunCancelledError"}
+        assert self.calls["reserve"] == self.calls["leave"] + self.calls["give_back"]
+        assert self.runner.rate_limiter.concurrency.running == 0
+        queues = (self.runner._submits, self.runner._downloads)
+        assert [(len(queue), queue.in_use) for queue in queues] == [(0, 0)] * 2
+
+
+def test_runs_stopped_while_rows_are_written_give_their_slots_back(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = Slots(session, monkeypatch)
+    with held(Ledger, "add", monkeypatch) as came:
+        jobs = begin(session, 12)
+        assert came.wait(PATIENCE_S)
+        slots.stop(jobs)
+    slots.assert_all_are_back(jobs)
+    assert slots.calls["give_back"] > 0
+    assert sandbox.account.submits == 0
+
+
+def test_runs_stopped_while_posts_are_on_their_way_give_their_slots_back(
+    session: Session, sandbox: Sandbox, submits: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = Slots(session, monkeypatch)
+    submits.close()
+    jobs = begin(session, 12)
+    submits.arrived(1)
+    slots.stop(jobs)
+    submits.open()
+    slots.assert_all_are_back(jobs)
+    assert slots.calls["leave"] == sandbox.account.submits == len(sandbox.account.accepted) > 0
+    assert_paid_is_kept(session, sandbox)
+
+
+def test_runs_stopped_while_they_wait_give_their_slots_back(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = Slots(session, monkeypatch)
+    jobs = begin(session, 12, "[never] a fox")
+    until(lambda: len(sandbox.account.accepted) == 12)
+    slots.stop(jobs)
+    slots.assert_all_are_back(jobs)
+    assert_paid_is_kept(session, sandbox)
+
+
+def test_runs_stopped_while_pictures_come_give_their_slots_back(
+    session: Session, sandbox: Sandbox, pictures: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = Slots(session, monkeypatch)
+    pictures.close()
+    jobs = begin(session, 12)
+    pictures.arrived(1)
+    slots.stop(jobs)
+    pictures.open()
+    slots.assert_all_are_back(jobs)
+    assert_paid_is_kept(session, sandbox)
+    assert kinds(ends(begin(session, 1, "a cat"))) == {"Run": 1}
+
+
 def test_stop_between_the_acceptance_and_the_first_wait_leaves_the_row_cancelled(
     session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
