@@ -12,9 +12,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apixo_nb.errors import ApixoError, ImageError
 from apixo_nb.text import printable
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
 
 #: Kind of export -> the ends of its file names; the first is the usual one.
 SUFFIXES: dict[str, tuple[str, ...]] = {
@@ -249,6 +253,9 @@ class Limits:
     keep_unreadable: bool = False
 
 
+USUAL_LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Downloaded:
     """A verified picture on disk. `format` is PNG, JPEG or WEBP, read from the bytes, not from the name."""
@@ -295,18 +302,44 @@ def verify(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
 
 def _decode(path: Path, limits: Limits) -> tuple[tuple[int, int], str]:
     """Decode the whole picture. verify() and load() notice different damage, so both are asked."""
-    from PIL import Image
-
-    formats = list(IMAGE_SUFFIXES)
-    with Image.open(path, formats=formats) as image:
+    with open_picture(path, limits) as image:
         # MPO is Pillow's name for a JPEG with more pictures behind the first.
         size, kind = image.size, "JPEG" if image.format == "MPO" else str(image.format)
-        if size[0] * size[1] > limits.max_pixels:
-            raise _too_large(limits)
         image.verify()
-    with Image.open(path, formats=formats) as image:
+    with open_picture(path, limits) as image:
         image.load()
     return size, kind
+
+
+def open_picture(path: Path, limits: Limits = USUAL_LIMITS) -> ImageFile:
+    """Open a PNG, JPEG or WebP file whose header is fit to be decoded; the only opener of picture files.
+
+    Pillow guesses the format from the bytes, and for some starts other programs, such as Ghostscript for
+    PostScript. Its own limit on pixels is a global of the process. So neither is left to it.
+
+    Raises
+    ------
+    ImageError
+        There are more pixels than `limits` has.
+    Exception
+        Whatever a decoder raises for something else: OSError, SyntaxError, ValueError, struct.error...
+    """
+    from PIL import Image
+
+    image = Image.open(path, formats=list(IMAGE_SUFFIXES))
+    if image.width * image.height > limits.max_pixels:
+        image.close()
+        raise _too_large(limits)
+    return image
+
+
+def is_picture(path: Path) -> bool:
+    """Whether `open_picture` opens it; its header alone is read."""
+    try:
+        open_picture(path).close()
+    except Exception:  # noqa: BLE001 - see open_picture
+        return False
+    return True
 
 
 def _too_large(limits: Limits) -> ImageError:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apixo_nb.analysis.pivot import Cell, Layout, Section, Slide, why_none
-from apixo_nb.core.files import checked_target, new_file
+from apixo_nb.core.files import checked_target, new_file, open_picture
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import printable
@@ -217,7 +217,7 @@ def _small(images: Images, slide: Slide, px: int) -> Picture | None:
     if image is None:
         return None
     try:
-        with Pillow.open(images.path(image)) as original:
+        with open_picture(images.path(image)) as original:
             original.draft("RGB", (px, px))  # a JPEG is decoded no larger than needed
             original.thumbnail((px - 2, px - 2))
             flat = Pillow.new("RGB", original.size, _PAPER)

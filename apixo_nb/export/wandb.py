@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from apixo_nb.core.files import is_picture
 from apixo_nb.core.records import FAILED, Run
 from apixo_nb.errors import ApixoError
 from apixo_nb.storage.originals import Images
@@ -121,8 +122,10 @@ def _offline_run(wandb: Any, parcel: Parcel, project: str, place: Path, images: 
             there.save(str(file), base_path=there.dir, policy="now")
         caption = short(run.prompt)
         for image in parcel.pictures:
-            shown = wandb.Image(str(images.path(image)), caption=caption)
-            there.log({f"picture_{image.index + 1}": shown}, step=0)
+            path = images.path(image)
+            if is_picture(path):  # wandb opens any format, as `open_picture` does not
+                shown = wandb.Image(str(path), caption=caption)
+                there.log({f"picture_{image.index + 1}": shown}, step=0)
         there.summary.update(_summary(parcel))
         return Path(there.settings.sync_dir)
     finally:

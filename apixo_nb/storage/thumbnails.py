@@ -6,6 +6,8 @@ import base64
 import io
 from pathlib import Path
 
+from apixo_nb.core.files import open_picture
+
 THUMBNAIL_PX = 384
 THUMBNAIL_QUALITY = 78  # about 20 kB of WebP for a photograph at this size, 1/80 of its PNG
 
@@ -15,10 +17,8 @@ _WEBP_URI = "data:image/webp;base64,"
 
 def small(path: Path, px: int) -> bytes:
     """A picture file as a WebP that fits a square of `px` pixels; b"" if it is gone or cannot be read."""
-    from PIL import Image as Pillow
-
     try:
-        with Pillow.open(path) as original:
+        with open_picture(path) as original:
             original.draft("RGB", (px, px))  # a JPEG is decoded no larger than needed
             original.thumbnail((px, px))
             buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -9,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import EpsImagePlugin
 from PIL import Image as Pillow
 
 from apixo_nb.analysis.pivot import lay_out
+from apixo_nb.core.files import Limits, open_picture
 from apixo_nb.core.records import Image, Run
 from apixo_nb.display.cards import card
 from apixo_nb.display.comparison import compared
@@ -188,3 +191,50 @@ def test_pictures_of_a_hostile_run_id_are_not_stored(images: Images):
             images.target(run_id, 0)
         with pytest.raises(ApixoError):
             images.clear(run_id, 0)
+
+
+# --- files that are no pictures ---------------------------------------------------------------------
+
+POSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 40 40
+%%EndComments
+0 0 40 40 rectfill
+%%EOF
+"""
+
+
+@pytest.fixture
+def ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The mark that a program called gs leaves when it is started."""
+    programs, mark = tmp_path / "programs", tmp_path / "gs was here"
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\ntouch '{mark}'\n", "utf-8")
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # what Pillow remembers of an earlier search
+    return mark
+
+
+@pytest.mark.skipif(os.name != "posix", reason="The program is a shell script")
+@pytest.mark.parametrize("reader", READERS)
+def test_no_reader_starts_another_program(
+    session: Session, images: Images, tmp_path: Path, ghostscript: Path, reader: str
+):
+    run = drawn(images.folder, "oil")
+    for name in ("mine.png", run.files[0]):
+        (images.folder / name).write_bytes(POSTSCRIPT)
+    seen = READERS[reader](session, run, tmp_path)
+    assert not ghostscript.exists()
+    assert "data:image" not in seen
+    assert not seen or reader not in ("site", "sheet")
+    with Pillow.open(images.path(run.images[0])) as opened, pytest.raises(OSError):  # noqa: PT011
+        opened.load()
+    assert ghostscript.exists()  # so it would have been
+
+
+def test_limit_on_pixels_stands_whatever_that_of_pillow_is(images: Images, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", None)
+    path = images.folder / "mine.png"  # 40 by 40 pixels
+    open_picture(path, Limits(max_pixels=1_600)).close()
+    with pytest.raises(ImageError, match="million pixels"):
+        open_picture(path, Limits(max_pixels=1_599))
