@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from apixo_nb.core.formatting import (
@@ -21,7 +19,7 @@ from apixo_nb.core.formatting import (
 )
 from apixo_nb.core.records import BEST, Image, Run
 from apixo_nb.storage.originals import Images
-from apixo_nb.storage.thumbnails import THUMBNAIL_PX
+from apixo_nb.storage.thumbnails import Thumbnail
 from apixo_nb.text import printable
 
 if TYPE_CHECKING:
@@ -41,16 +39,6 @@ class Source(Protocol):
 
     def cadence_of(self, run: Run) -> Cadence:
         """When a run is polled, and how long it is expected to take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
-    """A picture as a run's card shows it: a link to the original, and a data URI or ""."""
-
-    link: str
-    data_uri: str
-    width: int
-    height: int
 
 
 # --- a finished run ---------------------------------------------------------------------------------
@@ -135,32 +123,7 @@ def _requests(runs: Sequence[Run], base_url: str) -> list[dict[str, str]]:
     ]
 
 
-_READERS = 4  # threads that make thumbnails; Pillow lets go of the interpreter while it decodes
-
 Picture = tuple[Run, Image]
-
-
-def small(pictures: Iterable[Picture], images: Images, px: int) -> Iterator[dict[str, Any]]:
-    """Each picture as a template shows it: link, data URI ("" if it is not here), size, alternative text."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        yield from readers.map(lambda picture: _small(picture[0], picture[1], images, px), pictures)
-
-
-def _small(run: Run, image: Image, images: Images, px: int) -> dict[str, Any]:
-    webp = images.small(run.run_id, image, px)
-    width, height = image.width or px, image.height or px
-    scale = min(1.0, px / max(width, height))
-    uri = "data:image/webp;base64," + base64.b64encode(webp).decode("ascii")
-    here = f"Picture {image.index + 1} of {max(len(run.images), len(run.result_urls))}"
-    return {
-        "link": images.link(image) if image.file else "",
-        "thumbnail": uri if webp else "",
-        "width": max(1, round(width * scale)),
-        "height": max(1, round(height * scale)),
-        "alt": f"{here}: {printable(run.prompt, 100)}",
-        "problem": "" if webp else "its file is gone, or cannot be read" if image.file else "not on disk",
-        "choice": choice(image),
-    }
 
 
 def choice(image: Image) -> str:
@@ -176,23 +139,14 @@ def best_first(images: Iterable[Image]) -> list[Image]:
 
 def card(session: Source, run: Run, said: str = "") -> dict[str, str]:
     """The lasting output of a run, as a MIME bundle of HTML and text; `said` tells how it came about."""
+    here = [image for image in run.images if image.file or session.images.held(run.run_id, image.index)]
+    made = session.images.thumbnails((run, image) for image in here)
+    # What the disk did not take was kept in memory; its link leads to where it came from.
     shown = [
-        _thumbnail(session, run, image)
-        for image in run.images
-        if image.file or session.images.held(run.run_id, image.index)
+        each if image.file else replace(each, link=image.url) for image, each in zip(here, made, strict=True)
     ]
     return {"text/html": run_html(run, shown, said), "text/plain": _card_text(session, run, said)}
 
 
 def _card_text(session: Source, run: Run, said: str) -> str:
     return run_text(run, [session.shown_path(name) for name in run.files], said)
-
-
-def _thumbnail(session: Source, run: Run, image: Any) -> Thumbnail:
-    if not image.file:  # the disk did not take it: what was kept in memory, with a link to where it came from
-        held = session.images.held(run.run_id, image.index)
-        return Thumbnail(image.url, held, THUMBNAIL_PX, THUMBNAIL_PX)
-    width, height = image.width or THUMBNAIL_PX, image.height or THUMBNAIL_PX
-    scale = min(1.0, THUMBNAIL_PX / max(width, height))
-    link, data_uri = session.images.link(image), session.images.thumbnail(image)
-    return Thumbnail(link, data_uri, round(width * scale), round(height * scale))

@@ -14,7 +14,7 @@ from apixo_nb.core.records import Image, Run
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import bare_address, printable
 
-from .cards import small
+from .cards import choice
 
 Kind = Literal["same", "removed", "added"]
 
@@ -145,7 +145,12 @@ def compared(found: Sequence[tuple[Run, Sequence[Image]]], images: Images) -> Sh
 def _column(run: Run, pictures: Sequence[Image], images: Images, px: int) -> dict[str, Any]:
     side = px if len(pictures) < 2 else px // 2 - 4
     return {
-        "pictures": list(small([(run, image) for image in pictures], images, side)),
+        "pictures": [
+            {"thumbnail": thumbnail, "choice": choice(image)}
+            for image, thumbnail in zip(
+                pictures, images.thumbnails([(run, image) for image in pictures], side), strict=True
+            )
+        ],
         "remark": remark_of(run),
         "sandbox": run.sandbox,
     }

@@ -13,7 +13,7 @@ from apixo_nb.core.records import Run
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import dollars, printable
 
-from .cards import Picture, best_first, small
+from .cards import Picture, best_first, choice
 
 GALLERY_PX = 160
 THUMB_PX = 96  # with its row some 3 kB in the notebook
@@ -31,8 +31,14 @@ def gallery(pictures: Sequence[Picture], without: Sequence[Run], images: Images,
     """Cards of pictures, `limit` at most, and a line for each run without any, such as one that failed."""
     shown = list(pictures[:limit])
     cards = [
-        {**facts, "prompt": printable(run.prompt, _PROMPT), "facts": _facts(run), "sandbox": run.sandbox}
-        for (run, _), facts in zip(shown, small(shown, images, GALLERY_PX), strict=True)
+        {
+            "thumbnail": thumbnail,
+            "choice": choice(image),
+            "prompt": printable(run.prompt, _PROMPT),
+            "facts": _facts(run),
+            "sandbox": run.sandbox,
+        }
+        for (run, image), thumbnail in zip(shown, images.thumbnails(shown, GALLERY_PX), strict=True)
     ]
     bare = [f"{printable(run.prompt, _PROMPT)} · {remark_of(run) or run.state}" for run in without[:limit]]
     said = _count(pictures, without, len(shown))
@@ -75,8 +81,8 @@ def thumbs(
     """
     firsts = [best_first(image for _, image in each)[:1] for each in pictures]
     chosen = [(each[0][0], first[0]) for each, first in zip(pictures, firsts, strict=True) if first]
-    made = small(chosen, images, THUMB_PX)
-    drawn = [{**next(made), "more": len(each) - 1} if each else None for each in pictures]
+    made = iter(images.thumbnails(chosen, THUMB_PX))
+    drawn = [{"thumbnail": next(made), "more": len(each) - 1} if each else None for each in pictures]
     cells = [[_cell(value, label) for value in table[label].tolist()] for label in columns]
     rows = [
         {"label": printable(label, _CELL), "picture": picture, "cells": [column[at] for column in cells]}

@@ -6,11 +6,9 @@ no trust. The same layout makes a contact sheet and a report of separate files.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ from apixo_nb.core.records import Image, Run, checked_runs
 from apixo_nb.errors import ApixoError
 from apixo_nb.session.session import current
 from apixo_nb.storage.originals import Images
+from apixo_nb.storage.thumbnails import Thumbnail
 from apixo_nb.text import printable
 
 THUMBNAIL_PX = 176  # about 6 kB of WebP
@@ -28,7 +27,6 @@ CELLS = 400
 _COLUMNS = 60
 _PANES = 24  # of one cell
 _FOLDED = 60  # characters of an axis's value; the whole is one click away
-_READERS = 4  # threads that make thumbnails; Pillow releases the GIL while it decodes
 
 
 class Pick(NamedTuple):
@@ -139,11 +137,10 @@ def grid_html(layout: Layout, images: Images) -> str:
     sections = bounded(layout)
     stacks = {id(cell): cell.slides() for section in sections for cell in _cells(section)}
     shown = _first(list(stacks.values()))
-    with ThreadPoolExecutor(_READERS) as readers:
-        made = readers.map(lambda slide: _thumbnail(images, slide), shown.values())
-        thumbnails = dict(zip(shown, made, strict=True))
+    pictures = [(slide.run, slide.image) for slide in shown.values() if slide.image]
+    thumbnails = dict(zip(shown, images.thumbnails(pictures, THUMBNAIL_PX), strict=True))
     runs = layout.runs
-    pictures = sum(len(run.files) for run in runs)
+    on_disk = sum(len(run.files) for run in runs)
     left_cells = len(layout.cells) - len(stacks)
     return render(
         "grid.html",
@@ -153,8 +150,8 @@ def grid_html(layout: Layout, images: Images) -> str:
         across=printable(layout.x, 40),
         down=printable(layout.y, 40),
         px=THUMBNAIL_PX,
-        sections=[_section(section, stacks, thumbnails, images) for section in sections],
-        left=_left(left_cells, pictures - len(shown)),
+        sections=[_section(section, stacks, thumbnails) for section in sections],
+        left=_left(left_cells, on_disk - len(shown)),
     )
 
 
@@ -190,23 +187,13 @@ def _first(stacks: Sequence[Sequence[Slide]]) -> dict[int, Slide]:
     return {id(slide): slide for slide in here[:PICTURES]}
 
 
-def _thumbnail(images: Images, slide: Slide) -> str:
-    image = slide.image
-    if image is None:
-        return ""
-    webp = images.small(slide.run.run_id, image, THUMBNAIL_PX)
-    return "data:image/webp;base64," + base64.b64encode(webp).decode("ascii") if webp else ""
-
-
 def _section(
-    section: Section, stacks: Mapping[int, list[Slide]], thumbnails: Mapping[int, str], images: Images
+    section: Section, stacks: Mapping[int, list[Slide]], thumbnails: Mapping[int, Thumbnail]
 ) -> dict[str, Any]:
     rows = [
         {
             "label": _folded(row.label),
-            "cells": [
-                _cell(cell, stacks[id(cell)], thumbnails, images) if cell else None for cell in row.cells
-            ],
+            "cells": [_cell(cell, stacks[id(cell)], thumbnails) if cell else None for cell in row.cells],
         }
         for row in section.rows
     ]
@@ -222,9 +209,7 @@ def _folded(value: str) -> dict[str, str]:
     }
 
 
-def _cell(
-    cell: Cell, slides: Sequence[Slide], thumbnails: Mapping[int, str], images: Images
-) -> dict[str, Any]:
+def _cell(cell: Cell, slides: Sequence[Slide], thumbnails: Mapping[int, Thumbnail]) -> dict[str, Any]:
     winner = cell.winner
     panes: list[dict[str, Any]] = []
     hidden = 0
@@ -233,7 +218,7 @@ def _cell(
         if len(panes) == _PANES or (is_here and id(slide) not in thumbnails):
             hidden += 1
             continue
-        pane = _pane(cell, slide, thumbnails.get(id(slide), ""), images)
+        pane = _pane(cell, slide, thumbnails.get(id(slide)))
         pane["winner"] = winner is not None and slide == winner
         same = [old for old in panes if pane["why"] and old["why"] == pane["why"]]
         if same:
@@ -243,21 +228,12 @@ def _cell(
     return {"caption": cell.caption, "label": cell.label, "panes": panes, "hidden": hidden}
 
 
-def _pane(cell: Cell, slide: Slide, uri: str, images: Images) -> dict[str, Any]:
-    image = slide.image
-    why = "" if uri else "Its file is gone, or cannot be read"
-    if image is None or not image.file:
-        why = why_none(slide)
-    width, height = (image.width or 1, image.height or 1) if image else (1, 1)
-    scale = min(1.0, THUMBNAIL_PX / max(width, height))
+def _pane(cell: Cell, slide: Slide, thumbnail: Thumbnail | None) -> dict[str, Any]:
     return {
-        "thumbnail": uri,
-        "link": images.link(image) if image and uri and image.file else "",
+        "thumbnail": thumbnail,
         "alt": f"{cell.label or 'Picture'}: {printable(slide.run.prompt, 160)}",
         "title": printable(slide.run.prompt, 300),
-        "width": round(width * scale),
-        "height": round(height * scale),
-        "why": why,
+        "why": why_none(slide) if thumbnail is None else thumbnail.problem,
         "times": 1,
         "marks": marks(slide),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import time
@@ -15,6 +14,7 @@ from apixo_nb.core.formatting import price, render
 from apixo_nb.core.records import Image, Run
 from apixo_nb.engine.job import Job
 from apixo_nb.session.session import Session
+from apixo_nb.storage.thumbnails import data_uri, scaled
 from apixo_nb.text import printable
 
 from .plan import Plan
@@ -164,7 +164,7 @@ class SweepOutput:
         """The small picture of one that is there, as a data URI; made once while it is shown."""
         made = self._small.get(_key(job, image))
         if made is None:
-            made = _data_uri(self._session.images.small(job.run.run_id, image, SMALL_PX))
+            made = data_uri(self._session.images.small(job.run.run_id, image, SMALL_PX))
             self._small[_key(job, image)] = made
         return made
 
@@ -173,13 +173,12 @@ class SweepOutput:
         words = [printable(axis_value(run, name), 40) for name in self._names]
         words += [f"take {run.take}"] if self._takes else []
         words += [f"{image.index + 1} of {len(run.files)}"] if len(run.files) > 1 else []
-        width, height = image.width or SMALL_PX, image.height or SMALL_PX
-        scale = min(1.0, SMALL_PX / max(width, height))
+        width, height = scaled(image, SMALL_PX)
         return Tile(
             link=self._session.images.link(image),
             data_uri=self._make_small(job, image) if job.done else "",
-            width=round(width * scale),
-            height=round(height * scale),
+            width=width,
+            height=height,
             caption=" · ".join(word for word in words if word) or printable(run.prompt, 60),
             title=cell_label(run, self._names, take=self._takes),
             alt=printable(run.prompt, 120),
@@ -188,10 +187,6 @@ class SweepOutput:
 
 def _key(job: Job, image: Image) -> tuple[str, int]:
     return job.run.run_id, image.index
-
-
-def _data_uri(webp: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(webp).decode('ascii')}" if webp else ""
 
 
 def _that_fit(tiles: Iterable[Tile]) -> list[Tile]:

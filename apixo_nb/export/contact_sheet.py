@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from apixo_nb.analysis.pivot import Cell, Layout, Section, Slide, why_none
 from apixo_nb.core.files import checked_target, new_file, open_picture
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.storage.originals import Images
+from apixo_nb.storage.thumbnails import GONE, in_threads
 from apixo_nb.text import printable
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ SIDE_MAX = 16_383  # pixels, which is where WebP ends
 AREA_MAX = 80_000_000  # pixels; from 89 million on, Pillow takes a picture for a bomb
 PX_MIN, PX_MAX = 48, 2048
 TAKES = 16  # pictures of one cell
-_READERS = 4  # threads that read pictures; Pillow lets go of the interpreter while it decodes
 _FLOW = 1.6  # as much wider than high is a sheet whose cells are wrapped
 _LABEL = 500  # characters
 
@@ -169,34 +168,31 @@ def _drawn(plan: _Plan, images: Images) -> Picture:
 
     sheet = Pillow.new("RGB", (plan.width, plan.height), _PAPER)
     draw = Drawing.Draw(sheet)
-    with ThreadPoolExecutor(_READERS) as readers:
-        for table in plan.tables:
-            top = table.top
-            if table.label:
-                _write(draw, table.label, (plan.gap, top, plan.width - 2 * plan.gap, plan.head), plan, _INK)
-                top += plan.head
-            for line, row, heads in zip(table.lines, table.rows, table.heads, strict=True):
-                first = plan.gap + (plan.left + plan.gap if plan.left else 0)
-                lefts = [first + place * (plan.px + plan.gap) for place in range(len(row))]
-                for x, head in zip(lefts, heads, strict=False):
-                    _write(draw, head or "(none)", (x, top, plan.px, plan.head), plan, _INK, bottom=True)
-                top += plan.head if any(heads) else 0
-                if plan.left:
-                    _write(draw, line or "(none)", (plan.gap, top, plan.left, plan.px), plan, _INK)
-                # A row at a time, so that no more pictures than those of a row are held.
-                for x, cell, tiles in zip(lefts, row, _tiles(row, plan.px, images, readers), strict=True):
-                    _draw_cell(sheet, cell, tiles, (x, top), plan)
-                top += plan.px + plan.gap
+    for table in plan.tables:
+        top = table.top
+        if table.label:
+            _write(draw, table.label, (plan.gap, top, plan.width - 2 * plan.gap, plan.head), plan, _INK)
+            top += plan.head
+        for line, row, heads in zip(table.lines, table.rows, table.heads, strict=True):
+            first = plan.gap + (plan.left + plan.gap if plan.left else 0)
+            lefts = [first + place * (plan.px + plan.gap) for place in range(len(row))]
+            for x, head in zip(lefts, heads, strict=False):
+                _write(draw, head or "(none)", (x, top, plan.px, plan.head), plan, _INK, bottom=True)
+            top += plan.head if any(heads) else 0
+            if plan.left:
+                _write(draw, line or "(none)", (plan.gap, top, plan.left, plan.px), plan, _INK)
+            # A row at a time, so that no more pictures than those of a row are held.
+            for x, cell, tiles in zip(lefts, row, _tiles(row, plan.px, images), strict=True):
+                _draw_cell(sheet, cell, tiles, (x, top), plan)
+            top += plan.px + plan.gap
     return sheet
 
 
-def _tiles(
-    row: Sequence[Cell | None], px: int, images: Images, readers: ThreadPoolExecutor
-) -> Iterator[list[Picture | None]]:
+def _tiles(row: Sequence[Cell | None], px: int, images: Images) -> Iterator[list[Picture | None]]:
     """The pictures of each cell of a row, small enough for their places."""
     stacks = [_here(cell) for cell in row]
     asked = [(slide, px // _across(len(stack))) for stack in stacks for slide in stack]
-    found = readers.map(lambda one: _small(images, *one), asked)
+    found = iter(in_threads(lambda one: _small(images, *one), asked))
     return ([next(found) for _ in stack] for stack in stacks)
 
 
@@ -244,7 +240,7 @@ def _draw_cell(
     if not any(tiles):
         slides = cell.slides()
         gone = any(slide.image and slide.image.file for slide in slides)
-        why = "Its file is gone, or cannot be read" if gone else why_none(slides[0])
+        why = GONE if gone else why_none(slides[0])
         _write(draw, why, inner, plan, _SOFT)
         return
     wide = _across(len(tiles))

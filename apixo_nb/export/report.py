@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from apixo_nb.core.files import checked_target, new_file
 from apixo_nb.core.formatting import FAILED_NOTE, cost, price, remark_of, render, seconds, spent_text
 from apixo_nb.core.records import BEST, FAILED, Image, Run, utc_now
 from apixo_nb.storage.originals import Images
-from apixo_nb.storage.thumbnails import THUMBNAIL_PX
+from apixo_nb.storage.thumbnails import Thumbnail, number_text
 from apixo_nb.text import bare_address, printable, scrubbed
 
 _LONG = 1500  # characters of a prompt; a longer one scrolls on the screen, and is whole on paper
-_READERS = 4  # threads that make thumbnails; Pillow lets go of the interpreter while it decodes
 
 
 def write_report(runs: Sequence[Run], path: str | os.PathLike[str], images: Images) -> Path:
@@ -41,10 +39,9 @@ def write_report(runs: Sequence[Run], path: str | os.PathLike[str], images: Imag
 
 def report_html(runs: Sequence[Run], images: Images, folder: Path, made: datetime) -> str:
     """The page, for a file in `folder`, where relative links to the originals start."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        # Asked for at once and read in order, so that the pictures of many runs are made side by side.
-        small = readers.map(lambda asked: _small(images, *asked), [(r, i) for r in runs for i in r.images])
-        cards = [_card(number, run, images, folder, small) for number, run in enumerate(runs, 1)]
+    # Asked for at once, so that the pictures of many runs are made side by side.
+    thumbnails = iter(images.thumbnails([(r, i) for r in runs for i in r.images], start=folder, prompt=200))
+    cards = [_card(number, run, thumbnails) for number, run in enumerate(runs, 1)]
     names = {run.name for run in runs}
     return render(
         "report.html",
@@ -79,11 +76,11 @@ def _summary(runs: Sequence[Run]) -> list[tuple[str, str]]:
 # --- one run ----------------------------------------------------------------------------------------
 
 
-def _card(number: int, run: Run, images: Images, folder: Path, small: Iterator[str]) -> dict[str, Any]:
+def _card(number: int, run: Run, thumbnails: Iterator[Thumbnail]) -> dict[str, Any]:
     run = run.but(
         fail_code=scrubbed(run.fail_code, run.callback_url), fail_msg=scrubbed(run.fail_msg, run.callback_url)
     )
-    pictures = [_picture(run, image, images, folder, next(small)) for image in run.images]
+    pictures = [_picture(run, image, next(thumbnails)) for image in run.images]
     known = {image.index for image in run.images}
     missing = [index + 1 for index in range(len(run.result_urls)) if index not in known]
     return {
@@ -136,28 +133,17 @@ def _time(when: datetime) -> dict[str, str]:
 # --- its pictures -----------------------------------------------------------------------------------
 
 
-def _small(images: Images, run: Run, image: Image) -> str:
-    return images.thumbnail(image) if image.file else images.held(run.run_id, image.index)
-
-
-def _picture(run: Run, image: Image, images: Images, folder: Path, data_uri: str) -> dict[str, Any]:
-    width, height = image.width or THUMBNAIL_PX, image.height or THUMBNAIL_PX
-    scale = min(1.0, THUMBNAIL_PX / max(width, height))
+def _picture(run: Run, image: Image, thumbnail: Thumbnail) -> dict[str, Any]:
     facts = [
         f"{image.width} \u00d7 {image.height}" if image.width and image.height else "",
         printable(image.format, 20),
         _size(image.bytes),
     ]
-    here = f"Picture {image.index + 1} of {max(len(run.images), len(run.result_urls))}"
     return {
-        "link": images.link(image, folder),
-        "thumbnail": data_uri,
-        "alt": f"{here}: {printable(run.prompt, 200)}",
-        "name": here,
-        "width": round(width * scale),
-        "height": round(height * scale),
+        "thumbnail": thumbnail,
+        "name": number_text(run, image),
         "facts": " · ".join(fact for fact in facts if fact),
-        "problem": _problem(run, image, data_uri),
+        "problem": _problem(run, image, thumbnail),
         "choice": " · ".join(
             text for text in ("★ starred" if image.starred else "", _rating(image.rating)) if text
         ),
@@ -173,11 +159,11 @@ def _size(count: int | None) -> str:
     return f"{max(count / 1e3, 1):.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
-def _problem(run: Run, image: Image, data_uri: str) -> str:
+def _problem(run: Run, image: Image, thumbnail: Thumbnail) -> str:
     if not image.file:
         why = printable(scrubbed(image.error, run.callback_url))
         return f"Not on disk: {why}" if why else "Not on disk"
-    return "" if data_uri else "Its file is gone, or cannot be read"
+    return thumbnail.problem
 
 
 def _address(url: str) -> dict[str, str]:

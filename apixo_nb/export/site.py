@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +22,12 @@ from apixo_nb.core.formatting import FAILED_NOTE, facts, render
 from apixo_nb.core.records import FAILED, Image, Run, utc_now
 from apixo_nb.errors import ApixoError
 from apixo_nb.storage.originals import Images
-from apixo_nb.storage.thumbnails import THUMBNAIL_PX
+from apixo_nb.storage.thumbnails import GONE, THUMBNAIL_PX, in_threads, scaled
 from apixo_nb.text import bare_address, printable
 
 PICTURES = "pictures"  # the folder of the previews and originals
 _STATIC = Path(__file__).parent / "static"
 _ASSETS = ("site.css", "site.js")
-_READERS = 4  # threads that make previews; Pillow lets go of the interpreter while it decodes
 _FOLDED = 80  # characters of an axis's value; the whole is one click away
 _NAME = re.compile(r"[A-Za-z0-9][\w-]{0,79}", re.ASCII)
 
@@ -94,8 +92,7 @@ def _write_parts(
     def put(picture: tuple[Run, Image]) -> _Files:
         return _put(*picture, images, folder / PICTURES, f"{prefix}{PICTURES}/", originals=originals)
 
-    with ThreadPoolExecutor(_READERS) as readers:
-        files = dict(zip(wanted, readers.map(put, wanted.values()), strict=True))
+    files = dict(zip(wanted, in_threads(put, wanted.values()), strict=True))
     return _page(layout, files, prefix, title).encode("utf-8", "replace")
 
 
@@ -185,18 +182,17 @@ def _pane(
 ) -> dict[str, Any]:
     run, image = slide
     found = files.get((run.run_id, image.index), _Files("", "")) if image else _Files("", "")
-    why = "" if found.preview else "Its file is gone, or cannot be read"
+    why = "" if found.preview else GONE
     if image is None or (not image.file and not found.preview):
         why = why_none(slide)
-    width, height = (image.width or THUMBNAIL_PX, image.height or THUMBNAIL_PX) if image else (1, 1)
-    scale = min(1.0, THUMBNAIL_PX / max(width, height))
+    width, height = scaled(image, THUMBNAIL_PX) if image else (1, 1)
     index = image.index + 1 if image else 0
     return {
         "preview": found.preview,
         "original": found.original or found.preview,
         "alt": f"{cell.label}{': ' if cell.label else ''}{printable(run.prompt, 160)}",
-        "width": max(1, round(width * scale)),
-        "height": max(1, round(height * scale)),
+        "width": width,
+        "height": height,
         "why": why,
         "address": _living(run, image) if image and why else "",
         "marks": marks(slide),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import hashlib
@@ -20,7 +19,7 @@ from apixo_nb.core.records import SUCCESS, Image, Run
 from apixo_nb.errors import ApixoError, ImageError, StorageError
 from apixo_nb.text import printable
 
-from .thumbnails import _WEBP_URI, THUMBNAIL_PX, _data_uri, small
+from .thumbnails import GONE, THUMBNAIL_PX, Thumbnail, alt_text, data_uri, in_threads, scaled, small_webp
 
 SUFFIXES = tuple(IMAGE_SUFFIXES.values())
 _ELSEWHERE = frozenset("/\\:\0")
@@ -39,7 +38,7 @@ class Images:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._held: dict[tuple[str, int], str] = {}
+        self._held: dict[tuple[str, int], bytes] = {}
 
     def target(self, run_id: str, index: int) -> Path:
         """Where a picture goes; its suffix follows from its bytes.
@@ -163,11 +162,11 @@ class Images:
 
     def hold(self, run_id: str, index: int, downloaded: Downloaded) -> None:
         """Keep the thumbnail of a picture that cannot be stored, while this process lives."""
-        self._held[run_id, index] = _data_uri(small(downloaded.path, THUMBNAIL_PX))
+        self._held[run_id, index] = small_webp(downloaded.path, THUMBNAIL_PX)
 
     def held(self, run_id: str, index: int) -> str:
         """The thumbnail of a picture that could not be stored, as a data URI, or ""."""
-        return self._held.get((run_id, index), "")
+        return data_uri(self._held.get((run_id, index), b""))
 
     def link(self, image: Image, start: Path | None = None) -> str:
         """A link to the original, or "" where it has no file; relative, so that both can move together.
@@ -185,20 +184,46 @@ class Images:
             return original.absolute().as_uri()
         return quote(os.fsencode(Path(relative).as_posix()))
 
-    def thumbnail(self, image: Image) -> str:
-        """A small WebP of the picture as a data URI; "" if the file is gone or cannot be read."""
-        return _data_uri(self._small(image, THUMBNAIL_PX))
+    def thumbnails(
+        self,
+        pictures: Iterable[tuple[Run, Image]],
+        px: int = THUMBNAIL_PX,
+        *,
+        start: Path | None = None,
+        prompt: int = 100,
+    ) -> list[Thumbnail]:
+        """Pictures as templates show them, made on a few threads.
+
+        Parameters
+        ----------
+        pictures : iterable of (Run, Image)
+        px : int
+            The side, in pixels, of the square that each of them fits.
+        start : path, optional
+            Where the links start; see `link`.
+        prompt : int
+            The characters of the prompt in the alternative text.
+        """
+
+        def make(picture: tuple[Run, Image]) -> Thumbnail:
+            run, image = picture
+            uri = data_uri(self.small(run.run_id, image, px))
+            problem = "" if uri else GONE if image.file else "Not on disk"
+            return Thumbnail(
+                self.link(image, start), uri, *scaled(image, px), alt_text(run, image, prompt), problem
+            )
+
+        return in_threads(make, pictures)
 
     def small(self, run_id: str, image: Image, px: int) -> bytes:
-        """As `thumbnail`, as WebP bytes that fit a square of `px` pixels; also of one only held."""
-        if image.file:
-            return self._small(image, px)
-        held = self.held(run_id, image.index)
-        return base64.b64decode(held.removeprefix(_WEBP_URI))
+        """A picture as a WebP that fits a square of `px` pixels; b"" if its file is gone or cannot be read.
 
-    def _small(self, image: Image, px: int) -> bytes:
+        One that could not be stored is as large as it was held.
+        """
+        if not image.file:
+            return self._held.get((run_id, image.index), b"")
         try:
-            return small(self.path(image), px)
+            return small_webp(self.path(image), px)
         except FileNotFoundError:
             return b""
 

@@ -377,13 +377,13 @@ def test_only_what_the_gallery_shows_is_made_small_and_kept(monkeypatch: pytest.
     made = apixo_nb.sweep("{x}", x=range(12), yes=True).wait()
     monkeypatch.setattr(sweep_view, "_GALLERY_CHARACTERS", 6_000)
     opened: list[Path] = []
-    small = originals.small
+    small = originals.small_webp
 
     def counted(path: Path, px: int) -> bytes:
         opened.append(path)
         return small(path, px)
 
-    monkeypatch.setattr(originals, "small", counted)
+    monkeypatch.setattr(originals, "small_webp", counted)
     for _look in range(2):
         html = made._repr_mimebundle_()["text/html"]
     shown = html.count("data:image/webp")

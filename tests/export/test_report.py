@@ -308,7 +308,11 @@ def test_picture_that_is_gone_has_its_place(tmp_path: Path):
 
 def test_many_pictures_keep_their_order(gallery: list[Run], session: Session, tmp_path: Path):
     page = Skeleton(session.export(tmp_path / "report.html", runs=gallery).read_text("utf-8"))
-    expected = [session.images.thumbnail(image) for run in gallery for image in run.images if image.file]
+    expected = [
+        thumbnail.data_uri
+        for run in gallery
+        for thumbnail in session.images.thumbnails((run, image) for image in run.images if image.file)
+    ]
     assert page.values["src"] == [uri for uri in expected if uri]
 
 

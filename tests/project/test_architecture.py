@@ -54,7 +54,7 @@ def packages_that_import(module: str, *, annotations: bool = True) -> set[str]:
         ("mlflow", {"export"}),
         ("nest_asyncio2", {"core"}),
         ("pandas", {"analysis", "display", "experiments"}),
-        ("PIL", {"core", "storage", "export", "sandbox"}),
+        ("PIL", {"core", "export", "sandbox"}),
         ("psutil", {"core"}),
         ("pyarrow", {"analysis"}),
         ("sqlalchemy", {"ledger"}),
