@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import shutil
 import sys
 import threading
@@ -22,6 +21,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display, update_display
 
 from apixo_nb.core import event_loop as loop
+from apixo_nb.core.environment import has_kernel, takes_input
 from apixo_nb.core.formatting import phase, progress_share, progress_text
 from apixo_nb.core.records import Run
 from apixo_nb.engine.job import Job, cancel_all, stop_all
@@ -239,12 +239,9 @@ def wait() -> list[Run]:
 
 
 def _view_kind(shell: InteractiveShell | None, *, button: bool) -> Any:
-    kernel = getattr(shell, "kernel", None)
-    if kernel is None:
+    if not has_kernel(shell):
         return _TextView
-    # nbclient, nbconvert and papermill take no input, and would keep dead widgets in the file.
-    headless = not kernel.get_parent().get("content", {}).get("allow_stdin", True)
-    return _WidgetView if button and not headless else _HtmlView
+    return _WidgetView if button and takes_input(shell) else _HtmlView
 
 
 class _HtmlView:
@@ -353,12 +350,3 @@ class _TextView:
         padded = text.ljust(self._width)
         self._width = len(text)
         print(f"{back}{padded}", end="" if back else "\n", flush=True)  # noqa: T201
-
-
-def has_widgets(shell: InteractiveShell | None) -> bool:
-    """Whether somebody can click here. Voila runs notebooks without input, and shows their widgets."""
-    kernel = getattr(shell, "kernel", None)
-    if kernel is None:
-        return False
-    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
-    return voila or bool(kernel.get_parent().get("content", {}).get("allow_stdin", True))

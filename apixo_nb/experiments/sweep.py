@@ -7,7 +7,6 @@ complete, the same sweep started again continues where it stopped: its runs do n
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from apixo_nb.core.environment import current_shell
 from apixo_nb.core.event_loop import TICK_S
 from apixo_nb.core.models import DEFAULT_MODEL
 from apixo_nb.core.records import Run
@@ -219,7 +219,7 @@ class Sweep:
             It was not started.
         """
         self._check_started()
-        if (shell := _shell()) is not None and not self.done:
+        if (shell := current_shell()) is not None and not self.done:
             self.watch(shell).block()
             self._shown_in = shell.execution_count
             return self
@@ -237,7 +237,7 @@ class Sweep:
 
     async def _awaited(self) -> Self:
         self._check_started()
-        if (shell := _shell()) is not None and not self.done:
+        if (shell := current_shell()) is not None and not self.done:
             await self.watch(shell, button=True).wait()
             self._shown_in = shell.execution_count
             return self
@@ -277,7 +277,7 @@ class Sweep:
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, str]:
         """The table of its cells before the start; then a line; then summary and gallery."""
-        shell = _shell()
+        shell = current_shell()
         if not self.jobs:
             session = self._session
             own = session.settings.sandbox  # at an address of its own, which it has once it runs
@@ -285,11 +285,6 @@ class Sweep:
         if not self.done or (shell is not None and shell.execution_count == self._shown_in):
             return {"text/plain": repr(self)}
         return self.shown.lasting()
-
-
-def _shell() -> InteractiveShell | None:
-    ipython = sys.modules.get("IPython")
-    return None if ipython is None else ipython.get_ipython()
 
 
 def _ask(plan: Plan, limit_usd: float) -> None:
@@ -383,7 +378,7 @@ def sweep(
         labels=make_labels(name, tags, note),
         repeat=checked_repeat(repeat),
         raw=raw,
-        new=_shell() is None if replay is None else not replay,
+        new=current_shell() is None if replay is None else not replay,
         **split_values(model, values),
     )
     start = StartOptions(max_cost_usd, yes, timeout_s, draws=not options.new)
@@ -392,6 +387,6 @@ def sweep(
 
 
 def _started(made: Sweep) -> Sweep:
-    if _shell() is not None:
+    if current_shell() is not None:
         print(made.plan.summary)  # noqa: T201 - in a notebook it is seen before anything is paid
     return made.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable
@@ -16,6 +15,7 @@ from apixo_nb.client.client import AsyncClient
 from apixo_nb.core import credentials as keys
 from apixo_nb.core import settings as config
 from apixo_nb.core.cadence import Cadence
+from apixo_nb.core.environment import current_shell
 from apixo_nb.core.event_loop import run as run_on_loop
 from apixo_nb.core.models import MODELS
 from apixo_nb.core.records import SUBMITTING, Run, new_run
@@ -270,7 +270,7 @@ class Session(History):
         check_switch(replay, "replay")
         labels = make_labels(name, tags, note)
         run = self.plan(make_request(prompt, nearby=self.is_sandbox, **request), labels)
-        if not (_in_ipython() if replay is None else replay):
+        if not (current_shell() is not None if replay is None else replay):
             self.check_cost([run], max_cost_usd)
             return self.start(run, timeout_s)
         [decision] = self.decide([run])
@@ -307,12 +307,6 @@ class Session(History):
     def balance(self) -> float:
         """US dollars left for the key."""
         return run_on_loop(self.client.balance())
-
-
-def _in_ipython() -> bool:
-    """Whether this is an IPython session, where cells are run again and again; a plain script is not."""
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and ipython.get_ipython() is not None
 
 
 def _forget(job: Job, _ended: object) -> None:

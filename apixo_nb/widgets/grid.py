@@ -12,8 +12,8 @@ from typing import Any
 from IPython.core.getipython import get_ipython
 
 from apixo_nb.analysis.pivot import Cell, Layout, Section, lay_out, why_none
+from apixo_nb.core.environment import has_widgets
 from apixo_nb.core.records import Run
-from apixo_nb.display.live import has_widgets
 from apixo_nb.experiments.grid import Grid, bounded
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import printable

@@ -22,10 +22,10 @@ from IPython.core.getipython import get_ipython
 
 from apixo_nb.analysis.pivot import lay_out
 from apixo_nb.core import event_loop
+from apixo_nb.core.environment import has_widgets
 from apixo_nb.core.models import MODELS
 from apixo_nb.core.records import Run
 from apixo_nb.display.cards import card
-from apixo_nb.display.live import has_widgets
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError, ConfigurationError, CostLimitError, InvalidRequestError
 from apixo_nb.experiments.cell_options import MOST_DRAWS

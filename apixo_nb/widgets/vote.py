@@ -18,11 +18,11 @@ from IPython.display import display
 
 from apixo_nb.analysis import pivot, preferences
 from apixo_nb.analysis.preferences import Picture
+from apixo_nb.core.environment import has_widgets
 from apixo_nb.core.files import checked_target, new_file
 from apixo_nb.core.formatting import sentence_html
 from apixo_nb.core.records import OUTCOMES, Run, Vote, checked_runs, utc_now
 from apixo_nb.display.cards import ballot_html
-from apixo_nb.display.live import has_widgets
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.session.session import Session, current

@@ -37,7 +37,7 @@ from apixo_nb.storage import thumbnails as originals
 @pytest.fixture(autouse=True)
 def script(service: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a plain script, whatever shell another test has left in this process."""
-    monkeypatch.setattr(sweeps, "_shell", lambda: None)
+    monkeypatch.setattr(sweeps, "current_shell", lambda: None)
     yield
     assert service.account.submits <= 100
 
