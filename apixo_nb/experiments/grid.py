@@ -16,6 +16,7 @@ from apixo_nb.analysis.pivot import Cell, Layout, Row, Section, Slide, lay_out, 
 from apixo_nb.core.formatting import render
 from apixo_nb.core.records import Image, Run, checked_runs
 from apixo_nb.errors import ApixoError
+from apixo_nb.export.page import section_values
 from apixo_nb.session.session import current
 from apixo_nb.storage.originals import Images
 from apixo_nb.storage.thumbnails import Thumbnail
@@ -142,6 +143,10 @@ def grid_html(layout: Layout, images: Images) -> str:
     runs = layout.runs
     on_disk = sum(len(run.files) for run in runs)
     left_cells = len(layout.cells) - len(stacks)
+
+    def show(cell: Cell) -> dict[str, Any]:
+        return _cell(cell, stacks[id(cell)], thumbnails)
+
     return render(
         "grid.html",
         title=layout.title,
@@ -150,7 +155,7 @@ def grid_html(layout: Layout, images: Images) -> str:
         across=printable(layout.x, 40),
         down=printable(layout.y, 40),
         px=THUMBNAIL_PX,
-        sections=[_section(section, stacks, thumbnails) for section in sections],
+        sections=[section_values(section, _FOLDED, show) for section in sections],
         left=_left(left_cells, on_disk - len(shown)),
     )
 
@@ -185,28 +190,6 @@ def _first(stacks: Sequence[Sequence[Slide]]) -> dict[int, Slide]:
     order = (stack[depth] for depth in range(min(deepest, _PANES)) for stack in stacks if depth < len(stack))
     here = [slide for slide in order if slide.image and slide.image.file]
     return {id(slide): slide for slide in here[:PICTURES]}
-
-
-def _section(
-    section: Section, stacks: Mapping[int, list[Slide]], thumbnails: Mapping[int, Thumbnail]
-) -> dict[str, Any]:
-    rows = [
-        {
-            "label": _folded(row.label),
-            "cells": [_cell(cell, stacks[id(cell)], thumbnails) if cell else None for cell in row.cells],
-        }
-        for row in section.rows
-    ]
-    return {"label": section.label, "columns": [_folded(column) for column in section.columns], "rows": rows}
-
-
-def _folded(value: str) -> dict[str, str]:
-    """A value of an axis: its beginning, and the whole where that is longer."""
-    short = printable(value, _FOLDED)
-    return {
-        "short": short or "(none)",
-        "whole": value if len(value) > _FOLDED else "",
-    }
 
 
 def _cell(cell: Cell, slides: Sequence[Slide], thumbnails: Mapping[int, Thumbnail]) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from apixo_nb.core.files import checked_target, new_file
-from apixo_nb.core.formatting import FAILED_NOTE, cost, price, remark_of, render, seconds, spent_text
-from apixo_nb.core.records import BEST, FAILED, Image, Run, utc_now
+from apixo_nb.core.formatting import cost, price, remark_of, seconds, spent_text
+from apixo_nb.core.records import BEST, Image, Run, utc_now
 from apixo_nb.storage.originals import Images
 from apixo_nb.storage.thumbnails import Thumbnail, number_text
 from apixo_nb.text import bare_address, printable, scrubbed
+
+from .page import common_name, render_page, time_text
 
 _LONG = 1500  # characters of a prompt; a longer one scrolls on the screen, and is whole on paper
 
@@ -42,15 +44,13 @@ def report_html(runs: Sequence[Run], images: Images, folder: Path, made: datetim
     # Asked for at once, so that the pictures of many runs are made side by side.
     thumbnails = iter(images.thumbnails([(r, i) for r in runs for i in r.images], start=folder, prompt=200))
     cards = [_card(number, run, thumbnails) for number, run in enumerate(runs, 1)]
-    names = {run.name for run in runs}
-    return render(
+    return render_page(
         "report.html",
-        title=names.pop() if len(names) == 1 and "" not in names else "Pictures and their prompts",
-        made=_time(made),
-        sandbox=bool(runs) and all(run.sandbox for run in runs),
+        runs,
+        title=common_name(runs) or "Pictures and their prompts",
+        made=made,
         states=sorted(Counter(printable(run.state, 40) for run in runs).items()),
         summary=_summary(runs),
-        note=FAILED_NOTE if any(run.state == FAILED and run.task_id for run in runs) else "",
         cards=cards,
     )
 
@@ -86,7 +86,7 @@ def _card(number: int, run: Run, thumbnails: Iterator[Thumbnail]) -> dict[str, A
     return {
         "number": number,
         "run": run,
-        "made": _time(run.created_at),
+        "made": time_text(run.created_at),
         "pictures": pictures,
         "missing": missing,
         "remark": remark_of(run),
@@ -113,7 +113,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Take", str(run.take) if run.take else ""),
         ("Run", run.run_id),
         ("Task", run.task_id or ""),
-        ("Addresses end", _time(run.expires_at)["shown"] if run.expires_at else ""),
+        ("Addresses end", time_text(run.expires_at)["shown"] if run.expires_at else ""),
     ]
     return [(name, value) for name, value in lines if value]
 
@@ -124,10 +124,6 @@ def _milliseconds(value: int | None, name: str = "") -> str:
 
 def _rating(rating: int | None) -> str:
     return "" if rating is None else f"{rating} of {BEST}"
-
-
-def _time(when: datetime) -> dict[str, str]:
-    return {"iso": when.isoformat(timespec="seconds"), "shown": f"{when:%Y-%m-%d %H:%M} UTC"}
 
 
 # --- its pictures -----------------------------------------------------------------------------------

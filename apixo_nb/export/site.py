@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from apixo_nb.analysis.pivot import Cell, Layout, Section, Slide, marks, totals, why_none
+from apixo_nb.analysis.pivot import Cell, Layout, Slide, marks, totals, why_none
 from apixo_nb.core.files import IMAGE_SUFFIXES, checked_target, new_file, new_folder
-from apixo_nb.core.formatting import FAILED_NOTE, facts, render
-from apixo_nb.core.records import FAILED, Image, Run, utc_now
+from apixo_nb.core.formatting import facts
+from apixo_nb.core.records import Image, Run, utc_now
 from apixo_nb.errors import ApixoError
 from apixo_nb.storage.originals import Images
 from apixo_nb.storage.thumbnails import GONE, THUMBNAIL_PX, in_threads, scaled
 from apixo_nb.text import bare_address, printable
+
+from .page import common_name, render_page, section_values
 
 PICTURES = "pictures"  # the folder of the previews and originals
 _STATIC = Path(__file__).parent / "static"
@@ -51,7 +53,7 @@ def write_site(
     ----------
     path : path
         A folder, for ``index.html`` and all that belongs to it; or the name of an .html file, beside which
-        ``NAME_files`` holds the rest. A folder takes the place of an earlier report only.
+        ``NAME_files`` holds the rest. A folder takes the place of an earlier site only.
     originals : bool
         Whether copies of the originals, byte for byte, lie beside their previews (WebP, up to 384 pixels).
 
@@ -129,37 +131,22 @@ def _is_plain(file: str) -> bool:
 
 def _page(layout: Layout, files: Mapping[tuple[str, int], _Files], prefix: str, title: str) -> str:
     runs = layout.runs
-    names = {run.name for run in runs}
-    named = names.pop() if len(names) == 1 else ""
-    now = utc_now()
-    return render(
+    return render_page(
         "site.html",
-        title=title or named or layout.title,
+        runs,
+        title=title or common_name(runs) or layout.title,
+        made=utc_now(),
         axes=layout.title,
         prefix=prefix,
-        made={"iso": now.isoformat(timespec="seconds"), "shown": f"{now:%Y-%m-%d %H:%M} UTC"},
-        sandbox=bool(runs) and all(run.sandbox for run in runs),
         summary=totals(runs),
         states=sorted({printable(run.state, 40) for run in runs}),
         across=printable(layout.x, 40),
         down=printable(layout.y, 40),
         count=len(layout.cells),
-        sections=[_section(section, files) for section in layout.sections],
-        note=FAILED_NOTE if any(run.state == FAILED and run.task_id for run in runs) else "",
+        sections=[
+            section_values(section, _FOLDED, lambda cell: _cell(cell, files)) for section in layout.sections
+        ],
     )
-
-
-def _section(section: Section, files: Mapping[tuple[str, int], _Files]) -> dict[str, Any]:
-    rows = [
-        {"label": _folded(row.label), "cells": [_cell(cell, files) if cell else None for cell in row.cells]}
-        for row in section.rows
-    ]
-    return {"label": section.label, "columns": [_folded(column) for column in section.columns], "rows": rows}
-
-
-def _folded(value: str) -> dict[str, str]:
-    short = printable(value, _FOLDED)
-    return {"short": short or "(none)", "whole": value if len(value) > _FOLDED else ""}
 
 
 def _cell(cell: Cell, files: Mapping[tuple[str, int], _Files]) -> dict[str, Any]:
