@@ -12,7 +12,7 @@ from typing import Any
 
 from apixo_nb.core.records import Image, Run, Vote
 
-from . import pivot as axes
+from .pivot import axis_value
 
 #: Pairs that are asked for at a time: more than anybody votes on, and few enough to be put in order.
 MOST_PAIRS = 5_000
@@ -93,7 +93,7 @@ def _sides(pictures: Sequence[Picture], by: str, *, alike: bool) -> list[_Side]:
     groups: dict[Hashable, dict[str, list[Picture]]] = {}
     for picture in pictures:
         group = groups.setdefault(_rest(picture.run, by) if alike else None, {})
-        group.setdefault(axes.axis_value(picture.run, by), []).append(picture)
+        group.setdefault(axis_value(picture.run, by), []).append(picture)
     found = []
     for group in groups.values():
         together = [picture for own in group.values() for picture in own]
@@ -137,7 +137,7 @@ def results(pictures: Sequence[Picture], by: str, votes: Iterable[Vote]) -> list
     ``value``, ``votes``, ``wins``, ``losses``, ``ties``; ``win_rate`` counts a tie as half a win; ``low`` and
     ``high`` bound it with 95 % confidence (Wilson's interval). All three are None where nobody has voted.
     """
-    values = {picture.key: axes.axis_value(picture.run, by) for picture in pictures}
+    values = {picture.key: axis_value(picture.run, by) for picture in pictures}
     counts = {value: Counter[str]() for value in values.values()}
     for vote in votes:
         left, right = values.get(vote.left), values.get(vote.right)

@@ -1,6 +1,6 @@
 """What runs came to, group by group: failures, times, costs and ratings.
 
-The groups are the values of variables, parameters or facts of the row, see `axes`; or days, tags and states.
+The groups are the values of variables, parameters or facts of the row, see `pivot`; or days, tags and states.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from apixo_nb.core.records import FAILED, Run
 from apixo_nb.errors import ApixoError, InvalidRequestError
 from apixo_nb.text import printable
 
-from . import pivot as axes
 from .frame import typed
+from .pivot import axis_names, axis_value, check_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,7 +172,7 @@ def summary(runs: Iterable[Run], by: str | Sequence[str] | None = None) -> pd.Da
     ----------
     runs : iterable of Run
     by : str, or list of str
-        A variable, a parameter, a fact of the row (see `axes.FACTS`), "day" (of this machine's time), "tag"
+        A variable, a parameter, a fact of the row (see `pivot.FACTS`), "day" (of this machine's time), "tag"
         or "state"; several make a group of each combination. Default: what the runs differ in.
         A run with several tags counts in each of them.
 
@@ -199,7 +199,7 @@ def summary(runs: Iterable[Run], by: str | Sequence[str] | None = None) -> pd.Da
         The runs know nothing of that name.
     """
     runs = list(runs)
-    names = axes.axis_names(runs) if by is None else [by] if isinstance(by, str) else list(by)
+    names = axis_names(runs) if by is None else [by] if isinstance(by, str) else list(by)
     readers = [labels_by(runs, name) for name in names]
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
@@ -251,8 +251,8 @@ def labels_by(runs: Sequence[Run], by: str) -> Labels:
     if by in GROUPS and not any(by in run.variables for run in runs):
         return GROUPS[by]
     if runs:  # nothing is wrong with a table that has no rows
-        axes.check_axis(runs, by)
-    return lambda run: [axes.axis_value(run, by)]
+        check_axis(runs, by)
+    return lambda run: [axis_value(run, by)]
 
 
 def pictures(run: Run) -> int:

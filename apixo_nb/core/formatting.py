@@ -314,7 +314,7 @@ def progress_share(run: Run, elapsed_s: float, cadence: Cadence) -> float:
 
 def sentence_html(sentence: str) -> str:
     """One sentence in the frame of a card."""
-    return render("sentence.html", text=sentence)
+    return render("message.html", text=sentence)
 
 
 # --- a plan -----------------------------------------------------------------------------------------

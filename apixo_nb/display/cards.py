@@ -49,7 +49,7 @@ def run_html(run: Run, thumbnails: Sequence[Thumbnail], said: str = "") -> str:
     prompt, rest = _fold(run.prompt)
     remark = remark_of(run)
     return render(
-        "run.html",
+        "run_card.html",
         pictures=[
             _picture(run, index, thumbnail, len(thumbnails)) for index, thumbnail in enumerate(thumbnails)
         ],
@@ -87,24 +87,24 @@ def _fold(prompt: str) -> tuple[str, str]:
 def progress_html(run: Run, elapsed_s: float, cadence: Cadence) -> str:
     """The state of a run on its way, as one line of HTML."""
     shown = progress_facts(run, elapsed_s, cadence)
-    return render("progress.html", phase=phase(run), facts=shown, sandbox=run.sandbox)
+    return render("run_progress.html", phase=phase(run), facts=shown, sandbox=run.sandbox)
 
 
 def lasting_html(card_html: str, panel_id: str) -> str:
     """A card (HTML made here) as the panel leaves it in the notebook."""
     import markupsafe
 
-    return render("lasting.html", card=markupsafe.Markup(card_html), panel_id=panel_id)  # noqa: S704
+    return render("panel_card.html", card=markupsafe.Markup(card_html), panel_id=panel_id)  # noqa: S704
 
 
-def ballot_html(name: str, by: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """What came of a ballot; the rows are those of `ballot.results`."""
-    return render("ballot.html", name=name, by=by, rows=rows)
+def vote_results_html(name: str, by: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What came of a ballot; the rows are those of `preferences.results`."""
+    return render("vote_results.html", name=name, by=by, rows=rows)
 
 
 def plan_html(runs: Sequence[Run], base_url: str) -> str:
     """What --dry-run shows."""
-    return render("plan.html", summary=plan_summary(runs), requests=_requests(runs, base_url))
+    return render("run_plan.html", summary=plan_summary(runs), requests=_requests(runs, base_url))
 
 
 def plan_text(runs: Sequence[Run], base_url: str) -> str:

@@ -89,7 +89,9 @@ def thumbs(
         for at, (label, picture) in enumerate(zip(table.index, drawn, strict=True))
     ]
     said = f"{more:,} more rows with thumbs(limit=...)" if more else ""
-    html = render("thumbs.html", heads=[printable(label, _CELL) for label in columns], rows=rows, said=said)
+    html = render(
+        "thumbnail_table.html", heads=[printable(label, _CELL) for label in columns], rows=rows, said=said
+    )
     return Shown(html, "\n".join(part for part in (table[list(columns)].to_string(), said) if part))
 
 

@@ -20,8 +20,8 @@ from typing import Any, Protocol, TypeVar
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display, update_display
 
-from apixo_nb.core import event_loop as loop
 from apixo_nb.core.environment import has_kernel, takes_input
+from apixo_nb.core.event_loop import loop_thread
 from apixo_nb.core.formatting import phase, progress_share, progress_text
 from apixo_nb.core.records import Run
 from apixo_nb.engine.job import Job, cancel_all, stop_all
@@ -149,7 +149,7 @@ class Watch:
     def go_on(self) -> list[Job]:
         """Do not wait, and return the jobs: the output goes on by itself, in its place, under other cells."""
         _background.append(self)
-        self._drawing = loop.loop_thread().submit(self._in_background())
+        self._drawing = loop_thread().submit(self._in_background())
         return list(self.jobs)
 
     async def _in_background(self) -> None:

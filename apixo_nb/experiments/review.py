@@ -117,7 +117,7 @@ def choose(
     if not session.ledger.choose(run_id, int(index), **choice):
         raise _no_picture(run, index, [])
     chosen = session.run(run_id)
-    session.images.rewrite_facts(chosen, index)
+    session.images.rewrite_sidecar(chosen, index)
     return chosen
 
 

@@ -73,7 +73,7 @@ class SweepOutput:
         )
         sandbox = any(decision.run.sandbox for decision in self._plan.decisions)
         html = render(
-            "sweep_line.html",
+            "sweep_progress.html",
             summary=self._plan.summary,
             words=words,
             sandbox=sandbox,

@@ -25,7 +25,7 @@ from typing import IO, Protocol
 from apixo_nb.core.files import Written, checked_target, new_file
 from apixo_nb.core.records import SCHEMA_VERSION, Run
 from apixo_nb.errors import ApixoError
-from apixo_nb.storage.originals import Images, facts_text, from_facts, left_out
+from apixo_nb.storage.originals import Images, left_out, runs_of_sidecars, sidecar_text
 from apixo_nb.text import printable, without_callback
 
 README, RUNS, PICTURES = "README.txt", "runs.jsonl", "pictures"
@@ -47,7 +47,7 @@ To take them into a ledger of your own: %apixo import FILE.zip
 
 
 def write_bundle(runs: Sequence[Run], path: str | os.PathLike[str], images: Images) -> Written:
-    """Write a bundle, whole or not at all; `intake.import_bundle` reads it.
+    """Write a bundle, whole or not at all; `importer.import_bundle` reads it.
 
     A picture whose file is missing or changed is left out, and named in the notes; its run is carried.
 
@@ -74,7 +74,7 @@ def write_bundle(runs: Sequence[Run], path: str | os.PathLike[str], images: Imag
                 archive.open(_entry(str(name), when=when), "w", force_zip64=True) as entry,
             ):
                 shutil.copyfileobj(original, entry, _CHUNK)
-            archive.writestr(_entry(str(name.with_suffix(".json")), when=when), facts_text(run, image))
+            archive.writestr(_entry(str(name.with_suffix(".json")), when=when), sidecar_text(run, image))
     return Written(target, tuple(left_out(gone)))
 
 
@@ -120,7 +120,7 @@ _UNREADABLE = (
 )
 
 
-class Luggage(Protocol):
+class BundleReader(Protocol):
     """Runs and pictures that have come from elsewhere."""
 
     def runs(self) -> Iterator[Run | str]:
@@ -133,7 +133,7 @@ class Luggage(Protocol):
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Luggage]:
+def open_bundle(path: Path) -> Iterator[BundleReader]:
     """A bundle or a folder of pictures to read from.
 
     Raises
@@ -149,14 +149,14 @@ def opened(path: Path) -> Iterator[Luggage]:
         size = path.stat().st_size
     except _UNREADABLE as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is no ZIP file"
-        raise no_luggage(path, why) from None
+        raise not_a_bundle(path, why) from None
     with archive:
         if RUNS not in archive.namelist():
-            raise no_luggage(path, f"there is no {RUNS} in it")
+            raise not_a_bundle(path, f"there is no {RUNS} in it")
         yield _Zip(archive, size)
 
 
-def no_luggage(path: object, why: str) -> ApixoError:
+def not_a_bundle(path: object, why: str) -> ApixoError:
     """The error for what is no bundle."""
     step = (
         "Give a ZIP that `%apixo export FILE.zip` has made, or a folder of pictures with their .json files."
@@ -193,7 +193,7 @@ class _Folder:
             with self._lines.open("rb") as lines:
                 yield from _read(lines)
         else:
-            yield from from_facts(self._pictures)
+            yield from runs_of_sidecars(self._pictures)
 
     def picture(self, name: str) -> Iterator[bytes]:
         path = self._pictures / name

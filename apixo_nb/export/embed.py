@@ -55,7 +55,7 @@ def write_copies(runs: Sequence[Run], path: str | os.PathLike[str], images: Imag
     Raises
     ------
     ApixoError
-        The folder cannot be written (see `folder.new_folder`), or there is no picture to copy.
+        The folder cannot be written (see `files.new_folder`), or there is no picture to copy.
     """
     target = checked_folder(path, images.folder)
     stored, gone = images.stored(runs)

@@ -48,7 +48,7 @@ def export(
         .png, .webp, .jpg for a contact sheet.
     kind : one of `KINDS`, optional
         Said in place of the end; "excel" is the CSV that spreadsheets leave alone, "bundle" the ZIP that
-        `intake.import_bundle` reads, "site" a page with its pictures beside it, in a folder or beside an
+        `importer.import_bundle` reads, "site" a page with its pictures beside it, in a folder or beside an
         .html file; see `site.write_site`. "imagefolder" and "embed" are folders: pictures with a
         ``metadata.jsonl``, and copies of the pictures that hold their own parameters.
     images : Images

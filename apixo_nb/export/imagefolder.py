@@ -25,7 +25,7 @@ def write_imagefolder(runs: Sequence[Run], path: str | os.PathLike[str], images:
     Raises
     ------
     ApixoError
-        The folder cannot be written (see `folder.new_folder`), or there is no picture.
+        The folder cannot be written (see `files.new_folder`), or there is no picture.
     """
     target = checked_folder(path, images.folder)
     stored, gone = images.stored(runs)

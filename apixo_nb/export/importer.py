@@ -28,10 +28,10 @@ from apixo_nb.core.records import (
 from apixo_nb.errors import ApixoError, ImageError
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.rows import may_end
-from apixo_nb.storage.originals import Images, file_names, is_our_id, read_facts
+from apixo_nb.storage.originals import Images, file_names, is_our_id, read_sidecar
 from apixo_nb.text import dollars, is_loopback, printable, storable
 
-from .bundle import Luggage, no_luggage, opened
+from .bundle import BundleReader, not_a_bundle, open_bundle
 
 _LIMITS = Limits()
 _MOST_PICTURES = 100  # of one run
@@ -123,27 +123,27 @@ def import_bundle(path: str | os.PathLike[str], ledger: Ledger, images: Images) 
     place = _place(path)
     done = Imported()
     ledger.merge_journal()  # a task that is known only there is known
-    with opened(place) as luggage:
+    with open_bundle(place) as reader:
         images.folder.mkdir(parents=True, exist_ok=True)
-        for found in luggage.runs():
+        for found in reader.runs():
             try:
                 run = _checked(found)
             except _RefusedError as refused:
                 done.problems.append(f"{refused}")
                 continue
-            _take(run, _Desk(luggage, ledger, images, done))
+            _take(run, _ImportState(reader, ledger, images, done))
     if not done.added + done.gained + done.same + len(done.problems):
-        raise no_luggage(place, "there is no run in it")
+        raise not_a_bundle(place, "there is no run in it")
     return done
 
 
 def _place(path: object) -> Path:
     if not isinstance(path, (str, os.PathLike)) or "\0" in str(path):
-        raise no_luggage(path, "it is no file name")
+        raise not_a_bundle(path, "it is no file name")
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise no_luggage(path, "it names a user that does not exist") from None
+        raise not_a_bundle(path, "it names a user that does not exist") from None
 
 
 # --- is it a run? -----------------------------------------------------------------------------------
@@ -258,39 +258,39 @@ def _clean(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Desk:
+class _ImportState:
     """Where from, where to, and what has come of it so far."""
 
-    luggage: Luggage
+    reader: BundleReader
     ledger: Ledger
     images: Images
     done: Imported
 
 
-def _take(run: Run, desk: _Desk) -> None:
-    known = desk.ledger.get(run.run_id)
-    if known is not None and (refused := _refusal(known, run, desk)) is not None:
-        desk.done.problems += [f"run {run.run_id}: {refused}"] if refused else []
-        desk.done.same += not refused
+def _take(run: Run, state: _ImportState) -> None:
+    known = state.ledger.get(run.run_id)
+    if known is not None and (refused := _refusal(known, run, state)) is not None:
+        state.done.problems += [f"run {run.run_id}: {refused}"] if refused else []
+        state.done.same += not refused
         return
-    copied = desk.done.pictures
-    run = run.but(images=tuple(_with_file(run, image, known, desk) for image in run.images))
-    copied = desk.done.pictures - copied
+    copied = state.done.pictures
+    run = run.but(images=tuple(_with_file(run, image, known, state) for image in run.images))
+    copied = state.done.pictures - copied
     if known is None:
-        run = run.but(images=tuple(_with_beside(run, image, desk.images) for image in run.images))
+        run = run.but(images=tuple(_with_beside(run, image, state.images) for image in run.images))
         for image in run.images:
-            desk.images.rewrite_facts(run, image.index)
-        desk.ledger.insert(run)
-        desk.done.added += 1
-        desk.done.cost_micros += 0 if run.sandbox else _stake(run)
+            state.images.rewrite_sidecar(run, image.index)
+        state.ledger.insert(run)
+        state.done.added += 1
+        state.done.cost_micros += 0 if run.sandbox else _stake(run)
         return
-    gained = _merge(run, known, desk.ledger)
-    merged = desk.ledger.get(run.run_id) or known
+    gained = _merge(run, known, state.ledger)
+    merged = state.ledger.get(run.run_id) or known
     for image in merged.images:
-        if image.file and (gained or copied or not desk.images.has_sidecar(image)):
-            desk.images.rewrite_facts(merged, image.index)
-    desk.done.gained += bool(gained or copied)
-    desk.done.same += not (gained or copied)
+        if image.file and (gained or copied or not state.images.has_sidecar(image)):
+            state.images.rewrite_sidecar(merged, image.index)
+    state.done.gained += bool(gained or copied)
+    state.done.same += not (gained or copied)
 
 
 def _is_same(known: Run, run: Run) -> bool:
@@ -300,13 +300,13 @@ def _is_same(known: Run, run: Run) -> bool:
     return len(tasks) < 2 and all(getattr(known, name) == getattr(run, name) for name in facts)
 
 
-def _refusal(known: Run, run: Run, desk: _Desk) -> str | None:
+def _refusal(known: Run, run: Run, state: _ImportState) -> str | None:
     """Why a known run stays as it is; "" where that needs no word, None if it may gain something."""
     if not _is_same(known, run):
         return "another run of that id is here"
     if not (run.is_final and known.state == run.state if known.is_final else may_end(known, run)):
         return ""
-    busy = run.run_id in desk.ledger.leases.held()
+    busy = run.run_id in state.ledger.leases.held()
     return "it is worked on here; import it once more afterwards" if busy else None
 
 
@@ -333,7 +333,7 @@ def _is_news(image: Image, known: Image | None) -> bool:
 
 def _with_beside(run: Run, image: Image, images: Images) -> Image:
     """A picture with the choice that stands beside it here: its row was lost, and comes back."""
-    facts = read_facts(images.path(image).with_suffix(".json")) if image.file else None
+    facts = read_sidecar(images.path(image).with_suffix(".json")) if image.file else None
     if facts is None or facts[0].run_id != run.run_id or image.is_chosen:
         return image
     return image.with_choice(facts[1])
@@ -342,22 +342,22 @@ def _with_beside(run: Run, image: Image, images: Images) -> Image:
 # --- its pictures -----------------------------------------------------------------------------------
 
 
-def _with_file(run: Run, image: Image, known: Run | None, desk: _Desk) -> Image:
+def _with_file(run: Run, image: Image, known: Run | None, state: _ImportState) -> Image:
     """The record of a picture once its file is here; without a file if it does not get here."""
     here = [old for old in known.images if old.index == image.index and old.file] if known else []
     wanted = here[0] if here else image
     if not image.file:
         return _without_file(image, image.error)
-    if desk.images.is_intact(run, wanted):
+    if state.images.is_intact(run, wanted):
         return image
     if here and image.sha256 != wanted.sha256:
         return image
     try:
-        _copy(wanted, desk)
+        _copy(wanted, state)
     except _RefusedError as refused:
-        desk.done.problems.append(f"picture {wanted.file}: {refused}")
+        state.done.problems.append(f"picture {wanted.file}: {refused}")
         return _without_file(image, f"Not imported: {refused}")
-    desk.done.pictures += 1
+    state.done.pictures += 1
     return image
 
 
@@ -365,14 +365,14 @@ def _without_file(image: Image, error: str) -> Image:
     return Image(index=image.index, url=image.url, error=error, **image.choice)
 
 
-def _copy(image: Image, desk: _Desk) -> None:
+def _copy(image: Image, state: _ImportState) -> None:
     """Bring a picture into the folder, whole and checked, or not at all."""
-    if os.path.lexists(desk.images.path(image)):
+    if os.path.lexists(state.images.path(image)):
         raise _RefusedError("another file of that name is here")
     try:
-        with atomic(desk.images.path(image)) as file:
+        with atomic(state.images.path(image)) as file:
             digest = hashlib.sha256()
-            for data in _bounded(desk.luggage.picture(image.file)):
+            for data in _bounded(state.reader.picture(image.file)):
                 digest.update(data)
                 file.write(data)
             if digest.hexdigest() != image.sha256:

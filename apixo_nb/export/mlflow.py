@@ -15,7 +15,7 @@ from apixo_nb.errors import ApixoError
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import printable, without_secrets
 
-from .trackers import PROMPT, RECORD, Outcome, Parcel, Pushed, environment, not_installed, parcels
+from .trackers import PROMPT, RECORD, Outcome, Pushed, TrackedRun, environment, not_installed, tracked_runs
 
 _STATUS = {SUCCESS: "FINISHED", FAILED: "FAILED", UNKNOWN: "KILLED", CANCELLED: "KILLED", TIMEOUT: "KILLED"}
 _ID, _DIGEST, _PICTURES = "apixo.run_id", "apixo.digest", "apixo.pictures"
@@ -47,7 +47,7 @@ def push_to_mlflow(
     ApixoError
         MLflow is not installed, or refuses; what was brought there stays, and to do it again is safe.
     """
-    told, notes = parcels(runs, images)
+    told, notes = tracked_runs(runs, images)
     mlflow = _mlflow()
     address = _address(mlflow, tracking_uri)
     shown = without_secrets(address).strip("'\"")
@@ -56,8 +56,8 @@ def push_to_mlflow(
         client = mlflow.MlflowClient(address)
         where = _experiment(client, experiment, address)
         known = _known(client, where)
-        for parcel in told:
-            pushed.count(_push(client, where, parcel, known.get(parcel.run.run_id), images))
+        for tracked in told:
+            pushed.count(_push(client, where, tracked, known.get(tracked.run.run_id), images))
     except (mlflow.exceptions.MlflowException, OSError) as error:
         done = f"{pushed.new + pushed.updated} run(s) were brought there before; to do it again is safe."
         why = printable(without_secrets(str(error)).strip("'\""), 200)
@@ -105,48 +105,48 @@ def _known(client: Any, where: str) -> dict[str, Any]:
             return found
 
 
-def _push(client: Any, where: str, parcel: Parcel, there: Any, images: Images) -> Outcome:
+def _push(client: Any, where: str, tracked: TrackedRun, there: Any, images: Images) -> Outcome:
     known = there.data.tags if there is not None else {}
-    if known.get(_DIGEST) == parcel.digest:
+    if known.get(_DIGEST) == tracked.digest:
         return "same"
-    run = parcel.run
+    run = tracked.run
     if there is None:
         name = run.name or run.run_id
         tags = {_ID: run.run_id}
         there = client.create_run(
             where, start_time=_ms(run.submitted_at or run.created_at), tags=tags, run_name=name
         )
-    _files(client, there.info.run_id, parcel, known, images)
-    _fields(client, there, parcel)
+    _files(client, there.info.run_id, tracked, known, images)
+    _fields(client, there, tracked)
     _end(client, there.info.run_id, run)
     # Last: without it all is done again, which changes nothing that is there.
-    client.set_tag(there.info.run_id, _DIGEST, parcel.digest)
+    client.set_tag(there.info.run_id, _DIGEST, tracked.digest)
     return "updated" if known.get(_DIGEST) else "new"
 
 
-def _files(client: Any, there: str, parcel: Parcel, known: dict[str, str], images: Images) -> None:
+def _files(client: Any, there: str, tracked: TrackedRun, known: dict[str, str], images: Images) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, PROMPT).write_bytes(parcel.prompt_bytes)
-        Path(folder, RECORD).write_text(json.dumps(parcel.record, indent=1), "utf-8")
+        Path(folder, PROMPT).write_bytes(tracked.prompt_bytes)
+        Path(folder, RECORD).write_text(json.dumps(tracked.record, indent=1), "utf-8")
         client.log_artifacts(there, folder)
-    hashes = " ".join(image.sha256 for image in parcel.pictures)
+    hashes = " ".join(image.sha256 for image in tracked.pictures)
     if hashes and known.get(_PICTURES) != hashes:
-        for image in parcel.pictures:
+        for image in tracked.pictures:
             client.log_artifact(there, str(images.path(image)), "pictures")
         client.set_tag(there, _PICTURES, hashes)
 
 
-def _fields(client: Any, there: Any, parcel: Parcel) -> None:
+def _fields(client: Any, there: Any, tracked: TrackedRun) -> None:
     mlflow = _mlflow()
     now = _ms(datetime.now().astimezone())
-    figures = dict(parcel.figures)
+    figures = dict(tracked.figures)
     if "rating" in there.data.metrics and "rating" not in figures:
         figures["rating"] = float("nan")  # it was taken back; a metric cannot be
     changed = {name: value for name, value in figures.items() if there.data.metrics.get(name) != value}
-    inputs = {_ODD.sub("_", name): value for name, value in parcel.inputs.items()}
-    labels = {f"apixo.{name}": value for name, value in parcel.labels.items()}
-    if parcel.run.note:
-        labels["mlflow.note.content"] = parcel.run.note[:5000]
+    inputs = {_ODD.sub("_", name): value for name, value in tracked.inputs.items()}
+    labels = {f"apixo.{name}": value for name, value in tracked.labels.items()}
+    if tracked.run.note:
+        labels["mlflow.note.content"] = tracked.run.note[:5000]
     client.log_batch(
         there.info.run_id,
         metrics=[mlflow.entities.Metric(name, value, now, 0) for name, value in changed.items()],

@@ -51,7 +51,7 @@ class Pushed:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class TrackedRun:
     """A run with the pictures of it that are intact."""
 
     run: Run
@@ -150,7 +150,7 @@ def short(text: str) -> str:
     return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
 
 
-def parcels(runs: Iterable[Run], images: Images) -> tuple[list[Parcel], list[str]]:
+def tracked_runs(runs: Iterable[Run], images: Images) -> tuple[list[TrackedRun], list[str]]:
     """Runs with their pictures, and what there is to say of pictures that are not as they were.
 
     Runs that were never sent are none. A run that is given twice counts once.
@@ -165,7 +165,7 @@ def parcels(runs: Iterable[Run], images: Images) -> tuple[list[Parcel], list[str
     intact: dict[str, list[Image]] = {}
     for run, image in stored:
         intact.setdefault(run.run_id, []).append(image)
-    found = [Parcel(run, tuple(intact.get(run_id, ()))) for run_id, run in once.items()]
+    found = [TrackedRun(run, tuple(intact.get(run_id, ()))) for run_id, run in once.items()]
     return found, left_out(gone)
 
 

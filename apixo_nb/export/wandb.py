@@ -15,7 +15,17 @@ from apixo_nb.errors import ApixoError
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import printable
 
-from .trackers import PROMPT, RECORD, Outcome, Parcel, Pushed, environment, not_installed, parcels, short
+from .trackers import (
+    PROMPT,
+    RECORD,
+    Outcome,
+    Pushed,
+    TrackedRun,
+    environment,
+    not_installed,
+    short,
+    tracked_runs,
+)
 
 _MARK = "apixo.json"  # in a folder that was written to its end: of which run it tells, and what
 _MOST_TAG = 64  # characters
@@ -52,15 +62,15 @@ def write_for_wandb(
     ApixoError
         wandb is not installed, or refuses; what was written stays, and to do it again is safe.
     """
-    told, notes = parcels(runs, images)
+    told, notes = tracked_runs(runs, images)
     with environment(WANDB_ERROR_REPORTING="false"):
         wandb = _wandb()
         try:
             place = Path(folder).expanduser().absolute()
             (place / "wandb").mkdir(parents=True, exist_ok=True)  # else it would choose another folder
             pushed = Pushed(f"wandb offline in {printable(place / 'wandb', 200)}", notes=notes)
-            for parcel in told:
-                pushed.count(_write(wandb, parcel, project, place, images))
+            for tracked in told:
+                pushed.count(_write(wandb, tracked, project, place, images))
         except (wandb.Error, OSError, ValueError, TypeError, RuntimeError) as error:
             why = printable(getattr(error, "strerror", None) or error, 200)
             step = "What was written before stays; to do it again is safe."
@@ -76,12 +86,12 @@ def _wandb() -> Any:
     return wandb
 
 
-def _write(wandb: Any, parcel: Parcel, project: str, place: Path, images: Images) -> Outcome:
-    before = dict(_earlier(place, parcel.run.run_id))
-    if parcel.digest in before.values():
+def _write(wandb: Any, tracked: TrackedRun, project: str, place: Path, images: Images) -> Outcome:
+    before = dict(_earlier(place, tracked.run.run_id))
+    if tracked.digest in before.values():
         return "same"
-    done = _offline_run(wandb, parcel, project, place, images)
-    (done / _MARK).write_text(json.dumps({"run_id": parcel.run.run_id, "digest": parcel.digest}), "utf-8")
+    done = _offline_run(wandb, tracked, project, place, images)
+    (done / _MARK).write_text(json.dumps({"run_id": tracked.run.run_id, "digest": tracked.digest}), "utf-8")
     for older in before:
         if older != done and not any(older.glob("*.synced")):
             shutil.rmtree(older, ignore_errors=True)
@@ -99,9 +109,9 @@ def _earlier(place: Path, run_id: str) -> Iterator[tuple[Path, str]]:
             continue
 
 
-def _offline_run(wandb: Any, parcel: Parcel, project: str, place: Path, images: Images) -> Path:
+def _offline_run(wandb: Any, tracked: TrackedRun, project: str, place: Path, images: Images) -> Path:
     """Write one; returns its folder."""
-    run = parcel.run
+    run = tracked.run
     settings = wandb.Settings(**_QUIET, root_dir=str(place))
     there = wandb.init(
         project=project,
@@ -112,40 +122,40 @@ def _offline_run(wandb: Any, parcel: Parcel, project: str, place: Path, images: 
         group=run.name or None,
         notes=run.note or None,
         tags=[tag[:_MOST_TAG] for tag in dict.fromkeys(run.tags)],
-        config=_config(parcel),
+        config=_config(tracked),
         settings=settings,
     )
     try:
-        for name, content in {PROMPT: parcel.prompt_bytes, RECORD: _json(parcel.record)}.items():
+        for name, content in {PROMPT: tracked.prompt_bytes, RECORD: _json(tracked.record)}.items():
             file = Path(there.dir, name)
             file.write_bytes(content)
             there.save(str(file), base_path=there.dir, policy="now")
         caption = short(run.prompt)
-        for image in parcel.pictures:
+        for image in tracked.pictures:
             path = images.path(image)
             if is_picture(path):  # wandb opens any format, as `open_picture` does not
                 shown = wandb.Image(str(path), caption=caption)
                 there.log({f"picture_{image.index + 1}": shown}, step=0)
-        there.summary.update(_summary(parcel))
+        there.summary.update(_summary(tracked))
         return Path(there.settings.sync_dir)
     finally:
         there.finish(exit_code=int(run.state == FAILED))
 
 
-def _config(parcel: Parcel) -> dict[str, Any]:
+def _config(tracked: TrackedRun) -> dict[str, Any]:
     """What was asked for, whole: its fields are not cut."""
-    run, record = parcel.run, parcel.record
+    run, record = tracked.run, tracked.record
     names = ("run_id", "model", "prompt", "prompt_template", "variables", "parameters", "image_urls", "take")
     times = ("created_at", "submitted_at", "sandbox", "unit_price_micros")
     return {**run.parameters, **{name: record[name] for name in (*names, *times)}}
 
 
-def _summary(parcel: Parcel) -> dict[str, Any]:
+def _summary(tracked: TrackedRun) -> dict[str, Any]:
     """How it ended; what is not known, or was taken back, is None."""
-    record = parcel.record
+    record = tracked.record
     names = ("state", "task_id", "finished_at", "fail_code", "fail_msg", "name", "tags", "note", "rating")
-    known = dict.fromkeys(("cost_time_ms", "wait_ms", "cost_usd")) | parcel.figures
-    choices = [{"picture": image.index + 1, **image.choice} for image in parcel.run.images]
+    known = dict.fromkeys(("cost_time_ms", "wait_ms", "cost_usd")) | tracked.figures
+    choices = [{"picture": image.index + 1, **image.choice} for image in tracked.run.images]
     return {**known, **{name: record[name] for name in names}, "choices": choices}
 
 

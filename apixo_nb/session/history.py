@@ -189,7 +189,7 @@ class History:
     def import_bundle(self, path: str | os.PathLike[str]) -> Imported:
         """Merge a ZIP bundle, or a folder of pictures and facts, into this ledger by the ids of the runs.
 
-        Twice is once. Imported runs count towards budgets like others; see `intake.import_bundle`.
+        Twice is once. Imported runs count towards budgets like others; see `importer.import_bundle`.
         """
         from apixo_nb.export.importer import import_bundle
 
@@ -198,7 +198,7 @@ class History:
     def to_mlflow(
         self, runs: Iterable[Run] | None = None, experiment: str = "apixo", tracking_uri: str | None = None
     ) -> Pushed:
-        """Bring runs (default: all of this service) to MLflow; see `mlflow_export.push_to_mlflow`."""
+        """Bring runs (default: all of this service) to MLflow; see `mlflow.push_to_mlflow`."""
         from apixo_nb.export.mlflow import push_to_mlflow
 
         chosen = self.runs() if runs is None else runs
@@ -210,7 +210,7 @@ class History:
         project: str = "apixo",
         folder: str | os.PathLike[str] = ".",
     ) -> Pushed:
-        """Write runs (default: all of this service) for wandb, offline; see `wandb_export`."""
+        """Write runs (default: all of this service) for wandb, offline; see `wandb.write_for_wandb`."""
         from apixo_nb.export.wandb import write_for_wandb
 
         chosen = self.runs() if runs is None else runs

@@ -22,7 +22,7 @@ from apixo_nb.core.request import check_number
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ConfigurationError, InvalidRequestError, LedgerError
 from apixo_nb.ledger.budgets import DAY, TOTAL, Budget, notebook_scope
-from apixo_nb.storage.originals import SUFFIXES, from_facts, read_facts
+from apixo_nb.storage.originals import SUFFIXES, read_sidecar, runs_of_sidecars
 from apixo_nb.text import dollars, printable
 
 from .session import Session
@@ -247,7 +247,7 @@ def _strays(session: Session, runs: Iterable[Run]) -> Iterator[str]:
             yield f"left over: {name}, half a download. It can be removed."
         elif path.suffix == ".unreadable":
             yield f"not a picture: {name} holds what came in place of one; kept, as it was paid for."
-        elif path.suffix == ".json" and (run := read_facts(path)) and run[0].run_id not in ids:
+        elif path.suffix == ".json" and (run := read_sidecar(path)) and run[0].run_id not in ids:
             yield f"facts without a row: {name}. `%apixo doctor --rebuild` makes the row."
 
 
@@ -297,7 +297,7 @@ def rebuild(session: Session) -> list[str]:
         said.append(f"The damaged ledger is kept as {aside}; {len(salvaged)} rows of it could be read.")
         ledger = session.ledger
     rows = sum(ledger.insert(run) for run in salvaged)
-    known = list(from_facts(session.images.folder))
+    known = list(runs_of_sidecars(session.images.folder))
     added = sum(ledger.insert(run) for run in known)
     if behind := sum(ledger.catch_up(run) for run in known):
         said.append(f"{behind} rows brought up to date from the facts beside their pictures.")

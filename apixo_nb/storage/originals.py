@@ -24,7 +24,7 @@ from .thumbnails import GONE, THUMBNAIL_PX, Thumbnail, alt_text, data_uri, in_th
 SUFFIXES = tuple(IMAGE_SUFFIXES.values())
 _ELSEWHERE = frozenset("/\\:\0")
 _MOST_NAMED = 50
-_ATTEMPTS = 3  # to write the facts of a picture
+_ATTEMPTS = 3  # to write a sidecar
 _PROBE_BYTES = 4096  # a block, as an empty file fits on a full disk
 _ROOM_BYTES = 8_000_000  # for one picture; the usual ones have two megabytes
 
@@ -109,19 +109,19 @@ class Images:
                 image = image.with_choice(known)
                 break
         try:
-            _write_facts(beside, run, image)
+            _write_sidecar(beside, run, image)
         except OSError as error:
             text = f"The facts beside {downloaded.path.name} could not be saved: {error.strerror}"
             raise ImageError(text, unsaved=True, run_id=run.run_id, task_id=run.task_id) from None
         return image
 
-    def rewrite_facts(self, run: Run, index: int) -> bool:
+    def rewrite_sidecar(self, run: Run, index: int) -> bool:
         """Bring the sidecar of a picture up to date; False if the picture is not here or the disk refuses."""
         for image in run.images:
             if image.index == index:
                 with contextlib.suppress(OSError):
                     if self.path(image).is_file():
-                        _write_facts(self.path(image).with_suffix(".json"), run, image)
+                        _write_sidecar(self.path(image).with_suffix(".json"), run, image)
                         return True
         return False
 
@@ -266,17 +266,17 @@ def file_names(run_id: str, index: int) -> list[str]:
     return [f"{run_id}-{index + 1}{suffix}" for suffix in SUFFIXES]
 
 
-def facts_text(run: Run, image: Image) -> str:
+def sidecar_text(run: Run, image: Image) -> str:
     """What stands beside a picture: its run and its own record, as JSON."""
     # The run's own rating is that of its best picture, and would be old as soon as another one is rated.
     # A callback's address is of use to one service, and often a secret; the folder may be given away.
-    facts = run.model_dump(mode="json", exclude={"images", "raw", "rating", "callback_url"})
-    facts["image"] = image.model_dump(mode="json")
-    return json.dumps(facts, ensure_ascii=False, indent=1)
+    content = run.model_dump(mode="json", exclude={"images", "raw", "rating", "callback_url"})
+    content["image"] = image.model_dump(mode="json")
+    return json.dumps(content, ensure_ascii=False, indent=1)
 
 
-def _write_facts(path: Path, run: Run, image: Image) -> None:
-    _write_whole(path, facts_text(run, image))
+def _write_sidecar(path: Path, run: Run, image: Image) -> None:
+    _write_whole(path, sidecar_text(run, image))
 
 
 def _read_image(path: Path) -> Image | None:
@@ -300,7 +300,7 @@ def _write_whole(path: Path, text: str) -> None:
             return
 
 
-MOST_BYTES = 8_000_000  # of the facts of one picture; usual ones have two thousand
+MOST_BYTES = 8_000_000  # of one sidecar; usual ones have two thousand
 _OUR_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 
 
@@ -309,31 +309,31 @@ def is_our_id(run_id: str) -> bool:
     return _OUR_ID.fullmatch(run_id) is not None
 
 
-def from_facts(folder: Path) -> Iterator[Run]:
-    """The runs that the facts beside the pictures tell of."""
+def runs_of_sidecars(folder: Path) -> Iterator[Run]:
+    """The runs of which there are sidecars."""
     images: dict[str, dict[int, Image]] = {}
     runs: dict[str, Run] = {}
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-        facts = read_facts(path)
-        if facts is not None:
-            run, image = facts
+        found = read_sidecar(path)
+        if found is not None:
+            run, image = found
             runs[run.run_id] = run
-            if (folder / image.file).is_file():  # `read_facts` has checked the name
+            if (folder / image.file).is_file():  # `read_sidecar` has checked the name
                 images.setdefault(run.run_id, {})[image.index] = image
     for run_id, run in runs.items():
         here = images.get(run_id, {})
         yield run.but(state=SUCCESS, images=tuple(here[index] for index in sorted(here)))
 
 
-def read_facts(path: Path) -> tuple[Run, Image] | None:
-    """The run and the picture of a file of facts; None if it is none of ours."""
+def read_sidecar(path: Path) -> tuple[Run, Image] | None:
+    """The run and the picture of a sidecar; None if it is none of ours."""
     try:
         if not path.is_file() or path.stat().st_size > MOST_BYTES:
             return None
-        facts = json.loads(path.read_text("utf-8"))
-        run, image = Run.model_validate(facts), Image.model_validate(facts["image"])
+        content = json.loads(path.read_text("utf-8"))
+        run, image = Run.model_validate(content), Image.model_validate(content["image"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    # Facts may come from elsewhere: their names must be such as we make, and belong to this very file.
+    # A sidecar may come from elsewhere: its names must be such as we make, and belong to this very file.
     ours = is_our_id(run.run_id) and path.stem == f"{run.run_id}-{image.index + 1}"
     return (run, image) if ours and image.file in file_names(run.run_id, image.index) else None

@@ -22,7 +22,7 @@ from apixo_nb.core.environment import has_widgets
 from apixo_nb.core.files import checked_target, new_file
 from apixo_nb.core.formatting import sentence_html
 from apixo_nb.core.records import OUTCOMES, Run, Vote, checked_runs, utc_now
-from apixo_nb.display.cards import ballot_html
+from apixo_nb.display.cards import vote_results_html
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.session.session import Session, current
@@ -187,7 +187,9 @@ class VoteController(Controller):
         by, rows = self._ballot.by, self._ballot.rows()
         self._set_traits(results={"by": by, "rows": rows})
         text = "\n".join(f"{row['value']}: {row['wins']} of {row['votes']}" for row in rows)
-        self._display_lasting({"text/html": ballot_html(self._ballot.name, by, rows), "text/plain": text})
+        self._display_lasting(
+            {"text/html": vote_results_html(self._ballot.name, by, rows), "text/plain": text}
+        )
         return {}
 
 

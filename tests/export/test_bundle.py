@@ -23,7 +23,7 @@ from apixo_nb.core.records import SCHEMA_VERSION, Run
 from apixo_nb.errors import ApixoError, BudgetError, LedgerError
 from apixo_nb.experiments.review import choose
 from apixo_nb.export import bundle
-from apixo_nb.export import bundle as luggage
+from apixo_nb.export import bundle as bundle_module
 from apixo_nb.export import importer as intake
 from apixo_nb.notebook import commands
 from apixo_nb.notebook.command_line import split_words
@@ -580,7 +580,7 @@ def test_picture_that_is_not_what_its_run_tells_of_is_not_taken(there: Session, 
 
 
 def test_bomb_is_stopped(there: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(luggage, "_FLOOR", 1_000_000)
+    monkeypatch.setattr(bundle_module, "_FLOOR", 1_000_000)
     line = a_line()
     bomb = {f"pictures/{line['images'][0]['file']}": bytes(30_000_000)}
     done = there.import_bundle(crafted(tmp_path / "runs.zip", [line], bomb))
@@ -597,7 +597,7 @@ def test_picture_larger_than_any_is_stopped(there: Session, tmp_path: Path, monk
 
 
 def test_endless_line_is_stopped(there: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(luggage, "MOST_LINE", 10_000)
+    monkeypatch.setattr(bundle_module, "MOST_LINE", 10_000)
     done = there.import_bundle(
         crafted(tmp_path / "runs.zip", [a_line(images=[], result_urls=[]), b"x" * 20_000])
     )

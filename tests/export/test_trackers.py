@@ -11,7 +11,7 @@ import pytest
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, InvalidRequestError
 from apixo_nb.experiments.review import choose
-from apixo_nb.export.trackers import Parcel, parcels, short
+from apixo_nb.export.trackers import TrackedRun, short, tracked_runs
 from apixo_nb.session.session import Session
 from tests.support import picture_runs
 from tests.support.factories import a_run
@@ -43,33 +43,33 @@ def test_what_is_no_run_is_refused(here: Session):
 # --- what they are told, without them ---------------------------------------------------------------
 
 
-def a_parcel(run: Run) -> Parcel:
-    return Parcel(run, tuple(image for image in run.images if image.file))
+def a_tracked_run(run: Run) -> TrackedRun:
+    return TrackedRun(run, tuple(image for image in run.images if image.file))
 
 
 def test_digest_changes_with_all_there_is_to_tell_and_with_nothing_else(here: Session):
     run = a_success(here)
-    parcel = a_parcel(run)
-    assert a_parcel(here.run(run.run_id)).digest == parcel.digest
-    assert a_parcel(run.but(callback_url=CALLBACK, notebook="x.ipynb")).digest == parcel.digest
+    tracked = a_tracked_run(run)
+    assert a_tracked_run(here.run(run.run_id)).digest == tracked.digest
+    assert a_tracked_run(run.but(callback_url=CALLBACK, notebook="x.ipynb")).digest == tracked.digest
     chosen = choose(here, run.run_id, 0, starred=True)
     changed = [chosen, run.but(note="x"), run.but(state="failed"), run.but(images=())]
-    assert len({parcel.digest, *(a_parcel(each).digest for each in changed)}) == 5
+    assert len({tracked.digest, *(a_tracked_run(each).digest for each in changed)}) == 5
 
 
 def test_fields_are_short_and_the_record_is_whole(here: Session):
     run = a_success(here, LONG, variables={"mood": "x" * 9_000}, note="n" * 9_000)
-    parcel = a_parcel(run)
-    assert max(map(len, [*parcel.inputs.values(), *parcel.labels.values()])) == 250
-    assert parcel.prompt_bytes.decode() == LONG
-    assert parcel.record["variables"] == run.variables
+    tracked = a_tracked_run(run)
+    assert max(map(len, [*tracked.inputs.values(), *tracked.labels.values()])) == 250
+    assert tracked.prompt_bytes.decode() == LONG
+    assert tracked.record["variables"] == run.variables
     assert short("abc") == "abc"
 
 
 def test_record_has_no_query_in_an_answer_within_an_answer(here: Session):
     inner = json.dumps({"resultUrls": ["https://pictures.example/1.png?sig=s3cret"], "cb": CALLBACK})
     run = a_success(here, raw=json.dumps({"taskId": "task_1", "resultJson": inner}), callback_url=CALLBACK)
-    text = json.dumps(a_parcel(run).record)
+    text = json.dumps(a_tracked_run(run).record)
     assert "https://pictures.example/1.png" in text
     assert "s3cret" not in text
     assert "hooks.example" not in text
@@ -78,6 +78,6 @@ def test_record_has_no_query_in_an_answer_within_an_answer(here: Session):
 def test_run_that_was_never_sent_is_left_out_and_one_given_twice_counts_once(here: Session):
     run = a_success(here)
     planned = a_run("x", state="planned")
-    found, notes = parcels([run, planned, run], here.images)
-    assert [parcel.run.run_id for parcel in found] == [run.run_id]
+    found, notes = tracked_runs([run, planned, run], here.images)
+    assert [tracked.run.run_id for tracked in found] == [run.run_id]
     assert notes == []

@@ -24,7 +24,7 @@ from apixo_nb.core.records import Image, Run, new_run
 from apixo_nb.core.request import make_request
 from apixo_nb.errors import ImageError
 from apixo_nb.storage import originals
-from apixo_nb.storage.originals import Images, read_facts
+from apixo_nb.storage.originals import Images, read_sidecar
 from apixo_nb.storage.thumbnails import THUMBNAIL_PX
 
 URL = "https://pictures.example/made/1.png?sig=x"
@@ -138,7 +138,7 @@ def test_many_threads_write_the_facts_of_one_picture(images: Images):
 
     def write(number: int) -> list[bool]:
         start.wait()
-        return [images.rewrite_facts(run.but(note=f"{number}"), 0) for _ in range(50)]
+        return [images.rewrite_sidecar(run.but(note=f"{number}"), 0) for _ in range(50)]
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(all(written) for written in pool.map(write, range(8)))
@@ -197,10 +197,10 @@ def test_address_of_a_callback_is_not_among_the_facts(images: Images):
     assert "5ecret" not in beside.read_text("utf-8")
     facts = json.loads(beside.read_text("utf-8"))
     assert "callback_url" not in facts
-    assert read_facts(beside) == (run.but(callback_url=None), image)
+    assert read_sidecar(beside) == (run.but(callback_url=None), image)
     # Those of earlier versions have it, and are read as ever.
     beside.write_text(json.dumps({**facts, "callback_url": run.callback_url}), "utf-8")
-    assert read_facts(beside) == (run, image)
+    assert read_sidecar(beside) == (run, image)
 
 
 def test_targets_are_made_of_run_and_number_only(images: Images):

@@ -132,7 +132,7 @@ def test_folder_has_no_picture_of_such_a_name(images: Images, name: str):
     assert not images.has(image)
     assert not images.has_sidecar(image)
     assert not images.is_intact(run, image)
-    assert not images.rewrite_facts(run, 0)
+    assert not images.rewrite_sidecar(run, 0)
     assert images.stored([run]) == ([], [file])
     if name != "too long":
         assert images.link(image) == ""

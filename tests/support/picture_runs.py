@@ -71,7 +71,7 @@ def keep(session: Session, run: Run, pictures: list[bytes]) -> Run:
     session.images.folder.mkdir(parents=True, exist_ok=True)
     for image, data in zip(run.images, pictures, strict=True):
         session.images.path(image).write_bytes(data)
-        assert session.images.rewrite_facts(run, image.index)
+        assert session.images.rewrite_sidecar(run, image.index)
     assert session.ledger.insert(run)
     return session.run(run.run_id)
 
