@@ -10,6 +10,7 @@ import builtins
 import difflib
 import keyword
 import math
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -46,13 +47,28 @@ class Marks:
         """The text as it was typed, without its quotes."""
         return text.replace(self.comma, ",").replace(self.at, "@").replace(self.empty, "")
 
-    def listed(self, text: str) -> Listed:
-        """The list that a text is; ValueError if a value of it is missing (``a,,b``, but not ``a,"",b``)."""
-        if text.startswith("@"):
-            return Listed(name=self.plain(text[1:]))
+    def listed(self, text: str, what: str) -> Listed:
+        """The list that a text is; raises as `values` does."""
+        return Listed(name=self.plain(text[1:])) if text.startswith("@") else self.values(text, what)
+
+    def values(self, text: str, what: str) -> Listed:
+        """The values between the commas of a text.
+
+        Raises
+        ------
+        InvalidRequestError
+            One is missing (``a,,b``, but not ``a,"",b``). `what` names the option.
+        """
         parts = text.split(",")
         if "" in parts:
-            raise ValueError(self.plain(text))
+            rule = "No blank follows a comma; a value with blanks or commas needs quotes"
+            plain = self.plain(text)
+            raise InvalidRequestError(
+                f"A value of {what} is missing: {plain!r:.80}",
+                field=what,
+                value=plain,
+                next_step=f'{rule}, and an empty one is "".',
+            )
         return Listed(tuple(self.plain(part) for part in parts))
 
 
@@ -222,10 +238,11 @@ def parse(line: str) -> Options:
         Names the option, the value and what is allowed.
     """
     marked, marks = mark(line)
-    given, unknown = parser().parse_known_args(_words(marked, line))
+    reader = parser()
+    given, unknown = reader.parse_known_args(_words(marked, line))
     if unknown:
         raise _unknown(marks.plain(unknown[0]))
-    _check_dashes(given)
+    _check_dashes(given, reader)
     single, lists = _parameters(given, marks)
     text = {name: marks.plain(value) for name, value in vars(given).items() if isinstance(value, str)}
     return Options(
@@ -258,10 +275,10 @@ def _words(marked: str, line: str) -> list[str]:
         ) from None
 
 
-def _check_dashes(given: argparse.Namespace) -> None:
+def _check_dashes(given: argparse.Namespace, reader: argparse.ArgumentParser) -> None:
     """Argparse drops a value of two dashes, as in ``--note=--``, and leaves an empty list in its place."""
     for name, value in vars(given).items():
-        several = parser().get_default(name) == []
+        several = reader.get_default(name) == []
         if [] in (value if several else [value]):
             raise InvalidRequestError(f"--{name.strip('-')} cannot be '--'", field=name, value="--")
 
@@ -306,19 +323,12 @@ def _parameters(given: argparse.Namespace, marks: Marks) -> tuple[dict[str, Valu
             continue
         plain = marks.plain(text)
         if text.startswith("@"):
-            lists[known.wire] = marks.listed(text)
-        elif "," in plain:  # quoted or not: no value has a comma
-            lists[known.wire] = Listed(_parts(option.flag, plain))
+            lists[known.wire] = marks.listed(text, option.flag)
+        elif "," in plain:  # quoted or not: no value has a comma, or a blank at its ends
+            lists[known.wire] = marks.values(re.sub(r"\s*,\s*", ",", plain.strip()), option.flag)
         else:
             single[known.wire] = known.typed(plain)
     return single, lists
-
-
-def _parts(flag: str, text: str) -> tuple[str, ...]:
-    parts = tuple(part.strip() for part in text.split(","))
-    if "" in parts:
-        raise _gap(flag, text)
-    return parts
 
 
 def _sets(given: Sequence[str], marks: Marks) -> dict[str, Listed]:
@@ -340,18 +350,8 @@ def _sets(given: Sequence[str], marks: Marks) -> dict[str, Listed]:
             raise InvalidRequestError(
                 f"--set {name} is given twice", field="--set", value=name, next_step=step
             )
-        try:
-            found[name] = marks.listed(values)
-        except ValueError:
-            raise _gap(f"--set {name}", marks.plain(values)) from None
+        found[name] = marks.listed(values, f"--set {name}")
     return found
-
-
-def _gap(what: str, text: str) -> InvalidRequestError:
-    step = 'No blank follows a comma; a value with blanks or commas needs quotes, and an empty one is "".'
-    return InvalidRequestError(
-        f"A value of {what} is missing: {text!r:.80}", field=what, value=text, next_step=step
-    )
 
 
 def _number(text: str | None, flag: str, rule: str, at_least: float) -> float | None:

@@ -163,7 +163,7 @@ def test_any_quoted_value_of_a_list_comes_back(values: list[str]):
 
     marked, marks = mark("x=" + ",".join(f"'{v}'" if "'" not in v else shlex.quote(v) for v in values))
     [word] = shlex.split(marked)
-    assert marks.listed(word.removeprefix("x=")).texts == tuple(values)
+    assert marks.listed(word.removeprefix("x="), "--set x").texts == tuple(values)
 
 
 # --- tables ------------------------------------------------------------------------------------------
