@@ -193,9 +193,9 @@ def compare(a: object, b: object, *more: object) -> Shown:
     InvalidRequestError
         There are too many, or one of them is no run of the ledger.
     """
-    from .experiments import review as comparison
+    from .experiments.review import compare as compare_runs
 
-    return comparison.compare(current(), (a, b, *more))
+    return compare_runs(current(), (a, b, *more))
 
 
 def export_csv(path: str | os.PathLike[str]) -> Path:
@@ -204,7 +204,7 @@ def export_csv(path: str | os.PathLike[str]) -> Path:
 
 
 def import_bundle(path: str | os.PathLike[str]) -> Imported:
-    """Merge a ZIP bundle, or a folder of pictures and their facts, into the ledger; twice is once.
+    """Merge a ZIP bundle, or a folder of pictures and their sidecars, into the ledger; twice is once.
 
     See `Session.import_bundle`; `Session.export` writes such a bundle.
     """

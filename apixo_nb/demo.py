@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from .analysis.frame import brief, brief_text
-from .core import models as spec
-from .core import settings as config
+from .core.models import BASE_URL
 from .core.request import make_request
+from .core.settings import Apixo
 from .display.live import Watch
 from .notebook.command_line import say
 from .session.session import Session
 
 #: Prompt -> what else is asked for.
-_WISHES: dict[str, dict[str, object]] = {
+_REQUESTS: dict[str, dict[str, object]] = {
     "a cozy cyberpunk cafe with neon lights": {"aspect_ratio": "3:2"},
     "a paper boat on a puddle": {"num_images": 2},
 }
@@ -47,17 +47,17 @@ def demo(folder: Path) -> None:
     """
     say("A sandbox on this machine draws the pictures: no key, no cost, nothing leaves it.", "")
     with Session(_settings(folder)) as session:
-        _draw(session)
+        _make(session)
         table = session.export_csv(folder / "experiments.csv")
         say("", brief_text(brief(session.history())), "", "Pictures:")
         say(*(f"  {folder / 'images' / name}" for run in session.runs() for name in run.files))
         say(f"The whole table: {table}", "", _NEXT)
 
 
-def _settings(folder: Path) -> config.Apixo:
+def _settings(folder: Path) -> Apixo:
     """Nobody's ledger, service or pace: whatever the environment says is for real work."""
-    return config.Apixo(
-        base_url=spec.BASE_URL,
+    return Apixo(
+        base_url=BASE_URL,
         home=str(folder),
         ledger="",
         images="",
@@ -68,11 +68,8 @@ def _settings(folder: Path) -> config.Apixo:
     )
 
 
-def _draw(session: Session) -> None:
+def _make(session: Session) -> None:
     """Begin all at once, and watch one after the other, so that each has its line."""
-    runs = [session.plan(make_request(prompt, **wish)) for prompt, wish in _WISHES.items()]  # type: ignore[arg-type]
-    decisions = session.decide(runs)
-    session.check_cost([decision.run for decision in decisions if decision.action == "buy"], None)
-    jobs = [session.carry_out(decision) for decision in decisions]
-    for job in jobs:
+    runs = [session.plan(make_request(prompt, **given)) for prompt, given in _REQUESTS.items()]  # type: ignore[arg-type]
+    for job in session.begin_all(runs):
         Watch(session, [job], None).block()

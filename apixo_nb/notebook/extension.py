@@ -93,8 +93,8 @@ def load(shell: InteractiveShell) -> None:
         shell.display_formatter.ipython_display_formatter.for_type_by_name(
             "apixo_nb.experiments.grid", "Grid", _show_grid
         )
-    with contextlib.suppress(ConfigurationError):  # a bad variable is the business of the first command
-        _look_around(shell)
+    with contextlib.suppress(ConfigurationError):  # the first command tells of a bad variable
+        _say_unfinished(shell)
 
 
 def _configure(shell: InteractiveShell) -> None:
@@ -106,7 +106,7 @@ def _configure(shell: InteractiveShell) -> None:
             say(str(error))
 
 
-def _look_around(shell: InteractiveShell) -> None:
+def _say_unfinished(shell: InteractiveShell) -> None:
     chosen = settings()
     if not chosen.notebook:
         chosen.notebook = str(shell.user_ns.get("__vsc_ipynb_file__", ""))  # as VS Code tells it

@@ -12,7 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.display import display
 
-from apixo_nb.experiments import cell_options as options
+from apixo_nb.experiments.cell_options import Options, parse
 from apixo_nb.experiments.prompts import fill, split_prompts
 
 from .command_line import say
@@ -34,7 +34,7 @@ class ApixoMagics(Magics):
     @cell_magic("apixo")  # type: ignore[arg-type]
     def apixo_cell(self, line: str, cell: str) -> None:
         """``%%apixo``; its help is made of the options, below."""
-        given = options.parse(line)
+        given = parse(line)
         watch = self._start(given, cell, button=False)
         if watch is not None:
             self._bind(given, watch.go_on() if given.background else watch.block())
@@ -42,14 +42,14 @@ class ApixoMagics(Magics):
     @cell_magic("apixo_awaited")  # type: ignore[arg-type]
     def apixo_awaited(self, line: str, cell: str) -> Coroutine[Any, Any, None]:
         """``%%apixo`` as the notebook runs it: awaited, so that its Cancel button is heard meanwhile."""
-        return self._await(options.parse(line), cell)
+        return self._await(parse(line), cell)
 
-    async def _await(self, given: options.Options, cell: str) -> None:
+    async def _await(self, given: Options, cell: str) -> None:
         watch = self._start(given, cell, button=not given.background)
         if watch is not None:
             self._bind(given, watch.go_on() if given.background else await watch.wait())
 
-    def _start(self, given: options.Options, cell: str, *, button: bool) -> Watch | None:
+    def _start(self, given: Options, cell: str, *, button: bool) -> Watch | None:
         """Check everything, then buy; None for a dry run."""
         from apixo_nb.display.live import Watch
         from apixo_nb.session.session import current
@@ -63,14 +63,16 @@ class ApixoMagics(Magics):
         if given.dry_run:
             _show_plan(session, runs)
             return None
-        decisions = session.decide(runs, new=given.new)
-        bought = [decision.run for decision in decisions if decision.action == "buy"]
-        session.check_cost(bought, given.max_cost_usd)
-        batch = object()  # cells take turns, however many pictures each asks for
-        jobs = [session.carry_out(decision, given.timeout_s, batch) for decision in decisions]
+        jobs = session.begin_all(
+            runs,
+            new=given.new,
+            max_cost_usd=given.max_cost_usd,
+            timeout_s=given.timeout_s,
+            batch=object(),  # cells take turns, however many pictures each asks for
+        )
         return Watch(session, jobs, self.shell, button=button)
 
-    def _sweep(self, session: Session, given: options.Options, cell: str, *, button: bool) -> Watch | None:
+    def _sweep(self, session: Session, given: Options, cell: str, *, button: bool) -> Watch | None:
         """As `_start`, for a cell that is a sweep."""
         from apixo_nb.experiments.sweep import sweep_of_cell
 
@@ -85,7 +87,7 @@ class ApixoMagics(Magics):
             self.shell.push({given.output: sweep})
         return watch
 
-    def _plan(self, session: Session, given: options.Options, template: str) -> Run:
+    def _plan(self, session: Session, given: Options, template: str) -> Run:
         from apixo_nb.core.request import make_labels, make_request
 
         prompt, used = (template, {}) if given.raw else fill(template, self.shell.user_ns)
@@ -94,7 +96,7 @@ class ApixoMagics(Magics):
         labels = make_labels(given.name, given.tags, given.note)
         return session.plan(make_request(prompt, **asked), labels, prompt_template=template, variables=used)
 
-    def _bind(self, given: options.Options, made: Sequence[Run | Job]) -> None:
+    def _bind(self, given: Options, made: Sequence[Run | Job]) -> None:
         if given.output and not given.is_sweep:
             self.shell.push({given.output: made[0] if len(made) == 1 else list(made)})
 

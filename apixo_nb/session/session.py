@@ -273,9 +273,26 @@ class Session(History):
         if not (current_shell() is not None if replay is None else replay):
             self.check_cost([run], max_cost_usd)
             return self.start(run, timeout_s)
-        [decision] = self.decide([run])
-        self.check_cost([run] if decision.action == "buy" else [], max_cost_usd)
-        return self.carry_out(decision, timeout_s)
+        [job] = self.begin_all([run], max_cost_usd=max_cost_usd, timeout_s=timeout_s)
+        return job
+
+    def begin_all(
+        self,
+        planned: Iterable[Run],
+        *,
+        new: bool = False,
+        max_cost_usd: float | None = None,
+        timeout_s: float | None = None,
+        batch: Hashable = None,
+    ) -> list[Job]:
+        """Decide about planned runs, check what they cost together, and only then begin them.
+
+        Batches take turns, however many runs are in each. Raises as `decide` and `check_cost` do; nothing is
+        bought then.
+        """
+        decisions = self.decide(planned, new=new)
+        self.check_cost([decision.run for decision in decisions if decision.action == "buy"], max_cost_usd)
+        return [self.carry_out(decision, timeout_s, batch) for decision in decisions]
 
     # --- taking up again ---
 
