@@ -412,7 +412,7 @@ def _complete(error: ApixoError, run: Run) -> None:
     """Add to an error which run it is about, and what may have been paid."""
     error.run_id = error.run_id or run.run_id
     error.task_id = error.task_id or run.task_id
-    if error.maybe_billed and error.at_stake_usd is None:
+    if error.maybe_billed:  # the client knows the list price only
         error.at_stake_usd = run.price_micros / 1e6
 
 
