@@ -276,9 +276,16 @@ class SubmitUnknownError(ApixoError):
 
     APIXO has no idempotency key, so a second POST could buy a second task. It is never sent by itself,
     although APIXO's page advises to retry 500, 502 and 504 with backoff.
+
+    Attributes
+    ----------
+    answer : str
+        The body of the answer, if one came: without the key, at most 4 kB of UTF-8. It may name the task in a
+        way that is not known here.
     """
 
     maybe_billed = True
+    answer: str = ""
     next_step = (
         "It is not sent again by itself, as that could pay twice. "
         "Compare `%apixo balance`, then say how it ended: `%apixo settle RUN paid`, or `free`."

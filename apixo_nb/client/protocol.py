@@ -32,7 +32,7 @@ from apixo_nb.errors import (
 )
 from apixo_nb.text import printable
 
-from .responses import Answer, TaskStatus, problem_of, read_answer, read_task, retry_after_s
+from .responses import Answer, TaskStatus, evidence, problem_of, read_answer, read_task, retry_after_s
 from .retry import Backoff, Clock, Quota, RetryPolicy
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ def _verdict(outcome: Reply | Fault, request: Request, clock: Clock) -> str | Tu
     if answer.task_id:  # whatever the codes say: a task that has an id is never let go
         return answer.task_id
     if not _is_refusal(answer):
-        raise _unknown(_why_unknown(answer), request, status=answer.status, code=answer.code)
+        error = _unknown(_why_unknown(answer), request, status=answer.status, code=answer.code)
+        error.answer = evidence(outcome.body, outcome.hide)
+        raise error
     problem = problem_of(answer, "The submit was refused")
     problem.next_step = f"Nothing was made. {problem.next_step}"
     problem.retry_after_s = retry_after_s(answer.retry_after, clock.wall())

@@ -7,6 +7,7 @@ object. Everything here accepts all of that, and keeps what it cannot use in `Ta
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
 import math
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from apixo_nb.core import models as spec
+from apixo_nb.core.credentials import HIDDEN
 from apixo_nb.errors import (
     APIError,
     ApixoError,
@@ -37,6 +39,8 @@ from apixo_nb.text import printable, storable
 _LARGEST = 2**53  # above it a JSON number is not exact
 _LATEST_MS = 4_102_444_800_000  # the year 2100 as Unix time: later times are no times of a task
 _LONGEST_TASK_MS = 30 * 86_400_000  # twice as long as results are kept
+_LONGEST_ID = 2000  # characters; as long as an address may be that asks for the task
+_MOST_EVIDENCE = 4096  # bytes of an answer that are kept for the record
 _MOST_USD = 1e9  # of a balance; anything above is no sum of money
 _LONGEST_PAUSE_S = 86_400.0  # whatever a header asks for, a kernel does not refuse submits for longer
 _NO_FUNDS = re.compile(
@@ -74,6 +78,23 @@ def _time(value: object) -> int | None:
 
 def _duration(value: object) -> int | None:
     return _whole(value, _LONGEST_TASK_MS)
+
+
+def _task_id(value: object) -> str:
+    """A taskId as text: opaque, also a number; "" for what cannot be one.
+
+    Zero and less say "none". An id that quotes the key is none either: without the key it names no task.
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST:
+        value = int(value)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, str))
+        or (isinstance(value, int) and value <= 0)
+    ):
+        return ""
+    text = storable(str(value).strip())
+    return text if len(text) <= _LONGEST_ID and HIDDEN not in text else ""
 
 
 _Text = Annotated[str, BeforeValidator(_text)]
@@ -127,10 +148,8 @@ class Answer(BaseModel):
 
     @property
     def task_id(self) -> str:
-        """``data.taskId`` where it is usable text, else "". Ids are opaque: 16 and 32 digits were seen."""
-        value = self.data.get("taskId") if isinstance(self.data, dict) else None
-        usable = isinstance(value, str) and 0 < len(value.strip()) <= 200
-        return storable(value.strip()) if usable and isinstance(value, str) else ""
+        """``data.taskId`` where it is usable, else "". Ids are opaque: 16 and 32 digits were seen."""
+        return _task_id(self.data.get("taskId") if isinstance(self.data, dict) else None)
 
     @property
     def speaks_of_success(self) -> bool:
@@ -155,10 +174,10 @@ def read_answer(
 ) -> Answer:
     """Read one HTTP answer; never raises. `headers` has lower-case names.
 
-    `hide` is applied to the texts written for people, which may quote the key; never to ids and URLs.
+    `hide` takes the key out of all texts, ids and URLs included, before anything else sees them.
     """
     retry_after = headers.get("retry-after", "")
-    envelope = _json(body)
+    envelope = _json(body, hide)
     if not isinstance(envelope, dict):
         return Answer(status=status, readable=False, retry_after=retry_after)
     data = envelope.get("data")
@@ -169,18 +188,42 @@ def read_answer(
         status=status,
         readable=True,
         code=_whole(envelope.get("code"), _LARGEST),
-        message=hide(next((text for text in map(_text, texts) if text), "")),
-        fail_code=hide(next((code for code in map(_text, codes) if code), "")),
+        message=next((text for text in map(_text, texts) if text), ""),
+        fail_code=next((code for code in map(_text, codes) if code), ""),
         data=data,
         retry_after=retry_after,
     )
 
 
-def _json(body: bytes | str) -> Any:
+def _json(body: bytes | str, hide: Callable[[str], str] = str) -> Any:
+    """The JSON value of an answer without the key; None for what is no JSON."""
     try:
-        return json.loads(body)
+        return _without_key(json.loads(body), hide)
     except (ValueError, RecursionError):  # not JSON, wrong encoding, a 5,000-digit number, 100,000 brackets
         return None
+
+
+def _without_key(value: Any, hide: Callable[[str], str]) -> Any:
+    """A JSON value with the key taken out of all its texts, also out of a number of 8 digits or more."""
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, list):
+        return [_without_key(each, hide) for each in value]
+    if isinstance(value, dict):
+        return {hide(name): _without_key(each, hide) for name, each in value.items()}
+    if isinstance(value, int) and abs(value) >= 10**7 and hide(str(value)) != str(value):
+        return HIDDEN
+    return value
+
+
+def evidence(body: bytes, hide: Callable[[str], str] = str) -> str:
+    """The body of an answer as text for the record: without the key, at most 4 kB of UTF-8."""
+    value = _json(body, hide)
+    text = body.decode("utf-8", "replace")
+    with contextlib.suppress(RecursionError):
+        text = text if value is None else json.dumps(value, ensure_ascii=False)
+    kept = storable(hide(text)).encode()[:_MOST_EVIDENCE]
+    return kept.decode("utf-8", "ignore")
 
 
 _KINDS: dict[int, type[APIError]] = {
@@ -259,7 +302,7 @@ class TaskStatus(BaseModel):
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
-    task_id: _Text = Field("", alias="taskId")
+    task_id: Annotated[str, BeforeValidator(_task_id)] = Field("", alias="taskId")
     state: Annotated[str, BeforeValidator(_state)] = ""
     fail_code: _Text = Field("", alias="failCode")
     fail_msg: _Text = Field("", alias="failMsg")
@@ -294,17 +337,20 @@ class TaskStatus(BaseModel):
 
 
 def read_task(answer: Answer, hide: Callable[[str], str] = str) -> TaskStatus | None:
-    """The task in an accepted answer; None where ``data`` is no task. `hide` as in `read_answer`."""
+    """The task in an accepted answer; None where ``data`` is no task.
+
+    `hide` as in `read_answer`; here for ``resultJson``, which is JSON in a text of JSON.
+    """
     if not answer.accepted or not isinstance(answer.data, dict) or not answer.data:
         return None
     named = {field: answer.data.get(field) for field in _WIRE_FIELDS}
     status = TaskStatus.model_validate(named)
-    urls, problem = _results(answer.data.get("resultJson")) if status.state == "success" else ((), "")
+    result = answer.data.get("resultJson")
+    urls, problem = _results(result, hide) if status.state == "success" else ((), "")
     if status.cost_time_ms is None and status.final:
         status = status.model_copy(update={"cost_time_ms": _span(status.created_ms, status.completed_ms)})
-    said = {"fail_code": hide(status.fail_code), "fail_msg": hide(status.fail_msg)}
     raw = hide(storable(json.dumps(answer.data, ensure_ascii=False)))
-    return status.model_copy(update={"result_urls": urls, "result_problem": problem, "raw": raw, **said})
+    return status.model_copy(update={"result_urls": urls, "result_problem": problem, "raw": raw})
 
 
 _WIRE_FIELDS = ("taskId", "state", "failCode", "failMsg", "createTime", "completeTime", "costTime")
@@ -316,13 +362,13 @@ def _span(created_ms: int | None, completed_ms: int | None) -> int | None:
     return _duration(completed_ms - created_ms)
 
 
-def _results(result: object) -> tuple[tuple[str, ...], str]:
+def _results(result: object, hide: Callable[[str], str]) -> tuple[tuple[str, ...], str]:
     """The URLs in ``resultJson``, and what is wrong with it."""
     if result in (None, ""):
         return (), "it names no result"
     for _ in range(2):  # a JSON string, and once in a while a JSON string in a JSON string
         if isinstance(result, str):
-            result = _json(result)
+            result = _json(result, hide)
     if isinstance(result, dict):
         result = result.get("resultUrls")
     if isinstance(result, str):
@@ -332,7 +378,9 @@ def _results(result: object) -> tuple[tuple[str, ...], str]:
     urls = tuple(dict.fromkeys(storable(url) for url in result if _is_web_url(url)))
     if urls and len(urls) == len(result):
         return urls, ""
-    return urls, "its result has no picture URL" if not urls else "some of its result URLs cannot be used"
+    problem = "its result has no picture URL" if not urls else "some of its result URLs cannot be used"
+    quotes_key = any(isinstance(url, str) and HIDDEN in url for url in result)
+    return urls, f"{problem}, as they quote the API key" if quotes_key else problem
 
 
 def _is_web_url(url: object) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from apixo_nb.errors import ConfigurationError, MissingKeyError
 
@@ -14,16 +17,22 @@ from .files import atomic
 
 KEY_VARIABLE = "APIXO_API_KEY"
 
+#: What stands where a text quoted the key. With a blank, so that an address that quoted it is none any more.
+HIDDEN = "[API key]"
+
+_LEAST_SECRET = 8  # characters; a shorter key is a word of a sandbox, which may be part of other words
+
 
 class ApiKey:
     """An API key that cannot be printed, compared in a log, pickled or copied by accident."""
 
-    __slots__ = ("_secret", "source")
+    __slots__ = ("_secret", "_spellings", "source")
 
     def __init__(self, text: str, source: str = "given in code") -> None:
         self._secret, problem = _clean_key(text)
         text = ""  # tracebacks may show local variables; this one shall be empty by then
         self.source = source
+        self._spellings = _spellings(self._secret)
         if problem:
             raise ConfigurationError(f"The API key {source} {problem}", next_step=_COPY_AGAIN)
 
@@ -40,14 +49,28 @@ class ApiKey:
         return ApiKey(self._secret, source)
 
     def hide(self, text: str) -> str:
-        """A text that a server wrote for people, with the key taken out, should it quote it."""
-        return text.replace(self._secret, "[API key]")
+        """A text of a server with the key taken out, as it is, as JSON writes it, and as addresses do."""
+        for written in self._spellings:
+            if written not in text:
+                continue
+            if len(self._secret) < _LEAST_SECRET:
+                text = re.sub(rf"(?<!\w){re.escape(written)}(?!\w)", HIDDEN, text)
+            else:
+                text = text.replace(written, HIDDEN)
+        return text
 
     def __repr__(self) -> str:
         return f"ApiKey(•••• from {self.source})"
 
     def __reduce__(self) -> Any:
         raise TypeError("an API key is not pickled; make a new client from the environment there")
+
+
+def _spellings(secret: str) -> list[str]:
+    """The key as texts may quote it, the longest first; texts of a server are searched for each."""
+    quoted = json.dumps(secret)[1:-1]
+    found = {secret, quoted, quoted.replace("/", r"\/"), quote(secret, safe=""), quote(secret)}
+    return sorted(found - {""}, key=len, reverse=True)
 
 
 def asked_key() -> ApiKey:

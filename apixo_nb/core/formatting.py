@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from apixo_nb import text
-from apixo_nb.text import dollars, printable, without_callback
+from apixo_nb.text import dollars, printable, scrubbed, without_callback
 
 from .records import (
     CANCELLED,
@@ -216,6 +216,8 @@ def _remark(run: Run) -> str:
         return "Its submit has no answer yet; it is not sent again"
     if run.state == PLANNED:
         return "Not sent"
+    if run.state == UNKNOWN and run.raw:
+        return f"{phase(run)}. The answer was: {printable(scrubbed(run.raw, run.callback_url))}"
     return phase(run)
 
 

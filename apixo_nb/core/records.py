@@ -94,7 +94,7 @@ class Run(BaseModel):
     digest, take
         Which request this is (see `Request.digest`), and its how-manieth draw, from 1; 0 until it is written.
     raw : str
-        The last status answer's data, as JSON.
+        The last status answer's data, as JSON; of a submit whose end is unknown, its answer.
     rating : int or None
         The best of its pictures' ratings.
     notebook : str

@@ -396,7 +396,7 @@ def _not_accepted(error: ApixoError) -> dict[str, Any]:
     if isinstance(error, RunCancelledError):
         return {"state": PLANNED}
     if isinstance(error, SubmitUnknownError):
-        return {"state": UNKNOWN, "fail_msg": error.headline}
+        return {"state": UNKNOWN, "fail_msg": error.headline, "raw": error.answer}
     return refusal(error)
 
 

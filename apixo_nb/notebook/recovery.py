@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apixo_nb.errors import ApixoError
-from apixo_nb.text import dollars, printable
+from apixo_nb.text import dollars, printable, scrubbed
 
 from .command_line import Context, Message, say
 
@@ -44,12 +44,19 @@ def unresolved_lines(runs: Sequence[Run]) -> list[str]:
     stake = dollars(sum(run.price_micros for run in runs) / 1e6)
     return [
         f"{len(runs)} submit(s) without an answer, up to {stake} at stake; they are not sent again:",
-        *(f"  run {run.run_id}: {printable(run.prompt, 60)}" for run in runs),
+        *(line for run in runs for line in _lines_of_unresolved(run)),
         "Compare `%apixo balance`, or look for the task in APIXO's console. Then one of:",
         "  %apixo resume RUN TASK       it became this task: its pictures are fetched",
         "  %apixo settle RUN paid       it was charged, and is lost",
         "  %apixo settle RUN free       it was never charged; the cell then buys it anew",
     ]
+
+
+def _lines_of_unresolved(run: Run) -> list[str]:
+    """One submit; its answer, if one came, may name the task in a way that was not understood."""
+    answer = printable(scrubbed(run.raw, run.callback_url))
+    lines = [f"  run {run.run_id}: {printable(run.prompt, 60)}"]
+    return [*lines, f"    its answer was: {answer}"] if answer else lines
 
 
 def settle(args: argparse.Namespace, context: Context) -> list[str]:

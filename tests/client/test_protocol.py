@@ -136,7 +136,14 @@ UNKNOWN = {
     "200 code 0": said(0),
     "200 code 201": said(201),
     "200 taskId null": accepted(None),
-    "200 taskId a number": accepted(12345678),
+    "200 taskId 0": accepted(0),
+    "200 taskId below 0": accepted(-12345678),
+    "200 taskId true": said(200, {"taskId": True}),
+    "200 task_id": said(200, {"task_id": "task_7"}),
+    "200 id": said(200, {"id": "task_7"}),
+    "200 taskId at the top": reply(200, {"code": 200, "taskId": "task_7"}),
+    "200 data is the id": said(200, "task_7"),
+    "200 data is a list": said(200, [{"taskId": "task_7"}]),
     "200 taskId empty": accepted(""),
     "200 taskId blank": accepted(" "),
     "200 taskId of 10 kB": accepted("x" * 10_000),
@@ -148,7 +155,7 @@ UNKNOWN = {
     "500 with body code 400": said(400, None, 500),
     # Whoever counts requests said 429; the service itself says that it took the task.
     "429 with body code 200": said(200, None, 429),
-    "429 with a taskId that is a number": said(200, {"taskId": 12345678}, 429),
+    "429 with a taskId in a list": said(200, {"taskId": [12345678]}, 429),
     "429 with a taskId that is too long": said(429, {"taskId": "x" * 10_000}, 429),
     "400 with body code 200": said(200, None, 400),
 }
@@ -162,6 +169,20 @@ def test_submit_that_may_have_been_accepted_is_never_sent_again(answer):
     assert (story.error.maybe_billed, story.error.at_stake_usd) == (True, 0.7)
     assert not story.error.retryable
     assert "$0.70" in str(story.error)
+    assert len(story.error.answer.encode()) <= 4096
+    body = answer.body.decode("utf-8", "replace") if isinstance(answer, Reply) else ""
+    assert ("task_7" in story.error.answer, "12345678" in story.error.answer) == (
+        "task_7" in body,
+        "12345678" in body,
+    )
+    assert bool(story.error.answer) == bool(body)
+
+
+@pytest.mark.parametrize("given", [12345678, 10**400, "x" * 2000])
+@pytest.mark.parametrize(("status", "code"), [(200, 200), (429, 200), (500, 500)])
+def test_task_id_may_be_a_number_and_long(given, status, code):
+    story = submit(said(code, {"taskId": given}, status))
+    assert (len(story.sends), story.result) == (1, str(given))
 
 
 REFUSED = {

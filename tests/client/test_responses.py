@@ -5,15 +5,26 @@ from __future__ import annotations
 import email.utils
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from apixo_nb import errors
-from apixo_nb.client.responses import Answer, TaskStatus, problem_of, read_answer, read_task, retry_after_s
+from apixo_nb.client.responses import (
+    Answer,
+    TaskStatus,
+    evidence,
+    problem_of,
+    read_answer,
+    read_task,
+    retry_after_s,
+)
+from apixo_nb.core.credentials import ApiKey
 from apixo_nb.errors import ApixoError, ResultError, TaskFailedError
 from apixo_nb.text import storable
+from tests.support.factories import KEY
 
 PROPERTY = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=300
@@ -143,14 +154,95 @@ def test_balance_that_is_no_number_is_none(number):
     assert answered({"code": 200, "data": number}).number is None
 
 
-@pytest.mark.parametrize("task_id", [None, 7, "", "  ", [], {}, True, "x" * 10_000])
+@pytest.mark.parametrize("task_id", [None, 0, -7, 7.5, "", "  ", [], {}, True, False, "x" * 2001])
 def test_unusable_task_id_is_none(task_id):
     assert answered({"code": 200, "data": {"taskId": task_id}}).task_id == ""
 
 
-@pytest.mark.parametrize("task_id", ["task_12345678", "0123456789abcdef" * 2, "任务-1", "a/b?c#d", "x" * 200])
+@pytest.mark.parametrize(
+    "task_id", ["task_12345678", "0123456789abcdef" * 2, "任务-1", "a/b?c#d", "x" * 200, "x" * 2000]
+)
 def test_task_id_is_opaque(task_id):
     assert answered({"code": 200, "data": {"taskId": task_id}}).task_id == task_id
+
+
+@pytest.mark.parametrize("number", [7, 12345678, 12345678.0, 2**64, 10**300])
+def test_number_is_a_task_id_too_in_a_submit_and_in_a_status(number):
+    answer = answered({"code": 200, "data": {"taskId": number, "state": "processing"}})
+    status = read_task(answer)
+    assert status is not None
+    assert answer.task_id == status.task_id == str(int(number))
+
+
+def test_task_id_that_quotes_the_key_is_none():
+    body = json.dumps({"code": 200, "data": {"taskId": f"task_{KEY}"}}).encode()
+    answer = read_answer(200, {}, body, ApiKey(KEY).hide)
+    assert answer.task_id == ""
+    assert KEY not in answer.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"code": 200, "data": {"task_id": "task_7"}},
+        {"code": 200, "data": {"id": "task_7"}},
+        {"code": 200, "taskId": "task_7"},
+        {"code": 200, "data": "task_7"},
+        {"code": 200, "data": ["task_7"]},
+        b"task_7",
+        b"\xff task_7",
+    ],
+)
+def test_evidence_of_an_answer_holds_what_was_not_understood(body):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    assert read_answer(200, {}, data).task_id == ""
+    assert "task_7" in evidence(data)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"null", b"\x00", b"[" * 100_000, "\U0001f98a".encode() * 5000, b'"\\ud800"']
+)
+def test_evidence_of_any_bytes_is_text_that_a_row_takes(body):
+    text = evidence(body)
+    assert len(text.encode()) <= 4096
+    assert storable(text) == text
+
+
+@pytest.mark.parametrize("before", [0, 4080, 4090, 4095, 5000])
+@pytest.mark.parametrize("form", [KEY, json.dumps({"x": KEY}), json.dumps(json.dumps({"x": KEY}))])
+def test_evidence_never_holds_the_key_nor_a_part_of_it(before, form):
+    text = evidence(b"." * before + form.encode(), ApiKey(KEY).hide)
+    assert KEY[:6] not in text
+
+
+# --- the key in an answer ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [KEY, "sk-a/b+c=d%e/fghi", 'sk-"quoted"-\\key', "1234567890123"])
+@pytest.mark.parametrize("field", ["taskId", "state", "failCode", "failMsg", "other", "createTime"])
+def test_key_that_an_answer_quotes_reaches_no_field_of_a_status(field, key):
+    value = int(key) if key.isdigit() else f"before {key} after"
+    body = json.dumps({"code": 200, "message": key, "data": {"x": 1, key: [key], field: value}}).encode()
+    answer = read_answer(200, {}, body, ApiKey(key).hide)
+    status = read_task(answer, ApiKey(key).hide)
+    assert status is not None
+    quoted = json.dumps(key)[1:-1]
+    told = [repr(answer), repr(status), answer.model_dump_json(), status.model_dump_json(), status.raw]
+    assert not [text for text in told if key in text or quoted in text]
+
+
+@pytest.mark.parametrize("key", [KEY, "sk-a/b+c=d%e/fghi"])
+@pytest.mark.parametrize("as_text", [True, False])
+def test_result_url_that_quotes_the_key_is_unusable_and_that_is_said(key, as_text):
+    urls = [f"https://r2.apixo.ai/a.png?key={written}" for written in (key, quote(key, safe=""), quote(key))]
+    result: Any = {"resultUrls": [*urls, "https://r2.apixo.ai/b.png"]}
+    data = {"taskId": "t", "state": "success", "resultJson": json.dumps(result) if as_text else result}
+    hide = ApiKey(key).hide
+    status = read_task(read_answer(200, {}, json.dumps({"code": 200, "data": data}).encode(), hide), hide)
+    assert status is not None
+    assert status.result_urls == ("https://r2.apixo.ai/b.png",)
+    assert "quote the API key" in status.result_problem
+    assert not [each for each in (key, quote(key, safe=""), quote(key)) if each in status.model_dump_json()]
 
 
 # --- the result -------------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ def test_rate_limit_inside_http_200_is_not_sent_again(server):
 
 
 IDLESS: list[Any] = [None, {}, [], "task_1", 7] + [
-    {"taskId": value} for value in (None, 7, "", " ", "x" * 10_000)
+    {"taskId": value} for value in (None, 0, -7, 7.5, [7], "", " ", "x" * 10_000)
 ]
 
 
@@ -230,6 +230,12 @@ def test_accepted_submit_without_a_usable_id_is_unknown(server, data):
     server.script("submit", envelope(200, data))
     with pytest.raises(SubmitUnknownError, match="names no task"):
         ask(server, lambda client: client.submit("a fox"))
+    assert server.posts == 1
+
+
+def test_accepted_submit_whose_id_is_a_number_is_sent_once_and_its_task_is_known(server):
+    server.script("submit", envelope(200, {"taskId": 12345678}))
+    assert ask(server, lambda client: client.submit("a fox")) == "12345678"
     assert server.posts == 1
 
 
