@@ -275,9 +275,11 @@ class Runner:
         job.posted = True
         try:
             answer = await self._client.submit_once(job.run.request)
-        except ApixoError as error:
-            if not isinstance(error, SubmitUnknownError):  # the request was wrong, not one too many
-                self.rate_limiter.accepted(made=False)
+        except SubmitUnknownError as error:
+            error.at_stake_usd = job.run.price_micros / 1e6  # at the price of this run, not of the list
+            raise
+        except ApixoError:
+            self.rate_limiter.accepted(made=False)  # the request was wrong, not one too many
             raise
         if isinstance(answer, TurnedAway):
             job.posted = False  # surely no task was made
