@@ -45,8 +45,8 @@ from apixo_nb.sandbox.checks import RefusedError
 from apixo_nb.session import service
 from apixo_nb.session.session import Session
 from tests.benchmarks.table import Table, say
-from tests.support.limited_service import Counts, Doors, Rules, bound
-from tests.support.virtual_time import swiftly
+from tests.support.limited_service import Counts, LimitedService, Rules, bound
+from tests.support.virtual_time import run_in_virtual_time
 
 PAGE = MODELS[DEFAULT_MODEL].cadence
 LATENCY_S = 0.15  # there and back
@@ -69,7 +69,7 @@ class Simulated:
 
     def __init__(self, durations: Sequence[float], rules: Rules) -> None:
         self.durations = durations
-        self.doors = Doors(rules, LATENCY_S / 2)
+        self.limits = LimitedService(rules, LATENCY_S / 2)
         self.ready: dict[int, float] = {}
 
     async def post(self, number: int) -> float | None:
@@ -77,11 +77,11 @@ class Simulated:
         now = asyncio.get_running_loop().time
         sent_at = now()
         await asyncio.sleep(LATENCY_S / 2)
-        pause = self.doors.refusal(now(), sent_at)
+        pause = self.limits.refusal(now(), sent_at)
         if pause is None:
             assert number not in self.ready, "bought twice"
             self.ready[number] = now() + self.durations[number]
-            heapq.heappush(self.doors.ends, self.ready[number])
+            heapq.heappush(self.limits.ends, self.ready[number])
         await asyncio.sleep(LATENCY_S / 2)
         return pause
 
@@ -236,28 +236,28 @@ def simulate(work: Work, durations: Sequence[float], rules: Rules, seed: int) ->
         await work(server, seed)
         took[0] = asyncio.get_running_loop().time()
 
-    swiftly(main())
-    assert server.doors.counts.accepted == len(server.ready) == len(durations)
-    return took[0] / bound(durations, rules), server.doors.counts
+    run_in_virtual_time(main())
+    assert server.limits.counts.accepted == len(server.ready) == len(durations)
+    return took[0] / bound(durations, rules), server.limits.counts
 
 
 # --- over HTTP ---------------------------------------------------------------------------------------
 
 
 def serve(pipe: Connection, rules: Rules) -> None:
-    """A sandbox with doors, in a process of its own; tells what it saw when it is asked to stop."""
-    doors, original = Doors(rules, 0.0), handlers.SubmitHandler._take_on
+    """A sandbox with limits, in a process of its own; tells what it saw when it is asked to stop."""
+    limits, original = LimitedService(rules, 0.0), handlers.SubmitHandler._take_on
     latest = [0.0, 0.0]
 
     def take_on(handler: Any, model_id: str) -> Any:
         now = time.monotonic()
         latest[0] = latest[0] or now
-        pause = doors.refusal(now, now)
+        pause = limits.refusal(now, now)
         if pause is not None:
             raise RefusedError(429, retry_after_s=f"{pause:.3f}" if pause else None)
         task = original(handler, model_id)
         ends_at = now + ((task.ready_ms or 0) - task.created_ms) / 1000
-        heapq.heappush(doors.ends, ends_at)
+        heapq.heappush(limits.ends, ends_at)
         latest[1] = max(latest[1], ends_at)
         return task
 
@@ -268,9 +268,9 @@ def serve(pipe: Connection, rules: Rules) -> None:
         pipe.send(sandbox.base_url)
         pipe.recv()
         prompts = {task.prompt for task in sandbox.account.tasks.values()}
-        assert len(prompts) == len(sandbox.account.accepted) == doors.counts.accepted, "one was bought twice"
+        assert len(prompts) == len(sandbox.account.accepted) == limits.counts.accepted, "one was bought twice"
         facts = {"polls": sandbox.account.polls, "last end": latest[1] - latest[0]}
-        pipe.send((doors.counts, facts))
+        pipe.send((limits.counts, facts))
 
 
 def over_http(durations: Sequence[float], rules: Rules) -> tuple[float, Counts, dict[str, Any]]:

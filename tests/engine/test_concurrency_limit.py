@@ -15,9 +15,9 @@ from apixo_nb.core.request import make_request
 from apixo_nb.engine.fair_queue import FairQueue, Slot
 from apixo_nb.engine.job import Job
 from apixo_nb.engine.rate_limit import RateLimiter
-from tests.support.limited_service import Counts, Doors, Rules, bound
+from tests.support.limited_service import Counts, LimitedService, Rules, bound
 from tests.support.rate_limits import LONG_S, Time, accept, leave, refuse
-from tests.support.virtual_time import swiftly
+from tests.support.virtual_time import run_in_virtual_time
 
 POLICY = RetryPolicy()
 
@@ -168,7 +168,7 @@ def crowd(rules: Rules, count: int, seed: int) -> tuple[float, Counts]:
     """Buys tasks of about 30 s: the time over the least that is possible, and what the service saw."""
     chance = random.Random(seed)
     lasts = [chance.uniform(20.0, 40.0) for _ in range(count)]
-    took, doors = [0.0], Doors(rules, 0.0)
+    took, service = [0.0], LimitedService(rules, 0.0)
 
     async def main() -> None:
         now = asyncio.get_running_loop().time
@@ -188,11 +188,11 @@ def crowd(rules: Rules, count: int, seed: int) -> tuple[float, Counts]:
             permit = limiter.leave()
             sent_at = now()
             await asyncio.sleep(0.2)
-            pause = doors.refusal(now(), sent_at)
+            pause = service.refusal(now(), sent_at)
             if pause is not None:
                 assert limiter.refused(permit, pause or None), "patience ended though tasks are running"
                 return False
-            heapq.heappush(doors.ends, now() + lasts[number])
+            heapq.heappush(service.ends, now() + lasts[number])
             limiter.accepted()
             limiter.task_began()
             await_end = lasts[number] + chance.uniform(0.0, 4.0)
@@ -208,8 +208,8 @@ def crowd(rules: Rules, count: int, seed: int) -> tuple[float, Counts]:
             await asyncio.sleep(0.5)
         await asyncio.gather(*submits)
 
-    swiftly(main())
-    return took[-1] / bound(lasts, rules), doors.counts
+    run_in_virtual_time(main())
+    return took[-1] / bound(lasts, rules), service.counts
 
 
 @pytest.mark.parametrize("seed", range(2))

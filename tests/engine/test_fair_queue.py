@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 import pytest
 
 from apixo_nb.engine.fair_queue import AtMost, FairQueue
-from tests.support.virtual_time import swiftly
+from tests.support.virtual_time import run_in_virtual_time
 
 
 class Limited:
@@ -78,7 +78,7 @@ def test_no_more_than_so_many_at_a_time_and_all_in_the_end(diary: Diary, at_once
         await diary.start(FairQueue(AtMost(at_once)), names("a", 50))
         await diary.over(50)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert (diary.most, len(set(diary.began))) == (at_once, 50)
 
 
@@ -90,7 +90,7 @@ def test_the_queue_itself_needs_no_task_for_what_waits(diary: Diary) -> None:
         assert len(asyncio.all_tasks()) == 1 + 1000
         await diary.over(1000)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.tasks <= 1 + 1000
 
 
@@ -99,7 +99,7 @@ def test_first_come_first_served_within_a_batch(diary: Diary) -> None:
         await diary.start(FairQueue(AtMost(1)), names("a", 20))
         await diary.over(20)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.began == names("a", 20)
 
 
@@ -111,7 +111,7 @@ def test_batches_take_turns(diary: Diary) -> None:
         await diary.start(queue, names("c", 1), "a third")
         await diary.over(7)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.began == ["a0", "a1", "b0", "c0", "a2", "b1", "a3"]
 
 
@@ -122,7 +122,7 @@ def test_a_batch_of_500_does_not_starve_a_single_cell(diary: Diary) -> None:
         await diary.start(queue, ["single"], "cell")
         await diary.over(501)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.began.index("single") <= 8 + 1
 
 
@@ -134,7 +134,7 @@ def test_what_had_a_slot_before_goes_first_and_the_others_keep_their_order(diary
         await diary.start(queue, ["again"], "two", first=True)
         await diary.over(6)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.began == ["a0", "again", "a1", "b0", "a2", "b1"]
 
 
@@ -150,7 +150,7 @@ def test_what_was_cancelled_while_it_waited_never_begins(diary: Diary) -> None:
         assert not last.cancel()
         assert len(queue) == 0
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.began == ["a0", "a2"]
 
 
@@ -163,7 +163,7 @@ def test_the_last_of_a_batch_cancelled_leaves_the_other_batches_their_turns(diar
         assert only.cancel()
         await diary.over(3)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.began == ["a0", "c0", "c1"]
 
 
@@ -181,7 +181,7 @@ def test_when_all_are_refused_each_meets_its_own_error_and_the_queue_can_be_used
         await diary.start(queue, ["c0"], "one")
         await diary.over(2)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.began == ["a0", "c0"]
 
 
@@ -201,7 +201,7 @@ def test_what_is_cancelled_in_the_moment_of_its_slot_gives_the_slot_back(diary: 
         await diary.over(1)
         assert (limit.reserved, limit.given_back) == (2, 1)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.began == ["b"]
 
 
@@ -216,7 +216,7 @@ def test_a_slot_is_given_back_unless_it_was_used_and_released_either_way() -> No
             raise OSError("disk")
         assert (limit.reserved, limit.given_back) == (4, 3)
 
-    swiftly(main())
+    run_in_virtual_time(main())
 
 
 def test_nothing_begins_before_its_time(diary: Diary) -> None:
@@ -226,7 +226,7 @@ def test_nothing_begins_before_its_time(diary: Diary) -> None:
         await diary.start(queue, names("a", 3))
         await diary.over(3)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.at == pytest.approx([100.0] * 3)
 
 
@@ -239,7 +239,7 @@ def test_a_time_that_is_put_off_while_they_wait_is_kept_too(diary: Diary) -> Non
         opens_at[0] = 60.0
         await diary.over(1)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.at == pytest.approx([60.0])
 
 
@@ -253,7 +253,7 @@ def test_slots_that_become_free_are_taken_as_soon_as_the_queue_is_told(diary: Di
         queue.admit()
         await diary.over(4)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.at == pytest.approx([0.0, 0.5, 0.5, 0.5])
 
 
@@ -265,7 +265,7 @@ def test_fewer_slots_are_waited_for(diary: Diary) -> None:
         slots[0] = 1
         await diary.over(6)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.at == pytest.approx([0.0, 0.0, 0.0, 1.0, 2.0, 3.0])
 
 
@@ -281,5 +281,5 @@ def test_who_releases_a_slot_may_acquire_the_next_one_before_all_others(diary: D
         await diary.over(3)
         await both
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert diary.began == ["first", "again", "second"]

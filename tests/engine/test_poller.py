@@ -20,7 +20,7 @@ from apixo_nb.core.models import MODELS
 from apixo_nb.engine.poller import MOST_AT_ONCE, Poller, Waiting
 from apixo_nb.errors import ApixoError, WaitTimeoutError
 from tests.support.replies import BUSY, DONE, refused, state
-from tests.support.virtual_time import swiftly
+from tests.support.virtual_time import run_in_virtual_time
 
 MODEL = "gpt-image-1"
 CADENCE = MODELS[MODEL].cadence
@@ -131,7 +131,7 @@ def test_hundreds_of_waits_need_no_more_tasks_than_there_may_be_polls() -> None:
         assert {status.state for status in crowd.ended.values()} == {"success"}
         assert len(crowd.poller) == 0
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert server.most == MOST_AT_ONCE
     assert server.tasks <= 1 + 2 * MOST_AT_ONCE
 
@@ -144,7 +144,7 @@ def test_every_wait_is_polled_at_its_own_time() -> None:
         crowd.wait(20, younger_s=1.0)
         await crowd.over(20)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     for number in range(20):
         mine = [at for at, asked in zip(server.at, server.asked, strict=True) if asked == name(number)]
         assert mine[0] == pytest.approx(20.0 - number)
@@ -166,7 +166,7 @@ def test_what_is_due_sooner_goes_first_whenever_it_was_added() -> None:
         await crowd.over(3)
         assert crowd.ended_at == pytest.approx({"now": 0.0, "soon": 5.0, "late": 50.0})
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert said == ["now", "soon", "late"]
 
 
@@ -185,7 +185,7 @@ def test_a_wait_that_was_dropped_before_its_poll_is_never_asked_for() -> None:
         await asyncio.sleep(60.0)
         assert list(crowd.ended) == [name(1)]
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert server.asked == [name(1)]
 
 
@@ -202,7 +202,7 @@ def test_a_wait_that_was_dropped_while_its_poll_is_on_its_way_ends_without_a_wor
         assert crowd.ended == {}
         assert len(crowd.poller) == 0
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert len(server.asked) == 1
 
 
@@ -262,7 +262,7 @@ def test_what_sending_raises_ends_the_wait_and_no_other(kind: type[Exception]) -
         assert crowd.ended[name(1)] is error
         assert [getattr(end, "state", None) for end in crowd.ended.values()].count("success") == 2
 
-    swiftly(main())
+    run_in_virtual_time(main())
 
 
 def test_what_a_flow_raises_is_told_to_whoever_waits_for_it() -> None:
@@ -272,7 +272,7 @@ def test_what_a_flow_raises_is_told_to_whoever_waits_for_it() -> None:
         await crowd.over(1)
         assert crowd.ended[name(0)].maybe_billed
 
-    swiftly(main())
+    run_in_virtual_time(main())
 
 
 # --- an outage ---------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_while_nobody_answers_only_probes_leave(trouble: Reply | Fault) -> None:
         Crowd(server).wait(300, timeout_s=600.0)
         await asyncio.sleep(320.0)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     until_known = MOST_AT_ONCE + 4  # those that fail in a row, and those that were on their way meanwhile
     assert 0 < len(server.at) <= until_known + 300.0 / PROBE_S + 1
     gaps = [later - before for before, later in itertools.pairwise(server.at)]
@@ -306,7 +306,7 @@ def test_in_an_outage_every_wait_still_ends_at_its_time() -> None:
         assert all(300.0 <= at <= 301.0 for at in crowd.ended_at.values())
         assert len(crowd.poller) == 0
 
-    swiftly(main())
+    run_in_virtual_time(main())
 
 
 def test_where_every_request_hangs_a_wait_still_ends_when_one_request_can_have_ended() -> None:
@@ -319,7 +319,7 @@ def test_where_every_request_hangs_a_wait_still_ends_when_one_request_can_have_e
         assert {type(end) for end in crowd.ended.values()} == {WaitTimeoutError}
         assert all(300.0 <= at <= 300.0 + 60.0 + PROBE_S for at in crowd.ended_at.values())
 
-    swiftly(main())
+    run_in_virtual_time(main())
 
 
 def test_three_failures_in_a_row_hold_nobody_back() -> None:
@@ -332,7 +332,7 @@ def test_three_failures_in_a_row_hold_nobody_back() -> None:
         await crowd.over(47)
         assert all(at < 21.0 for at in crowd.ended_at.values())
 
-    swiftly(main())
+    run_in_virtual_time(main())
 
 
 def test_when_somebody_answers_again_those_who_were_held_come_soon_and_not_all_in_one_moment() -> None:
@@ -345,7 +345,7 @@ def test_when_somebody_answers_again_those_who_were_held_come_soon_and_not_all_i
         server.answer = says(DONE)
         await crowd.over(100)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     back = next(at for at in server.at if at >= 200.0)
     assert server.between(back, back + 2 * PROBE_S + 1.0) == 100
     assert server.between(back, back + 0.1) < 30
@@ -364,7 +364,7 @@ def test_an_answer_that_is_no_trouble_ends_a_row_of_failures() -> None:
         Crowd(server).wait(1, timeout_s=10_000.0)
         await asyncio.sleep(1000.0)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert len(server.at) > 1000.0 / 25.0  # its own pauses: 5, 5, 10, and 20 seconds at the most
 
 
@@ -375,7 +375,7 @@ def test_an_unknown_state_is_an_answer() -> None:
         Crowd(server).wait(20)
         await asyncio.sleep(60.0)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert len(server.at) >= 20 * 7
 
 
@@ -450,7 +450,7 @@ def test_a_wait_with_a_learned_pace_keeps_to_the_page(
         crowd.add(name(0), flows.wait(MODEL, name(0), learned, crowd.clock, timeout_s=2000.0))
         await crowd.over(1)
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert server.at[0] >= earliest(learned)
     assert all(3.0 - 1e-6 <= pause <= 10.0 + 1e-6 for pause in map(_gap, itertools.pairwise(server.at)))
 
@@ -469,8 +469,8 @@ def test_a_learned_pace_asks_where_tasks_end() -> None:
         crowd.add(name(0), flows.wait(MODEL, name(0), cadence, crowd.clock, timeout_s=900.0))
         await crowd.over(1)
 
-    swiftly(main(advised, CADENCE))
-    swiftly(main(known, learned))
+    run_in_virtual_time(main(advised, CADENCE))
+    run_in_virtual_time(main(known, learned))
     assert len(known.at) <= 2 < len(advised.at)
 
 

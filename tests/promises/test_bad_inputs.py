@@ -120,7 +120,7 @@ def notebook(
 
 def named(rows: list[Any]) -> list[Any]:
     """One parameter for each row, named after it."""
-    return [pytest.param(row, id=f"{row.door}, {row.name}") for row in rows]
+    return [pytest.param(row, id=f"{row.interface}, {row.name}") for row in rows]
 
 
 @pytest.mark.parametrize("row", named(BAD_INPUTS))
@@ -147,7 +147,7 @@ def test_clumsy_input_is_put_right(row: Forgiven, service: Sandbox, notebook: No
     assert row.says in shown
 
 
-def test_table_holds_all_doors_and_no_row_twice():
+def test_table_holds_all_interfaces_and_no_row_twice():
     assert Counter(row.name for row in BAD_INPUTS).most_common(1)[0][1] == 1
-    doors = Counter(row.door for row in BAD_INPUTS)
-    assert min(doors[door] for door in (CELL, LINE, PYTHON, SETTINGS)) >= 20
+    interfaces = Counter(row.interface for row in BAD_INPUTS)
+    assert min(interfaces[interface] for interface in (CELL, LINE, PYTHON, SETTINGS)) >= 20

@@ -29,7 +29,7 @@ CADENCE = Cadence(expected_s=0.1, first_poll_s=0.0, interval_s=0.02, interval_bo
 FAILED = {"taskId": "task_1", "state": "failed", "failCode": "X", "failMsg": f"who is {KEY}?"}
 
 #: How each kind of request is answered; what is not named is well.
-SCENES: dict[str, dict[str, Step]] = {
+ENDINGS: dict[str, dict[str, Step]] = {
     "success": {},
     "refused-400": dict.fromkeys(["submit", "status", "balance", "picture"], envelope(400, status=400)),
     "refused-401": dict.fromkeys(["submit", "status", "balance"], envelope(401, status=401)),
@@ -128,7 +128,7 @@ LEAVES = (type, types.ModuleType, types.FunctionType, types.MethodType, asyncio.
 
 
 def texts_in(root: object) -> list[str]:
-    """All text and bytes that attributes and containers lead to; an `ApiKey` is the one closed door."""
+    """All text and bytes that attributes and containers lead to, but for what an `ApiKey` holds."""
     found, seen, open_ = [], set(), [(root, 0)]
     while open_:
         thing, depth = open_.pop()
@@ -201,12 +201,12 @@ def leaks(told: Iterable[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("run", [with_client, with_async_client], ids=["sync", "async"])
-@pytest.mark.parametrize("scene", SCENES)
-def test_key_shows_nowhere_however_calls_end(server, tmp_path, spoken, scene, run):
-    for kind, step in SCENES[scene].items():
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_key_shows_nowhere_however_calls_end(server, tmp_path, spoken, ending, run):
+    for kind, step in ENDINGS[ending].items():
         server.always(kind, step)
     errors, held = run(server, tmp_path)
-    assert (len(errors) == 0) == (scene == "success")
+    assert (len(errors) == 0) == (ending == "success")
     assert leaks(held) == []
     for error in errors:
         assert leaks(told_by(error)) == []

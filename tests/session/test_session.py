@@ -1,4 +1,4 @@
-"""The front door: settings to session, prices, limits, replay of settings, and the sums of money."""
+"""The session: from settings to a session, prices, limits, replay of settings, and the sums of money."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """Everything a clumsy or hostile person can type, and what they must be told: one row each.
 
-There are four doors: the cell magic, the line magic, the Python API, and the settings (with the environment).
+There are four interfaces: cell magic, line magic, Python API, and settings (with the environment).
 A row says what is done there, and three texts that the error must hold: the field, the value that was given
 (never that of a key), and what is allowed. `tests/promises/test_bad_inputs.py` does it, in an IPython shell,
-against a
-running sandbox, which must not hear of it.
+against a running sandbox, which must not hear of it.
 
 In what is done and in what is expected, ``<file>`` is an existing file, ``<folder>`` an empty folder, and
 ``<port>`` a port of this machine on which nobody listens.
@@ -26,7 +25,7 @@ class BadInput:
 
     Attributes
     ----------
-    name, door : str
+    name, interface : str
     source : str
         The cell that is run.
     field, value, allowed : str
@@ -40,7 +39,7 @@ class BadInput:
     """
 
     name: str
-    door: str
+    interface: str
     source: str
     field: str
     value: str
@@ -55,7 +54,7 @@ class Forgiven:
     """One thing that is put right: it works, and `sends` tasks are bought. `says`: what is shown as well."""
 
     name: str
-    door: str
+    interface: str
     source: str
     sends: int = 1
     says: str = ""

@@ -1,4 +1,4 @@
-"""A service that has so many places and takes so many submits in a time, without network and clock."""
+"""A service that limits concurrent tasks and submits a period, without network and clock."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Counts:
 
 
 @dataclass(slots=True)
-class Doors:
-    """Lets submits in, or not; knows no network. Times are the caller's, and so is their order."""
+class LimitedService:
+    """Accepts submits or refuses them; uses no network. The caller passes the times, in their order."""
 
     rules: Rules
     told_after_s: float
@@ -48,7 +48,7 @@ class Doors:
     closed: tuple[float, float] = (math.inf, -math.inf)  # known from, until
 
     def refusal(self, now: float, sent_at: float) -> float | None:
-        """Seconds to wait, 0 if that is not said; None if the submit may come in."""
+        """Seconds to wait, 0 if that is not said; None if the submit is accepted."""
         while self.ends and self.ends[0] <= now:
             heapq.heappop(self.ends)
         while self.recent and self.recent[0] <= now - self.rules.per_s:

@@ -22,7 +22,7 @@ class SkippingSelector(selectors.SelectSelector):
         return ready
 
 
-class SwiftLoop(asyncio.SelectorEventLoop):
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop on which hours take no time."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class SwiftLoop(asyncio.SelectorEventLoop):
         return self._skipping.now
 
 
-def swiftly(main: Coroutine[Any, Any, None]) -> None:
+def run_in_virtual_time(main: Coroutine[Any, Any, None]) -> None:
     """Run a test's coroutine on such a loop."""
-    with asyncio.Runner(loop_factory=SwiftLoop) as runner:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(main)
