@@ -34,11 +34,10 @@ A reference picture may be any http(s) URL, the sandbox's own results included; 
 
 from __future__ import annotations
 
-from apixo_nb.sandbox.account import Account, Delivery, Seen
+from apixo_nb.sandbox.account import Account, Delivery, SandboxOptions, Seen
+from apixo_nb.sandbox.fault_kinds import KINDS
 from apixo_nb.sandbox.faults import Fault, Faults
-from apixo_nb.sandbox.kinds import KINDS
 from apixo_nb.sandbox.markers import MARKERS
-from apixo_nb.sandbox.options import SandboxOptions
 from apixo_nb.sandbox.server import Sandbox
 from apixo_nb.sandbox.tasks import Task
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from threading import Event
 
 from apixo_nb.core.models import DEFAULT_MODEL, MODELS
+from apixo_nb.sandbox.account import SandboxOptions
+from apixo_nb.sandbox.fault_kinds import describe_kinds
 from apixo_nb.sandbox.faults import read
-from apixo_nb.sandbox.kinds import handbook
 from apixo_nb.sandbox.markers import MARKERS
-from apixo_nb.sandbox.options import SandboxOptions
 from apixo_nb.sandbox.server import Sandbox
 
 
@@ -76,7 +76,7 @@ The first rule that is due takes the request. Every rule may have
   match     text that the prompt or the address must contain
   per_task  true: times and after count for each task (submit: each prompt) by itself
 and what its kind has, here with its default (accept: a submit is accepted and charged before):
-{handbook()}
+{describe_kinds()}
 """
 
 

@@ -1,4 +1,4 @@
-"""One account of the imitated service: its key, its balance, its tasks, and all that was asked of it.
+"""How a sandbox is set up, and its account: key, balance, tasks, and all requests that came in.
 
 It belongs to the sandbox's thread; the counters, lists and tasks may be read from any other.
 """
@@ -10,13 +10,46 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from apixo_nb.core.models import ModelSpec
-from apixo_nb.sandbox import journal
-from apixo_nb.sandbox.options import SandboxOptions
-from apixo_nb.sandbox.tasks import Json, Task
+from apixo_nb.sandbox.faults import Fault
+from apixo_nb.sandbox.tasks import Json, Task, append_to_journal, read_journal
 
 REMEMBERED_REQUESTS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxOptions:
+    """How a sandbox is set up.
+
+    Parameters
+    ----------
+    seconds
+        Typical duration of a task; each takes 0.7 to 1.3 times as long, fixed by its taskId. The real
+        service takes about 30 s, so ``seconds / 30`` is also the scale of the callback delays.
+    balance_usd
+        What the account holds before its first task.
+    key
+        The only API key accepted; None accepts any that is not empty.
+    port, picture_port
+        Where API and picture host listen on 127.0.0.1; 0 takes a free port.
+    journal
+        File of JSON lines, one for each accepted task. A sandbox started on it again knows them all.
+    picture_scale
+        Size of the pictures; at 1.0 the short side has 1024 pixels.
+    faults
+        Rules that say which requests meet which trouble; more can be added while it runs, see `faults`.
+    """
+
+    seconds: float = 3.0
+    balance_usd: float = 100.0
+    key: str | None = None
+    port: int = 0
+    picture_port: int = 0
+    journal: Path | None = None
+    picture_scale: float = 1.0
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +98,14 @@ class Account:
         self._clock = clock
         self._charged_micros = 0
         self._refundable: list[Task] = []
-        self._turned_away: Counter[str] = Counter()
+        self._busy_answers: Counter[str] = Counter()
         self.accepted: list[str] = []
         self.tasks: dict[str, Task] = {}
         self.requests: deque[Seen] = deque(maxlen=REMEMBERED_REQUESTS)
         self.deliveries: list[Delivery] = []
         self.submits = self.polls = self.downloads = 0
         if options.journal is not None:
-            for task in journal.read(options.journal):
+            for task in read_journal(options.journal):
                 self._keep(task)
 
     def now_ms(self) -> int:
@@ -94,18 +127,18 @@ class Account:
         self.polls += seen.kind == "status"
         self.downloads += seen.kind == "picture"
 
-    def turns_away(self, prompt: str, times: int) -> bool:
+    def is_busy(self, prompt: str, times: int) -> bool:
         """Whether this submit is one of the first `times` of its prompt."""
-        if self._turned_away[prompt] >= times:
+        if self._busy_answers[prompt] >= times:
             return False
-        self._turned_away[prompt] += 1
+        self._busy_answers[prompt] += 1
         return True
 
     def accept(self, spec: ModelSpec, request: Json) -> Task:
         """Take on a checked request: journalled on disk and charged when this returns."""
         task = Task.accept(spec, request, self.now_ms(), self._options.seconds)
         if self._options.journal is not None:
-            journal.append(self._options.journal, task)
+            append_to_journal(self._options.journal, task)
         self._keep(task)
         return task
 

@@ -13,8 +13,7 @@ from http import HTTPStatus
 
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
-from apixo_nb.sandbox.account import Account, Delivery
-from apixo_nb.sandbox.options import SandboxOptions
+from apixo_nb.sandbox.account import Account, Delivery, SandboxOptions
 from apixo_nb.sandbox.tasks import Task
 
 REAL_SECONDS = 30.0
@@ -23,7 +22,7 @@ ANSWER_WITHIN_S = 30.0
 SHORTEST_WAIT_S = 2.0  # a scaled-down timeout still leaves a busy machine time to answer
 
 
-class Courier:
+class CallbackSender:
     """Waits for the tasks that want a callback, and delivers."""
 
     def __init__(self, options: SandboxOptions, account: Account, picture_url: str) -> None:
@@ -31,19 +30,19 @@ class Courier:
         self._account = account
         self._picture_url = picture_url
         self._client = AsyncHTTPClient(force_instance=True, max_clients=100)
-        self._errands: set[asyncio.Task[None]] = set()
+        self._deliveries: set[asyncio.Task[None]] = set()
 
-    def expect(self, task: Task) -> None:
+    def schedule(self, task: Task) -> None:
         """Deliver this task's result once it is there; nothing to do for a task that is polled."""
         if task.callback_url is not None and task.ready_ms is not None:
-            errand = asyncio.create_task(self._deliver(task, task.callback_url, task.ready_ms))
-            self._errands.add(errand)
-            errand.add_done_callback(self._errands.discard)
+            delivery = asyncio.create_task(self._deliver(task, task.callback_url, task.ready_ms))
+            self._deliveries.add(delivery)
+            delivery.add_done_callback(self._deliveries.discard)
 
     def close(self) -> None:
         """Drop what is not delivered yet."""
-        for errand in self._errands:
-            errand.cancel()
+        for delivery in self._deliveries:
+            delivery.cancel()
         self._client.close()
 
     async def _deliver(self, task: Task, url: str, ready_ms: int) -> None:

@@ -1,4 +1,4 @@
-"""Faults by the script: rules that say which requests meet which trouble. What each does: `acts`, `changes`.
+"""Faults by the script: rules that say which requests meet which trouble. What each does: `failures`.
 
     >>> from apixo_nb.sandbox import Fault, Sandbox, SandboxOptions
     >>> busy = Fault("submit", "refuse", status=429, retry_after=2, times=3)
@@ -22,7 +22,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
-from apixo_nb.sandbox.kinds import KINDS, PLACES, REQUIRED, VARIANTS, Kind
+from apixo_nb.sandbox.fault_kinds import KINDS, PLACES, REQUIRED, VARIANTS, Kind
 
 REMEMBERED_HITS = 10_000
 
@@ -36,7 +36,7 @@ class Fault:
     on
         The requests it is about: submit, status, picture or balance.
     kind
-        What they meet, one of `kinds.KINDS`.
+        What they meet, one of `fault_kinds.KINDS`.
     times
         How many requests it hits; None or "always": all of them.
     after
@@ -122,12 +122,12 @@ class Fault:
         given = {name: getattr(self, name) for name in self.spec.arguments}
         return {name: self.spec.arguments[name] if given[name] is None else given[name] for name in given}
 
-    def is_about(self, occasion: Occasion) -> bool:
+    def is_about(self, request: RequestFacts) -> bool:
         """Whether a request is one of those that it hits or lets pass."""
         return (
-            self.on == occasion.on
-            and (self.match in occasion.prompt or self.match in occasion.address)
-            and (not self.spec.states or occasion.state in self.spec.states)
+            self.on == request.on
+            and (self.match in request.prompt or self.match in request.address)
+            and (not self.spec.states or request.state in self.spec.states)
         )
 
 
@@ -229,7 +229,7 @@ _RULES: dict[str, _Rule] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Occasion:
+class RequestFacts:
     """A request, as far as rules look at it.
 
     `task` tells tasks apart: the taskId, or for a submit its prompt. `state` is that of the task, or "".
@@ -248,10 +248,10 @@ class _Script:
     passed: Counter[str] = field(default_factory=Counter)
     hit: Counter[str] = field(default_factory=Counter)
 
-    def takes(self, occasion: Occasion) -> bool:
-        if not self.fault.is_about(occasion):
+    def takes(self, request: RequestFacts) -> bool:
+        if not self.fault.is_about(request):
             return False
-        key = self.key(occasion)
+        key = self.key(request)
         if self.passed[key] < self.fault.passes:
             self.passed[key] += 1
             return False
@@ -260,17 +260,17 @@ class _Script:
         self.hit[key] += 1
         return True
 
-    def key(self, occasion: Occasion) -> str:
-        return occasion.task if self.fault.per_task else ""
+    def key(self, request: RequestFacts) -> str:
+        return request.task if self.fault.per_task else ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Draw:
+class Hit:
     """One request that a fault hits."""
 
     fault: Fault
     rule: _Script
-    occasion: Occasion
+    request: RequestFacts
 
 
 class Faults:
@@ -279,10 +279,10 @@ class Faults:
     def __init__(self, faults: tuple[Fault, ...] = ()) -> None:
         self._lock = Lock()
         self._rules = [_Script(fault) for fault in faults]
-        self._draws: deque[Draw] = deque(maxlen=REMEMBERED_HITS)
+        self._hits: deque[Hit] = deque(maxlen=REMEMBERED_HITS)
 
     def __repr__(self) -> str:
-        return f"<Faults: {len(self._rules)} rules, {len(self._draws)} hits>"
+        return f"<Faults: {len(self._rules)} rules, {len(self._hits)} hits>"
 
     def add(self, *faults: Fault) -> None:
         """More rules, read after those there are."""
@@ -298,21 +298,21 @@ class Faults:
     def hits(self) -> tuple[Fault, ...]:
         """The rule of each request that was hit, in order; the last 10,000."""
         with self._lock:
-            return tuple(draw.fault for draw in self._draws)
+            return tuple(hit.fault for hit in self._hits)
 
-    def draw(self, occasion: Occasion) -> Draw | None:
+    def hit(self, request: RequestFacts) -> Hit | None:
         """The fault that this request meets; it counts as hit."""
         with self._lock:
-            rule = next((rule for rule in self._rules if rule.takes(occasion)), None)
+            rule = next((rule for rule in self._rules if rule.takes(request)), None)
             if rule is None:
                 return None
-            draw = Draw(rule.fault, rule, occasion)
-            self._draws.append(draw)
-            return draw
+            hit = Hit(rule.fault, rule, request)
+            self._hits.append(hit)
+            return hit
 
-    def give_back(self, draw: Draw) -> None:
+    def take_back(self, hit: Hit) -> None:
         """The request was not hit after all."""
         with self._lock:
             with suppress(ValueError):
-                self._draws.remove(draw)
-            draw.rule.hit[draw.rule.key(draw.occasion)] -= 1
+                self._hits.remove(hit)
+            hit.rule.hit[hit.rule.key(hit.request)] -= 1

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageColor, ImageDraw
 
-from apixo_nb.core import fonts as lettering
+from apixo_nb.core import fonts
 from apixo_nb.core.models import MODELS
 from apixo_nb.sandbox.tasks import Task
 
@@ -166,7 +166,7 @@ def _write(picture: Image.Image, sketch: Sketch) -> None:
 def _write_banner(veil: Image.Image, text: Image.Image, unit: int) -> None:
     """The word SANDBOX on a dark strip over the whole width, wide and bold enough for a thumbnail."""
     ImageDraw.Draw(veil).rectangle((0, 0, veil.width, round(BANNER * unit)), fill=225)
-    face = lettering.font("", max(8, round(0.115 * unit)))
+    face = fonts.font("", max(8, round(0.115 * unit)))
     gap = 0.045 * unit
     lengths = [face.getlength(letter) for letter in BANNER_TEXT]
     x = (veil.width - sum(lengths) - gap * (len(lengths) - 1)) / 2
@@ -180,11 +180,11 @@ def _write_banner(veil: Image.Image, text: Image.Image, unit: int) -> None:
 def _write_prompt(veil: Image.Image, text: Image.Image, sketch: Sketch) -> None:
     """The prompt on a card under the banner, as large as fits."""
     unit, margin = sketch.unit, MARGIN * sketch.unit
-    name = lettering.best_font(sketch.prompt[:LONGEST_PROMPT])
-    prompt = lettering.legible(sketch.prompt[:LONGEST_PROMPT].strip(), name)
+    name = fonts.best_font(sketch.prompt[:LONGEST_PROMPT])
+    prompt = fonts.legible(sketch.prompt[:LONGEST_PROMPT].strip(), name)
     box = (veil.width - 3.4 * margin, veil.height - (BANNER + 0.36) * unit)
-    face, lines = lettering.fit(prompt, name, box, [max(6, round(size * unit)) for size in PROMPT_SIZES])
-    step = lettering.LINE_HEIGHT * face.size
+    face, lines = fonts.fit(prompt, name, box, [max(6, round(size * unit)) for size in PROMPT_SIZES])
+    step = fonts.LINE_HEIGHT * face.size
     top = (BANNER + MARGIN) * unit
     card = (margin, top, veil.width - margin, top + step * len(lines) + 1.4 * margin)
     ImageDraw.Draw(veil).rounded_rectangle(card, 0.03 * unit, fill=140)
@@ -194,6 +194,6 @@ def _write_prompt(veil: Image.Image, text: Image.Image, sketch: Sketch) -> None:
 
 
 def _write_legend(text: Image.Image, sketch: Sketch) -> None:
-    face = lettering.font("", max(6, round(0.026 * sketch.unit)))
+    face = fonts.font("", max(6, round(0.026 * sketch.unit)))
     place = (text.width / 2, text.height - MARGIN * sketch.unit * 0.8)
     ImageDraw.Draw(text).text(place, sketch.legend, 225, face, "mm")

@@ -14,12 +14,11 @@ from typing import Self
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
-from apixo_nb.sandbox import handlers, picture_host
-from apixo_nb.sandbox.account import Account
-from apixo_nb.sandbox.callbacks import Courier
-from apixo_nb.sandbox.desk import Desk
+from apixo_nb.sandbox import handlers
+from apixo_nb.sandbox.account import Account, SandboxOptions
+from apixo_nb.sandbox.callbacks import CallbackSender
 from apixo_nb.sandbox.faults import Faults
-from apixo_nb.sandbox.options import SandboxOptions
+from apixo_nb.sandbox.service import Service
 
 HOST = "127.0.0.1"
 # Bodies a little too long deserve an envelope from the checks; only absurd ones are cut off by the server.
@@ -99,19 +98,19 @@ class Sandbox:
             )
             self.base_url = f"{_address(api_socket)}/api/v1"
             self.picture_url = _address(picture_socket)
-            desk = self._desk(stack)
-            _listen(stack, handlers.api(desk), api_socket)
-            _listen(stack, picture_host.host(desk), picture_socket)
+            service = self._service(stack)
+            _listen(stack, handlers.api(service), api_socket)
+            _listen(stack, handlers.picture_host(service), picture_socket)
             listening.set_result(None)
             await self._stopping.wait()
 
-    def _desk(self, stack: AsyncExitStack) -> Desk:
-        courier = Courier(self.options, self.account, self.picture_url)
-        stack.callback(courier.close)
+    def _service(self, stack: AsyncExitStack) -> Service:
+        callbacks = CallbackSender(self.options, self.account, self.picture_url)
+        stack.callback(callbacks.close)
         for task in self.account.tasks.values():
             if task.state(self.account.now_ms()) == "processing":  # from the journal, or from before a stop
-                courier.expect(task)
-        return Desk(self.options, self.account, courier, self.picture_url, self.faults)
+                callbacks.schedule(task)
+        return Service(self.options, self.account, callbacks, self.picture_url, self.faults)
 
 
 def _address(listener: socket) -> str:

@@ -1,13 +1,19 @@
-"""One task, from acceptance to its result: everything it ever answers is a function of the time asked."""
+"""One task, from acceptance to its result: all it answers follows from the time of the question.
+
+The journal keeps accepted tasks on disk, one JSON line each: a sandbox that is started again knows them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from apixo_nb.core.models import ModelSpec
@@ -118,3 +124,38 @@ class Task:
             if not self.script.no_cost_time:
                 times["costTime"] = self.ready_ms - self.created_ms
         return times
+
+
+# --- the tasks on disk ---
+
+
+def read_journal(path: Path) -> Iterator[Task]:
+    """The tasks of a journal, oldest first; none if there is no file yet.
+
+    A line cut short by a crash is passed over: its submit was never answered. ValueError if the file
+    holds anything else.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes()
+    if lines and not lines.endswith(b"\n"):
+        _write(path, b"\n")  # so that the next record starts on a line of its own
+    for line in lines.splitlines():
+        try:
+            yield Task(**json.loads(line))
+        except ValueError:
+            continue
+        except TypeError:
+            raise ValueError(f"{path} is not the journal of a sandbox") from None
+
+
+def append_to_journal(path: Path, task: Task) -> None:
+    """Write one task; when this returns, it is on the disk."""
+    _write(path, json.dumps(asdict(task)).encode() + b"\n")
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -41,7 +41,7 @@ from apixo_nb.engine.fair_queue import FairQueue, Slot
 from apixo_nb.engine.poller import Poller
 from apixo_nb.engine.rate_limit import RateLimiter
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers
-from apixo_nb.sandbox.checks import RefusedError
+from apixo_nb.sandbox.validation import RefusedError
 from apixo_nb.session import service
 from apixo_nb.session.session import Session
 from tests.benchmarks.table import Table, say
@@ -246,7 +246,7 @@ def simulate(work: Work, durations: Sequence[float], rules: Rules, seed: int) ->
 
 def serve(pipe: Connection, rules: Rules) -> None:
     """A sandbox with limits, in a process of its own; tells what it saw when it is asked to stop."""
-    limits, original = LimitedService(rules, 0.0), handlers.SubmitHandler._take_on
+    limits, original = LimitedService(rules, 0.0), handlers.SubmitHandler._accept_task
     latest = [0.0, 0.0]
 
     def take_on(handler: Any, model_id: str) -> Any:
@@ -262,7 +262,7 @@ def serve(pipe: Connection, rules: Rules) -> None:
         return task
 
     opened: Any = handlers.SubmitHandler
-    opened._take_on = take_on
+    opened._accept_task = take_on
     options = SandboxOptions(picture_scale=0.02, balance_usd=10_000.0)
     with Sandbox(options) as sandbox:
         pipe.send(sandbox.base_url)

@@ -216,7 +216,7 @@ def test_a_wait_that_is_awaited_returns_its_value_or_raises_its_error() -> None:
                 flows.wait(MODEL, name(1), CADENCE, crowd.clock, timeout_s=30.0)
             )
 
-    swiftly(main())
+    run_in_virtual_time(main())
 
 
 def test_a_wait_that_is_cancelled_is_dropped_unless_it_has_just_ended() -> None:
@@ -242,7 +242,7 @@ def test_a_wait_that_is_cancelled_is_dropped_unless_it_has_just_ended() -> None:
         server.answer = cancel_now
         assert (await ended).state == "success"
 
-    swiftly(main())
+    run_in_virtual_time(main())
     assert server.asked == [name(1)]
 
 

@@ -27,7 +27,7 @@ from apixo_nb.core.records import Run
 from apixo_nb.core.request import make_request
 from apixo_nb.ledger import database
 from apixo_nb.ledger.ledger import Ledger
-from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
+from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers
 from apixo_nb.sandbox.account import Account
 from apixo_nb.session.maintenance import status_lines
 from apixo_nb.session.session import Session
@@ -337,13 +337,13 @@ def heal(run: Run, sandbox: Sandbox) -> None:
 def test_one_bad_picture_does_not_cost_the_others(
     session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ):
-    original = picture_host.PictureHandler.get
+    original = handlers.PictureHandler.get
 
     async def second_is_gone(handler: Any, token: str, task_id: str, index: str) -> None:
         await original(handler, token, task_id, "99" if index == "2" else index)
 
     with monkeypatch.context() as patched:
-        patched.setattr(picture_host.PictureHandler, "get", second_is_gone)
+        patched.setattr(handlers.PictureHandler, "get", second_is_gone)
         with pytest.raises(errors.ImageError):
             session.begin("a fox", num_images=4).wait()
     [run] = session.ledger.runs()
@@ -482,7 +482,7 @@ def test_stop_while_waiting_keeps_the_task_and_says_how_to_go_on(
 def test_stop_while_downloading_keeps_the_success_and_resume_fetches_it(
     session: Session, sandbox: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ):
-    gate.holds(picture_host.PictureHandler, "get", monkeypatch)
+    gate.holds(handlers.PictureHandler, "get", monkeypatch)
     job = session.begin("a fox")
     assert gate.arrived.wait(PATIENCE_S)
     job.cancel()
@@ -705,7 +705,7 @@ def test_kernel_killed_in_a_submit_leaves_a_row_that_says_what_is_at_stake(
 def test_killed_while_downloading_leaves_no_half_picture_and_resume_fetches_it(
     session: Session, sandbox: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ):
-    gate.holds(picture_host.PictureHandler, "get", monkeypatch)
+    gate.holds(handlers.PictureHandler, "get", monkeypatch)
     with script(session, sandbox, "a fox") as program:
         assert gate.arrived.wait(PATIENCE_S)
         program.send_signal(signal.SIGKILL)

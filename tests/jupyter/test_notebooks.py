@@ -13,8 +13,8 @@ import pytest
 
 from apixo_nb.analysis.formats import read_csv, read_excel_csv
 from apixo_nb.core.records import Run
+from apixo_nb.sandbox import SandboxOptions
 from apixo_nb.sandbox.account import Account
-from apixo_nb.sandbox.options import SandboxOptions
 from tests.support.kernels import rows, text_of
 from tests.support.notebooks import NOTEBOOKS, nbconvert
 

@@ -33,8 +33,8 @@ from apixo_nb.client import transport
 from apixo_nb.client.retry import RetryPolicy
 from apixo_nb.core import settings as config
 from apixo_nb.errors import ApixoError, SubmitUnknownError
-from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
-from apixo_nb.sandbox.checks import RefusedError
+from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers
+from apixo_nb.sandbox.validation import RefusedError
 
 PATIENCE_S = 90.0  # a guard against programs that hang, not a measure of anything
 
@@ -127,13 +127,13 @@ class NotedStatus(handlers.StatusHandler):
     _first = Once()
 
     def prepare(self) -> Awaitable[None] | None:
-        task = self.desk.account.tasks.get(self.get_query_argument("taskId", ""))
+        task = self.service.account.tasks.get(self.get_query_argument("taskId", ""))
         if task is not None and self._first(task.task_id):
             Log.note(polled=task.prompt)
         return super().prepare()
 
 
-class SlowPicture(picture_host.PictureHandler):
+class SlowPicture(handlers.PictureHandler):
     """Sends a picture in two halves. For the first time of each picture, a word in the prompt does more:
 
     [half] sends only one and hangs up, without a word; [stall] keeps the other until the client has gone.
@@ -151,7 +151,7 @@ class SlowPicture(picture_host.PictureHandler):
 
     async def _deliver(self, png: bytes, *, broken: bool) -> None:
         path = self.request.path
-        prompt = self.desk.account.tasks[path.rpartition("/")[2].rpartition("-")[0]].prompt
+        prompt = self.service.account.tasks[path.rpartition("/")[2].rpartition("-")[0]].prompt
         first, middle = self._first(path), len(png) // 2
         stalled = first and "[stall]" in prompt
         if broken:
@@ -177,7 +177,7 @@ def service(arguments: list[str]) -> None:
     folder = Path(arguments[0])
     Log.path = folder / "requests.jsonl"
     handlers.SubmitHandler, handlers.StatusHandler = SlowSubmit, NotedStatus  # type: ignore[misc]
-    picture_host.PictureHandler = SlowPicture  # type: ignore[misc]
+    handlers.PictureHandler = SlowPicture  # type: ignore[misc]
     tasks = folder / "tasks.jsonl"
     quick = SandboxOptions(seconds=0.1, picture_scale=0.1, balance_usd=1_000_000.0, journal=tasks)
     with Sandbox(quick) as sandbox:

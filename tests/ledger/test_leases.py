@@ -24,7 +24,7 @@ from apixo_nb.engine import recorder, runner
 from apixo_nb.errors import ApixoError, LedgerError, SubmitUnknownError
 from apixo_nb.ledger import database
 from apixo_nb.ledger.ledger import Ledger
-from apixo_nb.sandbox import Sandbox, handlers, picture_host
+from apixo_nb.sandbox import Sandbox, handlers
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
 from tests.support import postgres, sandboxes
@@ -247,7 +247,7 @@ def test_run_that_could_not_be_let_go_because_of_a_lock_is_let_go_later(
     service: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(database, "_BUSY_MS", 10)
-    gate.holds(picture_host.PictureHandler, "get", monkeypatch)
+    gate.holds(handlers.PictureHandler, "get", monkeypatch)
     session = shared.current()
     job = session.begin("a fox")
     assert gate.arrived.wait(PATIENCE_S)
@@ -267,7 +267,7 @@ def test_session_closed_before_it_could_let_go_leaves_nothing_waiting(
 ):
     monkeypatch.setattr(database, "_BUSY_MS", 10)
     monkeypatch.setattr(recorder, "_AGAIN_S", 0.1)
-    gate.holds(picture_host.PictureHandler, "get", monkeypatch)
+    gate.holds(handlers.PictureHandler, "get", monkeypatch)
     session = shared.current()
     job = session.begin("a fox")
     assert gate.arrived.wait(PATIENCE_S)

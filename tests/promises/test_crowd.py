@@ -25,8 +25,8 @@ from apixo_nb.engine.job import Job
 from apixo_nb.engine.rate_limit import RateLimiter
 from apixo_nb.ledger.leases import Leases
 from apixo_nb.ledger.ledger import Ledger
-from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers, picture_host
-from apixo_nb.sandbox.checks import RefusedError
+from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers
+from apixo_nb.sandbox.validation import RefusedError
 from apixo_nb.session.session import Session
 from tests.support.factories import KEY
 from tests.support.fault_server import Exchange, FaultServer, Step, answer, message
@@ -145,7 +145,7 @@ def polls(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter
 
 @pytest.fixture
 def pictures(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:  # noqa: ARG001 - as above
-    counter = Counter(picture_host.PictureHandler, "get", monkeypatch)
+    counter = Counter(handlers.PictureHandler, "get", monkeypatch)
     yield counter
     counter.open()
 

@@ -16,7 +16,7 @@ from apixo_nb import errors
 from apixo_nb.display import cards as live
 from apixo_nb.ledger.budgets import TOTAL
 from apixo_nb.ledger.ledger import Ledger
-from apixo_nb.sandbox import Sandbox, handlers, picture_host
+from apixo_nb.sandbox import Sandbox, handlers
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
 from tests.support import sandboxes
@@ -199,7 +199,7 @@ def test_room_that_is_made_in_time_leaves_no_trace(
 ):
     pictures = Gate()
     gate.holds(handlers.SubmitHandler, "post", monkeypatch)
-    pictures.holds(picture_host.PictureHandler, "get", monkeypatch)
+    pictures.holds(handlers.PictureHandler, "get", monkeypatch)
     job = shared.current().begin("a fox")
     assert gate.arrived.wait(PATIENCE_S)
     ledger_disk.fill()
@@ -220,7 +220,7 @@ def unsaved(
     assert service.account.submits == 0
     disk = make_disk("20m")
     monkeypatch.setenv("APIXO_IMAGES", str(disk.path))
-    gate.holds(picture_host.PictureHandler, "get", monkeypatch)
+    gate.holds(handlers.PictureHandler, "get", monkeypatch)
     session = shared.current()
     job = session.begin("a fox")
     assert gate.arrived.wait(PATIENCE_S)

@@ -35,8 +35,8 @@ from apixo_nb.client.retry import RetryPolicy
 from apixo_nb.core import settings as config
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError
-from apixo_nb.sandbox import KINDS, Fault, Sandbox, SandboxOptions, acts, bulk, changes, faults
-from apixo_nb.sandbox.kinds import PLACES, REQUIRED, VARIANTS
+from apixo_nb.sandbox import KINDS, Fault, Sandbox, SandboxOptions, failures, faults
+from apixo_nb.sandbox.fault_kinds import PLACES, REQUIRED, VARIANTS
 from apixo_nb.session.session import Session
 
 KEY = "sk-the-key-of-this-sandbox"
@@ -204,7 +204,11 @@ def told(wire: Wire) -> Wire:
 
 
 def test_every_kind_has_one_act_that_takes_its_arguments():
-    tables: tuple[dict[str, Any], ...] = (acts.INSTEAD, acts.CARRIED, changes.CHANGES)
+    tables: tuple[dict[str, Any], ...] = (
+        failures.REPLACED,
+        failures.BROKEN_DELIVERY,
+        failures.CHANGED_STATUS,
+    )
     for name, kind in KINDS.items():
         [act] = [table[name] for table in tables if name in table]
         taken = {
@@ -213,7 +217,7 @@ def test_every_kind_has_one_act_that_takes_its_arguments():
             if parameter.kind is parameter.KEYWORD_ONLY
         }
         assert taken == set(kind.arguments) - {"accept"}, name
-        assert ("accept" in kind.arguments) == (name in acts.INSTEAD and "submit" in kind.on), name
+        assert ("accept" in kind.arguments) == (name in failures.REPLACED and "submit" in kind.on), name
     assert sum(len(table) for table in tables) == len(KINDS)
 
 
@@ -398,7 +402,7 @@ def test_huge_is_a_whole_picture_of_its_size(told: Wire):
 
 
 def test_huge_has_every_checksum_right():
-    body = bulk.huge_png(2)
+    body = failures.huge_png(2)
     content, data = io.BytesIO(b"".join(body.blocks)), b""
     assert content.read(8) == b"\x89PNG\r\n\x1a\n"
     while head := content.read(8):
@@ -409,8 +413,8 @@ def test_huge_has_every_checksum_right():
     assert content.tell() == body.length
 
 
-@pytest.mark.parametrize("make", [bulk.huge_png, bulk.swollen])
-def test_a_large_body_is_never_in_memory_in_one_piece(make: Callable[[int], bulk.Bulk]):
+@pytest.mark.parametrize("make", [failures.huge_png, failures.swollen])
+def test_a_large_body_is_never_in_memory_in_one_piece(make: Callable[[int], failures.LargeBody]):
     tracemalloc.start()
     try:
         body = make(100)

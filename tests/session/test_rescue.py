@@ -12,7 +12,7 @@ from tornado.web import HTTPError
 
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError
-from apixo_nb.sandbox import Sandbox, picture_host
+from apixo_nb.sandbox import Sandbox, handlers
 from apixo_nb.session.maintenance import rescue, rescued_lines
 from apixo_nb.session.session import Session
 from tests.support import sandboxes
@@ -113,14 +113,14 @@ def test_deleted_file_whose_address_has_ended_is_left(session: Session, sandbox:
 def test_pictures_that_are_gone_are_named_with_what_their_host_answers(
     session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, status: int
 ):
-    original = picture_host.PictureHandler.get
+    original = handlers.PictureHandler.get
 
     async def second_is_refused(handler: Any, token: str, task_id: str, index: str) -> None:
         if index == "2":
             raise HTTPError(status)
         await original(handler, token, task_id, index)
 
-    monkeypatch.setattr(picture_host.PictureHandler, "get", second_is_refused)
+    monkeypatch.setattr(handlers.PictureHandler, "get", second_is_refused)
     with pytest.raises(ApixoError):
         session.begin("a fox", num_images=2).wait()
     good = not_downloaded(session, sandbox)
@@ -145,7 +145,7 @@ def test_success_without_addresses_is_asked_for_once_more(session: Session, sand
 def test_runs_of_a_living_kernel_are_left_to_it(
     session: Session, sandbox: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ):
-    gate.holds(picture_host.PictureHandler, "get", monkeypatch)
+    gate.holds(handlers.PictureHandler, "get", monkeypatch)
     with another_kernel("a fox") as kernel:
         assert gate.arrived.wait(PATIENCE_S)
         until(lambda: session.ledger.runs()[0].state == "success", "the result to be written")

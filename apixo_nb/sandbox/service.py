@@ -1,4 +1,4 @@
-"""What the API and the picture host have in common: the desk they work at, and how a request is handled."""
+"""What the API and the picture host share: the service, and the handler that both derive from."""
 
 # ruff: noqa: D102 - Tornado's own verbs: initialize, prepare, on_connection_close
 
@@ -16,23 +16,22 @@ from typing import Any
 from tornado.iostream import StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler
 
-from apixo_nb.sandbox.account import Account, Seen
-from apixo_nb.sandbox.callbacks import Courier
-from apixo_nb.sandbox.checks import RefusedError
+from apixo_nb.sandbox.account import Account, SandboxOptions, Seen
+from apixo_nb.sandbox.callbacks import CallbackSender
 from apixo_nb.sandbox.faults import Faults
-from apixo_nb.sandbox.options import SandboxOptions
 from apixo_nb.sandbox.tasks import Task
+from apixo_nb.sandbox.validation import RefusedError
 
 _RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # SO_LINGER, on, 0 s: close with a RST
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class Service:
     """What the handlers share: the account they serve, and how."""
 
     options: SandboxOptions
     account: Account
-    courier: Courier
+    callbacks: CallbackSender
     picture_url: str
     faults: Faults
 
@@ -44,12 +43,12 @@ class Handler(RequestHandler):
     allow = "GET"
     content_type = "application/json"
 
-    def initialize(self, desk: Desk) -> None:
-        self.desk = desk
+    def initialize(self, service: Service) -> None:
+        self.service = service
         self._over = asyncio.Event()
 
     def prepare(self) -> Awaitable[None] | None:
-        self.desk.account.note(self.seen(authorised=False))
+        self.service.account.note(self.seen(authorised=False))
         return None
 
     def seen(self, *, authorised: bool) -> Seen:
@@ -137,9 +136,11 @@ class Handler(RequestHandler):
             super().log_exception(typ, value, tb)
 
 
-def application(desk: Desk, otherwise: type[Handler], *routes: tuple[str, type[Handler]]) -> Application:
+def application(
+    service: Service, otherwise: type[Handler], *routes: tuple[str, type[Handler]]
+) -> Application:
     """A host with these routes, and `otherwise` for every other address."""
-    shared = {"desk": desk}
+    shared = {"service": service}
     return Application(
         [(pattern, handler, shared) for pattern, handler in routes],
         default_handler_class=otherwise,

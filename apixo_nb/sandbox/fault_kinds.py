@@ -151,7 +151,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def handbook() -> str:
+def describe_kinds() -> str:
     """All kinds for a reader, one line each: what the client sees, where, and the arguments with defaults."""
     return "\n".join(f"  {name}  {kind.does} {_where(kind)}" for name, kind in KINDS.items())
 
