@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from apixo_nb.core import checks
 from apixo_nb.core import credentials as keys
 from apixo_nb.core import event_loop as loop
 from apixo_nb.core import settings as config
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.files import Downloaded, Limits
 from apixo_nb.core.models import DEFAULT_MODEL
-from apixo_nb.core.request import Request, RequestType, check_number, known_model, make_request
+from apixo_nb.core.request import Request, RequestType, known_model, make_request
 from apixo_nb.errors import ConfigurationError, ImageError, InvalidRequestError, remember
 from apixo_nb.text import printable
 
@@ -79,7 +80,7 @@ class AsyncClient:
         api_key = None  # no traceback of what follows can show it
         if isinstance(key, ConfigurationError):
             raise key
-        check_number(request_timeout_s, "request_timeout_s", "a number of seconds above 0", 1e-3)
+        checks.number(request_timeout_s, "request_timeout_s", "a number of seconds above 0", 1e-3)
         given = base_url is not None and base_url != ""
         self.base_url = config.checked_base_url(base_url) if given else config.Apixo().base_url
         self._transport = Transport(key, self.base_url, request_timeout_s, limits or Limits())
@@ -211,7 +212,7 @@ class AsyncClient:
             After three such answers in a row.
         """
         _check_task_id(task_id)
-        check_number(timeout_s, "timeout_s", "a number of seconds, 0 or more", 0.0)
+        checks.number(timeout_s, "timeout_s", "a number of seconds, 0 or more", 0.0)
         advised = known_model(model).cadence.override(self._first_poll_s, self._poll_interval_s)
         own = self._cadence(model) if callable(self._cadence) else self._cadence
         cadence = own or advised

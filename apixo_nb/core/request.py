@@ -6,9 +6,7 @@ import difflib
 import hashlib
 import ipaddress
 import json
-import math
 import numbers
-import operator
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -306,50 +304,3 @@ def _text(text: object, field: str) -> str:
         message = f"{field} is no text: {text!r:.80}"
         raise InvalidRequestError(message, field=field, value=text, allowed="text")
     return storable(text)
-
-
-def check_number(value: object, field: str, rule: str, at_least: float) -> None:
-    """Raise InvalidRequestError unless `value` is None or a finite number of `at_least` or more."""
-    if value is None:
-        return
-    try:
-        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
-    except OverflowError:  # 10**400
-        number = math.nan
-    if not math.isfinite(number) or number < at_least:
-        shown = repr(value) if isinstance(value, str) else value
-        message = f"{field} cannot be {printable(shown, 80)}"
-        raise InvalidRequestError(message, field=field, value=value, allowed=rule)
-
-
-def check_switch(value: object, field: str) -> None:
-    """Raise InvalidRequestError unless `value` is True, False or None: "no" would count as yes."""
-    if value is not None and not isinstance(value, bool):
-        message = f"{field} cannot be {printable(repr(value), 80)}"
-        raise InvalidRequestError(message, field=field, value=value, allowed="True, False or None")
-
-
-def check_timeout(timeout_s: object) -> None:
-    """`check_number` for how long to wait, in seconds."""
-    check_number(timeout_s, "timeout_s", "a number of seconds above 0", 1e-3)
-
-
-# --- what makes sense -------------------------------------------------------------------------------
-
-
-def refusal(field: str, value: object, allowed: str) -> InvalidRequestError:
-    """The error that says what a field cannot be."""
-    text = f"{field} cannot be {printable(repr(value) if isinstance(value, str) else value, 80)}"
-    return InvalidRequestError(text, field=field, value=value, allowed=allowed)
-
-
-def whole(value: object, field: str, least: int, most: int) -> int:
-    """A whole number between two others, numpy's too; raises InvalidRequestError for anything else."""
-    allowed = f"a whole number from {least} to {most}"
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise refusal(field, value, allowed) from None
-    if isinstance(value, bool) or not least <= number <= most:
-        raise refusal(field, value, allowed)
-    return number

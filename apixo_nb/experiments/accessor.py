@@ -19,9 +19,9 @@ from IPython.display import display
 
 from apixo_nb.analysis.formats import write_csv, write_excel_csv, write_jsonl, write_parquet
 from apixo_nb.analysis.summary import labels_by, plot_cost, plot_time, spending, summary
+from apixo_nb.core import checks
 from apixo_nb.core.formatting import GROUPS, Shown, plan_summary, sentence_html
 from apixo_nb.core.records import Run
-from apixo_nb.core.request import check_timeout, whole
 from apixo_nb.display.cards import Picture
 from apixo_nb.display.gallery import gallery, shown_columns, thumbs
 from apixo_nb.errors import ApixoError, InvalidRequestError
@@ -106,7 +106,7 @@ class Table:
 
     def gallery(self, limit: int = 100) -> Shown:
         """The pictures of these rows as lasting HTML, small (some 6 kB each); `limit` at most."""
-        whole(limit, "limit", 1, _MOST)
+        checks.whole(limit, "limit", 1, _MOST)
         runs = self.runs()
         pictures = list(
             {
@@ -135,7 +135,7 @@ class Table:
         limit : int
             How many rows at most, from the first on.
         """
-        whole(limit, "limit", 1, _MOST)
+        checks.whole(limit, "limit", 1, _MOST)
         chosen = shown_columns(self._table) if columns is None else list(columns)
         for label in chosen:
             if list(self._table.columns).count(label) != 1:
@@ -210,8 +210,8 @@ class Table:
         ApixoError
             As `apixo_nb.generate`.
         """
-        check_timeout(timeout_s)
-        at = whole(i, "i", -len(self._table), len(self._table) - 1)
+        checks.timeout(timeout_s)
+        at = checks.whole(i, "i", -len(self._table), len(self._table) - 1)
         [old] = Table(self._table.iloc[[at]], self._given).runs()
         session = self._session
         run = session.plan_again(old)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import NoReturn
 
+from apixo_nb.core import checks
 from apixo_nb.core.models import DEFAULT_MODEL, MODELS, Parameter, Value
 from apixo_nb.errors import InvalidRequestError
 
@@ -254,7 +255,7 @@ def parse(line: str) -> Options:
         name=text["name"],
         tags=tuple(map(marks.plain, given.tag)),
         note=text["note"],
-        repeat=_count(text["repeat"]),
+        repeat=checks.read_whole(text["repeat"], "--repeat", 1, MOST_DRAWS),
         new=given.new,
         dry_run=given.dry_run,
         raw=given.raw,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from apixo_nb.core import checks
 from apixo_nb.core.models import DEFAULT_MODEL, MODELS, Value
 from apixo_nb.core.records import Run
 from apixo_nb.core.request import Labels, Request, known_model, make_request
@@ -204,11 +205,4 @@ def _is_list(value: object) -> bool:
 
 def checked_repeat(repeat: object) -> int:
     """How many draws of each cell; raises InvalidRequestError for what is no such number."""
-    if isinstance(repeat, int) and not isinstance(repeat, bool) and 1 <= repeat <= MOST_DRAWS:
-        return repeat
-    raise InvalidRequestError(
-        f"repeat cannot be {printable(repr(repeat), 60)}",
-        field="repeat",
-        value=repeat,
-        allowed=f"a whole number from 1 to {MOST_DRAWS}",
-    )
+    return checks.whole(repeat, "repeat", 1, MOST_DRAWS)

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
 
+from apixo_nb.core.checks import refusal, whole
 from apixo_nb.core.formatting import Shown
 from apixo_nb.core.records import BEST, Image, Run
-from apixo_nb.core.request import make_labels, refusal, whole
+from apixo_nb.core.request import make_labels
 from apixo_nb.display.cards import best_first
 from apixo_nb.display.comparison import MOST, compared
 from apixo_nb.errors import InvalidRequestError

@@ -18,7 +18,7 @@ from apixo_nb.core.environment import current_shell
 from apixo_nb.core.event_loop import TICK_S
 from apixo_nb.core.models import DEFAULT_MODEL
 from apixo_nb.core.records import Run
-from apixo_nb.core.request import check_switch, check_timeout, make_labels
+from apixo_nb.core.request import make_labels
 from apixo_nb.display.live import Watch
 from apixo_nb.engine.job import Job, stop_all
 from apixo_nb.errors import ConfigurationError, CostLimitError, remember
@@ -158,7 +158,7 @@ class Sweep:
             It is above a limit, or nobody agreed to it.
         """
         self._check_not_begun()
-        check_timeout(timeout_s)
+        checks.timeout(timeout_s)
         if not self._agreed:
             self.agree()
         _ = self._session.runner  # no key, no ledger: said while nothing has begun
@@ -368,9 +368,9 @@ def sweep(
     ApixoError
         Before anything is bought: what is wrong, too expensive, or not agreed to.
     """
-    check_timeout(timeout_s)
+    checks.timeout(timeout_s)
     for what, switch in {"yes": yes, "replay": replay, "dry_run": dry_run, "raw": raw}.items():
-        check_switch(switch, what)
+        checks.optional_switch(switch, what)
     session = current()
     options = SweepOptions(
         model=model,

@@ -55,11 +55,9 @@ def write_sheet(layout: Layout, path: str | os.PathLike[str], images: Images, *,
         allowed = "a name that ends in " + ", ".join(_FORMATS)
         text = f"No kind of picture is known by the end of {printable(target, 80)}"
         raise InvalidRequestError(text, field="path", value=target, allowed=allowed)
-    given: object = px
-    if isinstance(given, bool) or not isinstance(given, int) or not PX_MIN <= px <= PX_MAX:
-        allowed = f"a whole number of pixels from {PX_MIN} to {PX_MAX}"
-        text = f"The cells of a contact sheet cannot be {printable(repr(px), 40)} pixels wide"
-        raise InvalidRequestError(text, field="px", value=px, allowed=allowed)
+    allowed = f"a whole number of pixels from {PX_MIN} to {PX_MAX}"
+    text = f"The cells of a contact sheet cannot be {printable(repr(px), 40)} pixels wide"
+    px = checks.whole(px, "px", PX_MIN, PX_MAX, allowed=allowed, message=text)
     plan = _checked(layout, px)
     sheet = _drawn(plan, images)
     with new_file(target, "sheet") as file:

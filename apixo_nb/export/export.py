@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from apixo_nb.core import checks
 from apixo_nb.core.files import SUFFIXES, Written, checked_target
 from apixo_nb.core.records import Line, Run, checked_runs
-from apixo_nb.errors import ApixoError, InvalidRequestError
+from apixo_nb.errors import ApixoError
 from apixo_nb.ledger.query import Query, query_of
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import printable
@@ -113,9 +114,8 @@ def _with_pictures(kind: str, runs: list[Run], path: str | os.PathLike[str], ima
 def _kind(path: object, kind: object) -> str:
     if kind is None:
         kind = _kind_of(path)
-    if not isinstance(kind, str) or kind not in KINDS:
-        message = f"The kind of an export cannot be {printable(repr(kind), 80)}"
-        raise InvalidRequestError(message, field="kind", value=kind, allowed=", ".join(KINDS))
+    message = f"The kind of an export cannot be {printable(repr(kind), 80)}"
+    kind = checks.one_of(kind, "kind", KINDS, message=message)
     if kind in SUFFIXES:
         checked_target(path, kind)
     return kind

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TypeAlias
 
+from apixo_nb.core import checks
+from apixo_nb.core.checks import refusal, whole
 from apixo_nb.core.records import BEST, Run
-from apixo_nb.core.request import check_number, check_switch, refusal, whole
 from apixo_nb.text import storable
 
 _LARGEST = 2**31 - 1
@@ -92,13 +93,11 @@ class Query:
         if self.rating_min is not None:
             checked["rating_min"] = whole(self.rating_min, "rating_min", 1, BEST)
         for field in ("cost_min_usd", "cost_max_usd"):
-            check_number(getattr(self, field), field, "a sum in US dollars, 0 or more", 0.0)
+            checks.number(getattr(self, field), field, "a sum in US dollars, 0 or more", 0.0)
         for field in ("starred", "descending"):
-            if not isinstance(getattr(self, field), bool):
-                raise refusal(field, getattr(self, field), "True or False")
-        check_switch(self.sandbox, "sandbox")
-        if self.sort not in SORTS:
-            raise refusal("sort", self.sort, ", ".join(SORTS))
+            checks.switch(getattr(self, field), field)
+        checks.optional_switch(self.sandbox, "sandbox")
+        checks.one_of(self.sort, "sort", SORTS)
         for field, value in checked.items():
             object.__setattr__(self, field, value)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from apixo_nb.core import credentials
+from apixo_nb.core import checks, credentials
 from apixo_nb.errors import ApixoError, AuthenticationError, ConfigurationError, InvalidRequestError
 
 from .command_line import Context, say
@@ -114,18 +113,8 @@ def budget(args: argparse.Namespace, context: Context) -> list[str]:
 def _limit_usd(text: str) -> float | None:
     if text == "off":
         return None
-    try:
-        number = float(text.removeprefix("$"))
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number < 0:
-        raise InvalidRequestError(
-            f"The budget cannot be {text!r:.60}",
-            field="budget",
-            value=text,
-            allowed="a sum in US dollars such as 5.00, or off",
-        )
-    return number
+    allowed, message = "a sum in US dollars such as 5.00, or off", f"The budget cannot be {text!r:.60}"
+    return checks.read_number(text.removeprefix("$"), "budget", allowed, 0.0, message=message)
 
 
 def _mark(session: Session) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from apixo_nb.core import checks
 from apixo_nb.core import event_loop as loop
 from apixo_nb.core.formatting import balance_text, count_text, spent_text
 from apixo_nb.core.models import RESULT_DAYS
 from apixo_nb.core.records import FAILED, SCHEMA_VERSION, SUCCESS, UNKNOWN, Image, Run
-from apixo_nb.core.request import check_number
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ConfigurationError, InvalidRequestError, LedgerError
 from apixo_nb.ledger.budgets import DAY, TOTAL, Budget, notebook_scope
@@ -87,7 +87,7 @@ def set_budget(session: Session, limit_usd: float | None, scope: str = TOTAL) ->
     ConfigurationError
         The front end does not tell which notebook this is.
     """
-    check_number(limit_usd, "budget", "a sum in US dollars, 0 or more", 0.0)
+    checks.number(limit_usd, "budget", "a sum in US dollars, 0 or more", 0.0)
     limit = None if limit_usd is None else round(limit_usd * 1_000_000)
     session.ledger.set_budget(_scope(session, scope), sandbox=session.is_sandbox, limit_micros=limit)
 

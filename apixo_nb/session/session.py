@@ -12,6 +12,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from apixo_nb.client.client import AsyncClient
+from apixo_nb.core import checks
 from apixo_nb.core import credentials as keys
 from apixo_nb.core import settings as config
 from apixo_nb.core.cadence import Cadence
@@ -22,9 +23,6 @@ from apixo_nb.core.records import SUBMITTING, Run, new_run
 from apixo_nb.core.request import (
     Labels,
     Request,
-    check_number,
-    check_switch,
-    check_timeout,
     make_labels,
     make_request,
 )
@@ -178,7 +176,7 @@ class Session(History):
         """Raise CostLimitError if these runs together would pass the limit, or BudgetError for a budget."""
         runs = list(runs)
         total = sum(run.price_micros for run in runs)
-        check_number(max_cost_usd, "max_cost_usd", "a sum in US dollars, 0 or more", 0.0)
+        checks.number(max_cost_usd, "max_cost_usd", "a sum in US dollars, 0 or more", 0.0)
         if max_cost_usd is not None and total > round(min(max_cost_usd, 1e12) * 1_000_000):
             raise CostLimitError(
                 f"This would cost {dollars(total / 1e6)}, above the limit of {dollars(max_cost_usd)}",
@@ -201,7 +199,7 @@ class Session(History):
         self, run: Run, timeout_s: float | None = None, *, batch: Hashable = None, once: bool = False
     ) -> Job:
         """Buy a planned run, once. Returns at once with its `Job`; see `Runner.start` for the rest."""
-        check_timeout(timeout_s)
+        checks.timeout(timeout_s)
         return self.runner.start(run, timeout_s or self.settings.timeout, batch=batch, once=once)
 
     def decide(self, planned: Iterable[Run], *, new: bool = False, leave: bool = False) -> list[Decision]:
@@ -266,8 +264,8 @@ class Session(History):
         **request: Any,
     ) -> Job:
         """Check, plan and start one run: what `generate` and `agenerate` share."""
-        check_timeout(timeout_s)
-        check_switch(replay, "replay")
+        checks.timeout(timeout_s)
+        checks.optional_switch(replay, "replay")
         labels = make_labels(name, tags, note)
         run = self.plan(make_request(prompt, nearby=self.is_sandbox, **request), labels)
         if not (current_shell() is not None if replay is None else replay):
@@ -302,7 +300,7 @@ class Session(History):
         Those that another living process works on are left to it, see `elsewhere`; one that is named is
         followed there.
         """
-        check_timeout(timeout_s)
+        checks.timeout(timeout_s)
         self.ledger.merge_journal()
         self.ledger.leases.mark_abandoned()
         theirs = self.ledger.leases.held_elsewhere() if run_id is None else ()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from apixo_nb.core import checks
 from apixo_nb.core.models import DEFAULT_MODEL, MODELS, Value
 from apixo_nb.core.records import Run
 from apixo_nb.core.request import Labels, Request, make_labels, make_request
@@ -183,11 +184,8 @@ def form_of(run: Run) -> Form:
 
 def check_draws(repeat: int) -> None:
     """Raise InvalidRequestError unless so many draws may be asked for at once."""
-    if not 1 <= repeat <= MOST_DRAWS:
-        allowed = f"1 to {MOST_DRAWS}"
-        raise InvalidRequestError(
-            f"{repeat} draws cannot be asked for at once", field="repeat", value=repeat, allowed=allowed
-        )
+    message = f"{repeat} draws cannot be asked for at once"
+    checks.whole(repeat, "repeat", 1, MOST_DRAWS, allowed=f"1 to {MOST_DRAWS}", message=message)
 
 
 # --- what is wrong with it --------------------------------------------------------------------------

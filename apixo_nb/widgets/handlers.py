@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from apixo_nb.core import checks
 from apixo_nb.core.files import SUFFIXES
 from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import ApixoError, BudgetError, InvalidRequestError
@@ -83,10 +84,7 @@ def export_runs(session: Session, request: dict[str, Any]) -> Reply:
     else:
         runs = session.find(_query(request, limit=_MOST_EXPORTED)).runs
     kind = _text(request, "kind")
-    if kind not in SUFFIXES:
-        raise InvalidRequestError(
-            f"No export is of the kind {kind!r:.40}", field="kind", value=kind, allowed=", ".join(SUFFIXES)
-        )
+    checks.one_of(kind, "kind", SUFFIXES, message=f"No export is of the kind {kind!r:.40}")
     ending = {"excel": "-excel.csv"}.get(kind, SUFFIXES[kind][0])
     made = f"{dt.datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 - the time on the wall
     # Two kernels may export into one folder in the same second.
