@@ -40,6 +40,8 @@ from __future__ import annotations
 import functools
 from typing import Any, TypeVar
 
+from apixo_nb.text import to_micros
+
 from .text import dollars, printable
 
 
@@ -116,7 +118,7 @@ class ApixoError(Exception):
     def _cost(self) -> str:
         if not self.maybe_billed:
             return ""
-        stake = "" if self.at_stake_usd is None else f" up to {dollars(self.at_stake_usd)}"
+        stake = "" if self.at_stake_usd is None else f" up to {dollars(to_micros(self.at_stake_usd))}"
         return f"May have cost{stake}." if stake else "It may have been billed."
 
     def __str__(self) -> str:

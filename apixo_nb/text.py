@@ -10,6 +10,7 @@ import unicodedata
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+_MOST_USD = 1e12  # so that a sum in micro-dollars fits any database
 SHOWN_CHARACTERS = 300  # of a text that came from a server; the ledger keeps all of it
 
 
@@ -23,10 +24,20 @@ def printable(text: object, limit: int = SHOWN_CHARACTERS) -> str:
     return shown if len(whole) <= limit else shown[:limit] + "…"
 
 
-def dollars(usd: float) -> str:
-    """$0.35; more digits where the sum has them."""
-    cents = f"{usd:.2f}"
-    return f"${cents}" if abs(float(cents) - usd) < 1e-9 else f"${usd:.6f}".rstrip("0")
+def dollars(micros: int) -> str:
+    """Micro-dollars as $0.35; more digits where the sum has them."""
+    usd = micros / 1e6
+    return f"${usd:.2f}" if micros % 10_000 == 0 else f"${usd:.6f}".rstrip("0")
+
+
+def to_usd(micros: float) -> float:
+    """Micro-dollars, as sums are kept and added, in US dollars, as people and tables have them."""
+    return micros / 1e6
+
+
+def to_micros(usd: float) -> int:
+    """US dollars in micro-dollars; more than any sum is the largest one."""
+    return round(min(usd, _MOST_USD) * 1e6)
 
 
 def _visible(char: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from apixo_nb.core.records import Image, Line, Run
-from apixo_nb.text import printable
+from apixo_nb.text import printable, to_usd
 
 TIME = "datetime64[us, UTC]"
 
@@ -101,7 +101,7 @@ def history_frame(runs: Iterable[Run | Line], file_path: Callable[[str], str]) -
         "tags": lambda run: list(run.tags),
         "costTime": attrgetter("cost_time_ms"),
         "cost_usd": lambda run: _usd(run.cost_micros),
-        "unit_price_usd": lambda run: run.unit_price_micros / 1e6,
+        "unit_price_usd": lambda run: to_usd(run.unit_price_micros),
     }
     return _table(runs, {column: made.get(column) or attrgetter(column) for column in COLUMNS}, COLUMNS)
 
@@ -159,7 +159,7 @@ def _pictures(run: Run | Line) -> Iterator[tuple[Image, int]]:
 
 
 def _usd(micros: int | None, parts: int = 1) -> float | None:
-    return None if micros is None else micros / parts / 1e6
+    return None if micros is None else to_usd(micros / parts)
 
 
 def typed(values: Mapping[str, list[Any]], kinds: Mapping[str, str]) -> pd.DataFrame:

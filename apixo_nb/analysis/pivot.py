@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from apixo_nb.core.formatting import at_stake_micros, price, remark_of, seconds, spent_micros, spent_text
+from apixo_nb.core.formatting import at_stake_micros, remark_of, seconds, spent_micros, spent_text
 from apixo_nb.core.records import BEST, FAILED, SUCCESS, Image, Run
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.text import printable, scrubbed
+from apixo_nb.text import dollars, printable, scrubbed
 
 #: Facts of a row that can be an axis, beside variables and parameters.
 FACTS = ("model", "name", "prompt", "prompt_template", "state", "take", "tags", "image_urls")
@@ -329,8 +329,8 @@ def best(runs: Iterable[Run]) -> str:
 def money(runs: Sequence[Run]) -> str:
     """What runs cost, and what they may have cost more."""
     spent, stake = spent_micros(runs), at_stake_micros(runs)
-    known = price(spent) if spent or not stake else ""
-    more = f"up to {price(stake)}{' more' if spent else ''}" if stake else ""
+    known = dollars(spent) if spent or not stake else ""
+    more = f"up to {dollars(stake)}{' more' if spent else ''}" if stake else ""
     paid = "not paid" if any(run.sandbox for run in runs) and (spent or stake) else ""
     return ", ".join(text for text in (known, more, paid) if text)
 

@@ -16,7 +16,7 @@ import pandas as pd
 from apixo_nb.core.formatting import GROUPS, at_stake_micros, spent_micros
 from apixo_nb.core.records import FAILED, Run
 from apixo_nb.errors import ApixoError, InvalidRequestError
-from apixo_nb.text import printable
+from apixo_nb.text import printable, to_usd
 
 from .frame import typed
 from .pivot import axis_names, axis_value, check_axis
@@ -41,7 +41,7 @@ def plot_cost(runs: Iterable[Run], ax: Axes | None = None) -> Any:
     for sandbox, label, colour in ((False, "paid", _INK), (True, "sandbox, not paid", _SOFT)):
         some = [run for run in known if run.sandbox == sandbox]
         if some:
-            sums = [micros / 1e6 for micros in accumulate(run.cost_micros or 0 for run in some)]
+            sums = [to_usd(micros) for micros in accumulate(run.cost_micros or 0 for run in some)]
             drawn.step(
                 [run.created_at for run in some], sums, where="post", color=colour, marker=".", label=label
             )
@@ -234,8 +234,8 @@ def spending(runs: Iterable[Run], by: str, labels: Labels | None = None) -> pd.D
         by: [label for label, _ in ranked],
         "runs": [len(members) for _, members in ranked],
         "pictures": [sum(map(pictures, members)) for _, members in ranked],
-        "spent_usd": [spent_micros(members) / 1e6 for _, members in ranked],
-        "at_stake_usd": [at_stake_micros(members) / 1e6 for _, members in ranked],
+        "spent_usd": [to_usd(spent_micros(members)) for _, members in ranked],
+        "at_stake_usd": [to_usd(at_stake_micros(members)) for _, members in ranked],
     }
     return typed(values, {by: "str"} | SPENT)
 
@@ -264,7 +264,7 @@ def _facts(runs: Sequence[Run]) -> dict[str, Any]:
     times = [run.cost_time_ms for run in runs if run.cost_time_ms is not None]
     ratings = [image.rating for run in runs for image in run.images if image.rating is not None]
     ended, failed = sum(run.is_final for run in runs), sum(run.state == FAILED for run in runs)
-    usd, count = spent_micros(runs) / 1e6, sum(map(pictures, runs))
+    usd, count = to_usd(spent_micros(runs)), sum(map(pictures, runs))
     return {
         "runs": len(runs),
         "pictures": count,

@@ -30,7 +30,7 @@ from apixo_nb.errors import (
     SubmitUnknownError,
     WaitTimeoutError,
 )
-from apixo_nb.text import printable
+from apixo_nb.text import printable, to_usd
 
 from .responses import Answer, TaskStatus, evidence, problem_of, read_answer, read_task, retry_after_s
 from .retry import Backoff, Clock, Quota, RetryPolicy
@@ -163,8 +163,8 @@ def _why_unknown(answer: Answer) -> str:
 
 
 def _unknown(message: str, request: Request, **facts: Any) -> SubmitUnknownError:
-    price = request.num_images * request.spec.unit_price_micros / 1e6
-    return SubmitUnknownError(message, at_stake_usd=price, **facts)
+    price_usd = to_usd(request.num_images * request.spec.unit_price_micros)
+    return SubmitUnknownError(message, at_stake_usd=price_usd, **facts)
 
 
 def status(

@@ -70,9 +70,9 @@ def at_stake_micros(runs: Iterable[Run]) -> int:
 def spent_text(runs: Sequence[Run]) -> str:
     """Both sums in one line; a range while something is at stake."""
     stake = at_stake_micros(runs)
-    more = f", and up to {dollars(stake / 1e6)} more for runs whose end is not known" if stake else ""
+    more = f", and up to {dollars(stake)} more for runs whose end is not known" if stake else ""
     paid = ", none of it paid: this is the sandbox" if runs and runs[0].sandbox else ""
-    return f"{dollars(spent_micros(runs) / 1e6)} by list price{more}{paid}"
+    return f"{dollars(spent_micros(runs))} by list price{more}{paid}"
 
 
 def count_text(runs: Sequence[Run]) -> str:
@@ -114,8 +114,8 @@ def _table(name: str, groups: dict[str, list[Run]]) -> list[str]:
         (
             printable(label, 40),
             str(len(members)),
-            dollars(spent_micros(members) / 1e6),
-            dollars(stake / 1e6) if (stake := at_stake_micros(members)) else "",
+            dollars(spent_micros(members)),
+            dollars(stake) if (stake := at_stake_micros(members)) else "",
         )
         for label, members in sorted(groups.items())
     ]
@@ -148,7 +148,7 @@ def balance_text(usd: float, before: tuple[datetime, float] | None, since: Seque
     if before is None:
         return ""
     seen_at, was = before
-    change = was - usd
+    change = to_micros(was) - to_micros(usd)
     moved = (
         f"fell by {dollars(change)}"
         if change > 0
@@ -156,9 +156,9 @@ def balance_text(usd: float, before: tuple[datetime, float] | None, since: Seque
         if change
         else "is the same"
     )
-    spent, stake = spent_micros(since) / 1e6, at_stake_micros(since) / 1e6
+    spent, stake = spent_micros(since), at_stake_micros(since)
     expected = dollars(spent) if not stake else f"{dollars(spent)} to {dollars(spent + stake)}"
-    fits = spent - 1e-6 <= change <= spent + stake + 1e-6
+    fits = spent - 1 <= change <= spent + stake + 1  # a balance is rounded
     verdict = (
         ""
         if fits
@@ -244,15 +244,10 @@ def cost(run: Run) -> str:
     if run.state == PLANNED:
         return ""
     known = run.is_final and run.cost_micros is not None
-    said = price(run.cost_micros or 0) if known else f"up to {price(run.price_micros)}"
+    said = dollars(run.cost_micros or 0) if known else f"up to {dollars(run.price_micros)}"
     if known and not run.cost_micros:
         return said
     return f"{said}, not paid" if run.sandbox else said
-
-
-def price(micros: int) -> str:
-    """Micro-dollars as $0.35; more digits where the price has them. `text.dollars` takes US dollars."""
-    return text.dollars(micros / 1e6)
 
 
 def seconds(value: float) -> str:
@@ -327,4 +322,4 @@ def plan_summary(runs: Sequence[Run]) -> str:
     pictures, total = sum(run.num_images for run in runs), sum(run.price_micros for run in runs)
     tasks = f"{len(runs)} task" + ("s" if len(runs) != 1 else "")
     free = ", in the sandbox: nothing is paid" if runs and runs[0].sandbox else ""
-    return f"{tasks}, {pictures} picture{'s' if pictures != 1 else ''}, {price(total)}{free}."
+    return f"{tasks}, {pictures} picture{'s' if pictures != 1 else ''}, {dollars(total)}{free}."

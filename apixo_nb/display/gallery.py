@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from apixo_nb.analysis.frame import KINDS
 from apixo_nb.core.formatting import Shown, remark_of, render
 from apixo_nb.core.records import Run
 from apixo_nb.storage.originals import Images
-from apixo_nb.text import dollars, printable
+from apixo_nb.text import dollars, printable, to_micros
 
 from .cards import Picture, best_first, choice
 
@@ -112,7 +113,7 @@ def _cell(value: Any, label: Any) -> str:
     if isinstance(value, pd.Timestamp):
         return f"{value:%Y-%m-%d %H:%M}"
     return (
-        dollars(value)
-        if str(label).endswith("_usd") and isinstance(value, float)
+        dollars(to_micros(value))
+        if str(label).endswith("_usd") and isinstance(value, float) and math.isfinite(value)
         else printable(value, _CELL)
     )

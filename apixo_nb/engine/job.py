@@ -19,7 +19,7 @@ from apixo_nb.errors import (
     TaskFailedError,
     remember,
 )
-from apixo_nb.text import printable
+from apixo_nb.text import printable, to_usd
 
 _MAX_RESULTS = 2  # result URLs taken, as a multiple of the pictures asked for
 
@@ -247,7 +247,7 @@ class Job:
             "It is in flight in the process that this one was forked from, and is not waited for here",
             run_id=self.run.run_id,
             task_id=self.run.task_id,
-            at_stake_usd=self.run.price_micros / 1e6,
+            at_stake_usd=to_usd(self.run.price_micros),
             next_step="It goes on there, and is paid for once. Wait for it there.",
         )
         self.fail(error)
@@ -272,7 +272,7 @@ def stop_all(jobs: Sequence[Job]) -> None:
 
 def stopped_error(job: Job, what: str) -> RunCancelledError:
     """The error of a run that was stopped; says what may have been paid."""
-    run, price_usd = job.run, job.run.price_micros / 1e6
+    run, price_usd = job.run, to_usd(job.run.price_micros)
     if run.task_id is not None:
         return RunCancelledError(what, run_id=run.run_id, task_id=run.task_id, at_stake_usd=price_usd)
     if job.posted:
@@ -287,7 +287,7 @@ def failed_elsewhere(run: Run) -> ApixoError:
     if run.state == FAILED and run.task_id:
         return TaskFailedError(f"The task failed: {reason}", run_id=run.run_id, fail_code=run.fail_code)
     if run.state == UNKNOWN:
-        price_usd = run.price_micros / 1e6
+        price_usd = to_usd(run.price_micros)
         return SubmitUnknownError(printable(run.fail_msg), run_id=run.run_id, at_stake_usd=price_usd)
     return ApixoError(f"Its submit came to nothing: {reason or run.state}", run_id=run.run_id)
 

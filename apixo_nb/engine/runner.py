@@ -46,6 +46,7 @@ from apixo_nb.errors import (
 )
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.storage.originals import Images
+from apixo_nb.text import to_usd
 
 from .downloader import Downloader
 from .fair_queue import AtMost, FairQueue, Slot

@@ -61,7 +61,7 @@ class Plan:
         """Count and cost in a few words: what is stored, what is open, what is to be paid for."""
         counts = self._actions
         free = ", in the sandbox: nothing is paid" if any(run.sandbox for run in self.bought) else ""
-        price = dollars(self.price_micros / 1e6)
+        price = dollars(self.price_micros)
         said = {
             "show": "stored ($0)",
             "follow": "open, taken up again ($0)",

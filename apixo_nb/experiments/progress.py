@@ -81,9 +81,9 @@ class Progress:
 
     def money(self) -> str:
         """What was spent, of what it may come to, and what lost answers may have cost."""
-        spent, price = dollars(self.spent_micros / 1e6), dollars(self.price_micros / 1e6)
+        spent, price = dollars(self.spent_micros), dollars(self.price_micros)
         of = spent if self.ended == self.total else f"{spent} of {price}"
-        stake = f", up to {dollars(self.stake_micros / 1e6)} at stake" if self.stake_micros else ""
+        stake = f", up to {dollars(self.stake_micros)} at stake" if self.stake_micros else ""
         return f"{of}{stake}, not paid" if self.sandbox else f"{of} spent{stake}"
 
 

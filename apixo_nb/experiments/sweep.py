@@ -23,7 +23,7 @@ from apixo_nb.display.live import Watch
 from apixo_nb.engine.job import Job, stop_all
 from apixo_nb.errors import ConfigurationError, CostLimitError, remember
 from apixo_nb.session.session import Session, current
-from apixo_nb.text import dollars
+from apixo_nb.text import dollars, to_micros
 
 from .cell_options import Options, model_parameters
 from .plan import Plan, SweepOptions, checked_repeat, make_plan, split_values, typed_lists
@@ -140,7 +140,7 @@ class Sweep:
         plan, limit_usd = self.plan, self._session.settings.ask_above_usd
         defaults = self._defaults
         self._session.check_cost(plan.bought, defaults.max_cost_usd if max_cost_usd is None else max_cost_usd)
-        if not (yes or defaults.yes) and plan.price_micros > round(limit_usd * 1e6):
+        if not (yes or defaults.yes) and plan.price_micros > to_micros(limit_usd):
             _ask(plan, limit_usd)
         self._agreed = True
         return self
@@ -288,7 +288,7 @@ class Sweep:
 
 
 def _ask(plan: Plan, limit_usd: float) -> None:
-    price, limit = dollars(plan.price_micros / 1e6), dollars(limit_usd)
+    price, limit = dollars(plan.price_micros), dollars(to_micros(limit_usd))
     try:
         answer = input(f"{plan.summary}\nStart it, for {price}? [y/N] ")
     except (EOFError, NotImplementedError, OSError, RuntimeError):

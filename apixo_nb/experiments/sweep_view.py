@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apixo_nb.analysis.pivot import axis_names, axis_value
-from apixo_nb.core.formatting import price, render
+from apixo_nb.core.formatting import render
 from apixo_nb.core.records import Image, Run
 from apixo_nb.engine.job import Job
 from apixo_nb.session.session import Session
@@ -219,7 +219,7 @@ def plan_bundle(plan: Plan, base_url: str) -> dict[str, str]:
         {
             "cells": [*(printable(axis_value(run, name), 60) for name in names), f"{run.take}"],
             "prompt": printable(run.prompt, 100),
-            "cost": _WORDS[decision.action] if decision.action != "buy" else price(run.price_micros),
+            "cost": _WORDS[decision.action] if decision.action != "buy" else dollars(run.price_micros),
         }
         for decision in plan.decisions[:_ROWS]
         for run in [decision.run]

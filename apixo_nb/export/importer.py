@@ -91,7 +91,7 @@ class Imported:
         others = f"{self.gained} run(s) brought up to date, {self.same} here already"
         said = [f"{self.added} run(s) and {self.pictures} picture(s) added; {others}."]
         if self.cost_micros:
-            cost = dollars(self.cost_micros / 1e6)
+            cost = dollars(self.cost_micros)
             said.append(f"The new runs stand for {cost}, which counts towards total budgets here.")
         if self.problems:
             said.append(f"{len(self.problems)} thing(s) left out:")

@@ -109,7 +109,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Request type", run.request_type),
         ("Task time", _milliseconds(run.cost_time_ms, "costTime ")),
         ("Waited", _milliseconds(run.wait_ms)),
-        ("Price a picture", price(run.unit_price_micros)),
+        ("Price a picture", dollars(run.unit_price_micros)),
         ("Take", str(run.take) if run.take else ""),
         ("Run", run.run_id),
         ("Task", run.task_id or ""),

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from apixo_nb.core.records import PLANNED, Image, Run, checked_runs
 from apixo_nb.errors import ApixoError
 from apixo_nb.storage.originals import Images, left_out
-from apixo_nb.text import bare_address, scrubbed
+from apixo_nb.text import bare_address, scrubbed, to_usd
 
 PROMPT, RECORD = "prompt.txt", "run.json"  # the files beside the pictures
 SHORT = 250  # characters that fit a field of any tracker, and a column on the screen
@@ -95,7 +95,7 @@ class TrackedRun:
         known = {
             "cost_time_ms": run.cost_time_ms,
             "wait_ms": run.wait_ms,
-            "cost_usd": None if run.cost_micros is None else run.cost_micros / 1e6,
+            "cost_usd": None if run.cost_micros is None else to_usd(run.cost_micros),
             "pictures": len(self.pictures),
             "rating": run.rating,
         }

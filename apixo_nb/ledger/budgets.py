@@ -63,13 +63,13 @@ class Budget:
         return self.sandbox == run.sandbox and self.scope in (TOTAL, DAY, notebook_scope(run.notebook))
 
     def __str__(self) -> str:
-        stake = f", {dollars(self.at_stake_micros / 1e6)} at stake" if self.at_stake_micros else ""
-        spent = f"{dollars(self.spent_micros / 1e6)} spent{stake}"
-        return f"{dollars(self.limit_micros / 1e6)} {self.name}: {spent}, {self._left()}"
+        stake = f", {dollars(self.at_stake_micros)} at stake" if self.at_stake_micros else ""
+        spent = f"{dollars(self.spent_micros)} spent{stake}"
+        return f"{dollars(self.limit_micros)} {self.name}: {spent}, {self._left()}"
 
     def _left(self) -> str:
         left = self.left_micros
-        return f"{dollars(left / 1e6)} left" if left >= 0 else f"{dollars(-left / 1e6)} over"
+        return f"{dollars(left)} left" if left >= 0 else f"{dollars(-left)} over"
 
 
 def notebook_scope(notebook: str) -> str:
@@ -122,6 +122,6 @@ def check(connection: sa.Connection, planned: Sequence[Run]) -> None:
             price = sum(run.price_micros for run in planned if budget.covers(run))
             if price > max(0, budget.left_micros):
                 raise BudgetError(
-                    f"This would cost {dollars(price / 1e6)} and pass the budget of {budget}",
+                    f"This would cost {dollars(price)} and pass the budget of {budget}",
                     next_step="Nothing was sent. `%apixo budget` shows it, `%apixo budget SUM` sets another.",
                 )

@@ -28,6 +28,7 @@ from apixo_nb.core.records import (
     Vote,
 )
 from apixo_nb.errors import LedgerError
+from apixo_nb.text import to_micros, to_usd
 
 from . import budgets, rows, search
 from .budgets import Budget
@@ -209,9 +210,9 @@ class Ledger:
             last = connection.execute(
                 sa.select(balances).where(kind).order_by(balances.c.seen_at.desc())
             ).first()
-            facts = {"seen_at": datetime.now(UTC), "sandbox": sandbox, "micros": round(usd * 1e6)}
+            facts = {"seen_at": datetime.now(UTC), "sandbox": sandbox, "micros": to_micros(usd)}
             connection.execute(balances.insert().values(**facts))
-        return (last.seen_at, last.micros / 1e6) if last else None
+        return (last.seen_at, to_usd(last.micros)) if last else None
 
     # --- looking back ---
 

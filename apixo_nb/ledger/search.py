@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from apixo_nb.core.records import Line, Run
 from apixo_nb.errors import LedgerError
+from apixo_nb.text import to_micros
 
 from . import rows
 from .database import Database
@@ -162,8 +163,6 @@ def _lines(texts: list[Any]) -> sa.ColumnElement[str]:
     return joined
 
 
-_MOST_USD = 1e12  # so that a sum in micro-dollars fits any database
-
 _IN_CASE = ("state", "aspect_ratio")  # APIXO's words; what people write is sorted without case
 
 
@@ -306,4 +305,4 @@ def _sort_key(sort: str, says: Dialect) -> sa.ColumnElement[Any]:
 
 
 def _micros(usd: float | None) -> int | None:
-    return None if usd is None else round(min(usd, _MOST_USD) * 1_000_000)
+    return None if usd is None else to_micros(usd)

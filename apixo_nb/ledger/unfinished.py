@@ -63,7 +63,7 @@ def _stake(prices: list[int]) -> str:
     if not prices:
         return ""
     count = f"{len(prices)} {_many('submit', len(prices))} without an answer"
-    return f"{count}, up to {dollars(sum(prices) / 1e6)} at stake"
+    return f"{count}, up to {dollars(sum(prices))} at stake"
 
 
 def _expiry(times: list[datetime]) -> str:

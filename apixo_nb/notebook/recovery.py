@@ -41,7 +41,7 @@ def resume(args: argparse.Namespace, context: Context) -> list[str]:
 
 def unresolved_lines(runs: Sequence[Run]) -> list[str]:
     """Submits without an answer: what is at stake, and what to do."""
-    stake = dollars(sum(run.price_micros for run in runs) / 1e6)
+    stake = dollars(sum(run.price_micros for run in runs))
     return [
         f"{len(runs)} submit(s) without an answer, up to {stake} at stake; they are not sent again:",
         *(line for run in runs for line in _lines_of_unresolved(run)),
@@ -64,7 +64,7 @@ def settle(args: argparse.Namespace, context: Context) -> list[str]:
     from apixo_nb.session import maintenance
 
     run = maintenance.settle(context.session, args.run, paid=args.end == "paid")
-    return [f"Run {run.run_id} counts as {dollars((run.cost_micros or 0) / 1e6)}, and is settled."]
+    return [f"Run {run.run_id} counts as {dollars(run.cost_micros or 0)}, and is settled."]
 
 
 def rescue(_args: argparse.Namespace, context: Context) -> list[str]:

@@ -88,7 +88,7 @@ def set_budget(session: Session, limit_usd: float | None, scope: str = TOTAL) ->
         The front end does not tell which notebook this is.
     """
     checks.number(limit_usd, "budget", "a sum in US dollars, 0 or more", 0.0)
-    limit = None if limit_usd is None else round(limit_usd * 1_000_000)
+    limit = None if limit_usd is None else to_micros(limit_usd)
     session.ledger.set_budget(_scope(session, scope), sandbox=session.is_sandbox, limit_micros=limit)
 
 
@@ -261,7 +261,7 @@ def _tasks(session: Session, runs: Iterable[Run]) -> Iterator[str]:
             what = f"run {_short(run.run_id)}, {_short(run.state)}"
             yield f"open task: {what}. `%apixo resume` brings it to its end.{late}"
     for run in session.lost():
-        run_id, stake = _short(run.run_id), dollars(run.price_micros / 1e6)
+        run_id, stake = _short(run.run_id), dollars(run.price_micros)
         step = f"`%apixo settle {run_id} paid` or `free` settles it, once your balance tells."
         yield f"submit without an answer: run {run_id}, {stake} at stake. {step}"
     for entry in session.ledger.stray_tasks():

@@ -15,6 +15,7 @@ from typing import Literal
 
 from apixo_nb.core.records import FAILED, PLANNED, SUBMITTING, SUCCESS, UNKNOWN, Run
 from apixo_nb.errors import SubmitUnknownError
+from apixo_nb.text import to_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,6 @@ def lost_submit(run: Run) -> SubmitUnknownError:
     return SubmitUnknownError(
         f"This request was submitted on {_day(run)}, and its answer was lost",
         run_id=run.run_id,
-        at_stake_usd=run.price_micros / 1e6,
+        at_stake_usd=to_usd(run.price_micros),
         next_step="It is not bought again by itself: look at `%apixo balance`; --new buys it all the same.",
     )

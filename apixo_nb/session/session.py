@@ -30,7 +30,7 @@ from apixo_nb.engine.job import Job, cannot_resume
 from apixo_nb.engine.recorder import Listener
 from apixo_nb.engine.runner import Runner
 from apixo_nb.errors import ConfigurationError, CostLimitError
-from apixo_nb.text import dollars
+from apixo_nb.text import dollars, to_micros
 
 from .history import History
 from .replay import Decision, decide_all, lost_submit
@@ -127,7 +127,7 @@ class Session(History):
     def unit_price_micros(self, model: str) -> int:
         """The price of one picture, in micro-dollars: yours if set, else APIXO's list price."""
         if self.settings.unit_price_usd is not None:
-            return round(self.settings.unit_price_usd * 1_000_000)
+            return to_micros(self.settings.unit_price_usd)
         return MODELS[model].unit_price_micros
 
     def plan(
@@ -177,9 +177,9 @@ class Session(History):
         runs = list(runs)
         total = sum(run.price_micros for run in runs)
         checks.number(max_cost_usd, "max_cost_usd", "a sum in US dollars, 0 or more", 0.0)
-        if max_cost_usd is not None and total > round(min(max_cost_usd, 1e12) * 1_000_000):
+        if max_cost_usd is not None and total > to_micros(max_cost_usd):
             raise CostLimitError(
-                f"This would cost {dollars(total / 1e6)}, above the limit of {dollars(max_cost_usd)}",
+                f"This would cost {dollars(total)}, above the limit of {dollars(to_micros(max_cost_usd))}",
                 next_step="Nothing was sent. Ask for fewer pictures, or raise --max-cost.",
             )
         if runs:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from apixo_nb.core.cadence import Cadence
-from apixo_nb.core.formatting import cost, expectation, facts, phase, price, remark_of, seconds
+from apixo_nb.core.formatting import cost, expectation, facts, phase, remark_of, seconds
 from apixo_nb.core.models import ModelSpec
 from apixo_nb.core.records import (
     CANCELLED,
@@ -23,7 +23,7 @@ from apixo_nb.core.records import (
 from apixo_nb.display.comparison import differences
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError
-from apixo_nb.text import printable, scrubbed, without_callback
+from apixo_nb.text import dollars, printable, scrubbed, without_callback
 
 _PROMPT_SHOWN = 600  # characters of a card and of a row of the history; the whole is one click away
 
@@ -131,7 +131,7 @@ def retry_price(run: Run) -> str:
     """What another try costs; "" where it could pay twice, or where there is nothing to try again."""
     if _kind(run) not in ("failed", "unsent"):
         return ""
-    return price(run.price_micros)
+    return dollars(run.price_micros)
 
 
 def pictures(run: Run) -> list[dict[str, Any]]:

@@ -120,7 +120,7 @@ def unfinished_text(session: Session) -> str:
         runs = "1 earlier run is" if len(open_runs) == 1 else f"{len(open_runs)} earlier runs are"
         sentences.append(f"{runs} not finished; to resume costs nothing.")
     if lost:
-        stake = dollars(sum(run.price_micros for run in lost) / 1e6)
+        stake = dollars(sum(run.price_micros for run in lost))
         submits = "1 submit was" if len(lost) == 1 else f"{len(lost)} submits were"
         sentences.append(f"{submits} never answered, up to {stake} at stake: see %apixo resume.")
     return " ".join(sentences)

@@ -33,7 +33,7 @@ from apixo_nb.experiments.grid import Grid
 from apixo_nb.experiments.plan import SweepOptions, make_plan
 from apixo_nb.experiments.prompts import Template
 from apixo_nb.session.session import Session, current
-from apixo_nb.text import dollars
+from apixo_nb.text import dollars, to_micros
 
 from . import handlers
 from .cards import model_facts, retry_price
@@ -107,7 +107,7 @@ class Panel(Controller):
             "sandbox": session.is_sandbox,
             "models": [model_facts(spec, session.unit_price_micros(spec.id)) for spec in MODELS.values()],
             "most_draws": MOST_DRAWS,
-            "ask_above_micros": round(session.settings.ask_above_usd * 1e6),
+            "ask_above_micros": to_micros(session.settings.ask_above_usd),
             "problem": self._problem,
             "unfinished": handlers.unfinished_text(session),
         }
@@ -251,7 +251,7 @@ class Panel(Controller):
             raise ConfigurationError("A purchase without a token", next_step="Nothing was sent.")
         if request.get("price_micros") != price:
             step = "Nothing was sent. Look at what the panel says now, then press again."
-            raise CostLimitError(f"This costs {dollars(price / 1e6)}, not what was shown", next_step=step)
+            raise CostLimitError(f"This costs {dollars(price)}, not what was shown", next_step=step)
         session.check_cost(runs, None)
         # From here on the click is spent, whatever happens.
         begun: list[str] = []

@@ -260,12 +260,12 @@ def test_sandbox_never_says_that_money_was_spent(state):
     [(0, "$0.00"), (350_000, "$0.35"), (1_400_000, "$1.40"), (12_345_000_000, "$12345.00")],
 )
 def test_micro_dollars_become_dollars(micros, text):
-    assert formatting.price(micros) == text
+    assert dollars(micros) == text
 
 
 @pytest.mark.parametrize(("micros", "text"), [(35_000, "$0.035"), (1_000, "$0.001")])
 def test_price_below_a_cent_is_not_rounded_away(micros, text):
-    assert formatting.price(micros) == text
+    assert dollars(micros) == text
 
 
 @pytest.mark.parametrize(
