@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from .process import after_fork
+
 T = TypeVar("T")
 
 #: Seconds between two looks at the work one waits for; bounds how late a Stop is noticed.
@@ -76,13 +78,10 @@ def loop_thread() -> LoopThread:
         return _current
 
 
-def _after_fork() -> None:
+@after_fork
+def _renew_lock() -> None:
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()  # another thread of the parent may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

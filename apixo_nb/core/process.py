@@ -1,16 +1,31 @@
-"""Who works on a run: a process, and whether it still lives. So two kernels never take up the same run."""
+"""Who works on a run: a process, and whether it still lives. So two kernels never take up the same run.
+
+Also what a process that was forked from this one has to do first, as it shares no thread and no lock with it.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 #: A process of another machine cannot be looked at. It counts as dead once its heartbeat is so old.
 STALE = timedelta(minutes=3)
+
+
+def after_fork(call: Callable[[], None]) -> Callable[[], None]:
+    """Call this in each process that is forked from this one; a decorator. Windows has no fork.
+
+    The order is that of the imports, so such a call may rely on no other: it makes locks anew and lets go of
+    what belongs to the parent.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=call)
+    return call
 
 
 @dataclass(frozen=True, slots=True)

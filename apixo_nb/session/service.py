@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from apixo_nb.core import settings
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.files import Limits
 from apixo_nb.core.models import DEFAULT_MODEL, MODELS
+from apixo_nb.core.process import after_fork
 from apixo_nb.core.records import Run
 from apixo_nb.errors import LedgerError
 
@@ -107,12 +107,9 @@ _sandboxes: dict[Path, Sandbox] = {}
 _sandboxes_lock = threading.RLock()
 
 
-def _after_fork() -> None:
+@after_fork
+def _forget_sandboxes() -> None:
     """A child process shares no thread and no lock with its parent."""
     global _sandboxes_lock  # noqa: PLW0603
     _sandboxes_lock = threading.RLock()
     _sandboxes.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -19,6 +19,7 @@ from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.environment import current_shell
 from apixo_nb.core.event_loop import run as run_on_loop
 from apixo_nb.core.models import MODELS
+from apixo_nb.core.process import after_fork
 from apixo_nb.core.records import SUBMITTING, Run, new_run
 from apixo_nb.core.request import (
     Labels,
@@ -333,15 +334,6 @@ _drawn: set[str] = set()
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
-
-def _after_fork() -> None:
-    for session in list(_sessions):
-        session._after_fork()  # noqa: SLF001 - of this module
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
 _current_lock = threading.RLock()
 _current: tuple[Session, dict[str, Any]] | None = None
 
@@ -365,11 +357,10 @@ def reset() -> None:
         _current = None
 
 
-def _forget_current_after_fork() -> None:
+@after_fork
+def _leave_to_parent() -> None:
     """A child process shares no connection, thread or lock with its parent."""
     global _current_lock, _current
     _current_lock, _current = threading.RLock(), None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_current_after_fork)
+    for session in list(_sessions):
+        session._after_fork()  # noqa: SLF001 - of this module
