@@ -31,6 +31,10 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "sheet": (".png", ".webp", ".jpg", ".jpeg"),
 }
 
+#: Kinds that are a folder of pictures, and so have no end of a file's name.
+FOLDERS = ("imagefolder", "embed", "site")
+EXPORT_KINDS = (*SUFFIXES, *FOLDERS)
+
 _FOREIGN = {".xlsx", ".xls", ".ods", ".json"}.union(*SUFFIXES.values())
 _WORDS = {
     "csv": "CSV",

@@ -107,7 +107,7 @@ def _parameters(run: Run) -> dict[str, str]:
     }
 
 
-MOST = 4  # more do not stand side by side on a screen
+MOST_COMPARED = 4  # more do not stand side by side on a screen
 _WIDTHS_PX = {2: 360, 3: 260, 4: 200}  # of a column
 
 #: Facts that always differ, so that they say nothing about the runs.

@@ -23,6 +23,7 @@ from apixo_nb.core import checks
 from apixo_nb.core.formatting import GROUPS, Shown, plan_summary, sentence_html
 from apixo_nb.core.records import Run
 from apixo_nb.display.cards import Picture
+from apixo_nb.display.comparison import MOST_COMPARED
 from apixo_nb.display.gallery import gallery, shown_columns, thumbs
 from apixo_nb.errors import ApixoError, InvalidRequestError
 from apixo_nb.session.session import Session, current
@@ -118,8 +119,8 @@ class Table:
 
     def compare(self) -> Shown:
         """These 2 to 4 rows side by side; see `apixo_nb.compare`."""
-        if not 2 <= len(self._table) <= 4:
-            allowed = "2 to 4 rows, e.g. df.head(2).apixo.compare()"
+        if not 2 <= len(self._table) <= MOST_COMPARED:
+            allowed = f"2 to {MOST_COMPARED} rows, e.g. df.head(2).apixo.compare()"
             text = f"{len(self._table)} rows cannot be compared"
             raise InvalidRequestError(text, field="rows", value=len(self._table), allowed=allowed)
         table = self._table if "run_id" in self._table.columns else self._table.reset_index()

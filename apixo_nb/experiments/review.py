@@ -11,7 +11,7 @@ from apixo_nb.core.formatting import Shown
 from apixo_nb.core.records import BEST, Image, Run
 from apixo_nb.core.request import make_labels
 from apixo_nb.display.cards import best_first
-from apixo_nb.display.comparison import MOST, compared
+from apixo_nb.display.comparison import MOST_COMPARED, compared
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.session.history import History
 from apixo_nb.session.session import Session, current
@@ -35,9 +35,9 @@ def compare(history: History, which: Iterable[object]) -> Shown:
         There are fewer or more, or one of them is no run of the ledger.
     """
     found = [_resolved(history, one) for one in which]
-    if not 2 <= len(found) <= MOST:
+    if not 2 <= len(found) <= MOST_COMPARED:
         text = f"{len(found)} run{'s' * (len(found) != 1)} cannot be compared"
-        raise InvalidRequestError(text, field="runs", value=len(found), allowed=f"2 to {MOST}")
+        raise InvalidRequestError(text, field="runs", value=len(found), allowed=f"2 to {MOST_COMPARED}")
     return compared(found, history.images)
 
 

@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 from apixo_nb.core import checks
-from apixo_nb.core.files import SUFFIXES, Written, checked_target
+from apixo_nb.core.files import EXPORT_KINDS, SUFFIXES, Written, checked_target
 from apixo_nb.core.records import Line, Run, checked_runs
 from apixo_nb.errors import ApixoError
 from apixo_nb.ledger.query import Query, query_of
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import printable
-
-#: Kinds that are a folder of pictures, and so have no end of a file's name.
-FOLDERS = ("imagefolder", "embed", "site")
-KINDS = (*SUFFIXES, *FOLDERS)
 
 
 class Stored(Protocol):
@@ -47,7 +43,7 @@ def export(
     path : path
         Its end tells the kind: .csv (exact CSV, as a name without an end), .jsonl, .parquet, .html, .zip, or
         .png, .webp, .jpg for a contact sheet.
-    kind : one of `KINDS`, optional
+    kind : one of `files.EXPORT_KINDS`, optional
         Said in place of the end; "excel" is the CSV that spreadsheets leave alone, "bundle" the ZIP that
         `importer.import_bundle` reads, "site" a page with its pictures beside it, in a folder or beside an
         .html file; see `site.write_site`. "imagefolder" and "embed" are folders: pictures with a
@@ -115,7 +111,7 @@ def _kind(path: object, kind: object) -> str:
     if kind is None:
         kind = _kind_of(path)
     message = f"The kind of an export cannot be {printable(repr(kind), 80)}"
-    kind = checks.one_of(kind, "kind", KINDS, message=message)
+    kind = checks.one_of(kind, "kind", EXPORT_KINDS, message=message)
     if kind in SUFFIXES:
         checked_target(path, kind)
     return kind

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from apixo_nb.core.files import EXPORT_KINDS
 from apixo_nb.core.settings import settings
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.experiments.cell_options import parser as cell_parser
@@ -137,11 +138,7 @@ _FILES = (
     "--mlflow [ADDRESS] or --wandb [FOLDER]"
 )
 
-#: As in `export.KINDS`, and the two trackers; spelt out, as help shall not wait for those modules.
-KINDS = (
-    *("csv", "excel", "jsonl", "parquet", "html", "bundle", "sheet", "imagefolder", "embed", "site"),
-    *("mlflow", "wandb"),
-)
+KINDS = (*EXPORT_KINDS, "mlflow", "wandb")
 
 _KINDS_TOLD = """\
 kinds:

@@ -16,6 +16,7 @@ from typing import Any
 from apixo_nb.core import checks
 from apixo_nb.core.files import SUFFIXES
 from apixo_nb.core.records import Image, Run
+from apixo_nb.display.comparison import MOST_COMPARED
 from apixo_nb.errors import ApixoError, BudgetError, InvalidRequestError
 from apixo_nb.experiments.review import choose
 from apixo_nb.ledger.query import Query
@@ -29,7 +30,6 @@ from .form import form_of
 #: Widths and heights, in pixels, of the small pictures: of a card, and of a row of the history.
 SMALL_PX = {"card": 384, "row": 96}
 
-_MOST_COMPARED = 4
 _MOST_EXPORTED = 100_000
 _PAGE = 25  # rows of the history
 
@@ -51,8 +51,8 @@ def list_facets(session: Session, _request: dict[str, Any]) -> Reply:
 def compare_runs(session: Session, request: dict[str, Any]) -> Reply:
     """Two to four runs side by side."""
     run_ids = _texts(request, "run_ids")
-    if not 2 <= len(run_ids) <= _MOST_COMPARED:
-        allowed = f"2 to {_MOST_COMPARED} runs"
+    if not 2 <= len(run_ids) <= MOST_COMPARED:
+        allowed = f"2 to {MOST_COMPARED} runs"
         raise InvalidRequestError(f"{len(run_ids)} runs cannot be compared", field="compare", allowed=allowed)
     return cards.comparison([session.run(run_id) for run_id in run_ids])
 

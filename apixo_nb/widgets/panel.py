@@ -107,6 +107,7 @@ class Panel(Controller):
             "sandbox": session.is_sandbox,
             "models": [model_facts(spec, session.unit_price_micros(spec.id)) for spec in MODELS.values()],
             "most_draws": MOST_DRAWS,
+            "most_compared": MOST_COMPARED,
             "ask_above_micros": to_micros(session.settings.ask_above_usd),
             "problem": self._problem,
             "unfinished": handlers.unfinished_text(session),

@@ -19,9 +19,9 @@ import pytest
 import apixo_nb
 from apixo_nb.analysis import formats as frame
 from apixo_nb.cli import GROUPS, SHELLS, command_parsers, in_terminal, main, parser
+from apixo_nb.core.files import EXPORT_KINDS
 from apixo_nb.core.records import Run, new_run
 from apixo_nb.core.request import make_request
-from apixo_nb.export import export
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.notebook.commands import COMMANDS, KINDS
 from apixo_nb.sandbox import Sandbox
@@ -166,7 +166,7 @@ def test_export_writes_every_kind(
 
 
 def test_kinds_are_those_of_exports_and_the_trackers():
-    assert set(KINDS) == {*export.KINDS, "mlflow", "wandb"}
+    assert set(KINDS) == {*EXPORT_KINDS, "mlflow", "wandb"}
 
 
 @pytest.mark.usefixtures("made")

@@ -12,7 +12,6 @@ const COLUMNS = [
 const KINDS = [
   ["csv", "CSV, exact"], ["excel", "CSV for Excel"], ["jsonl", "JSON Lines"], ["parquet", "Parquet"], ["html", "HTML report"],
 ];
-const MOST_COMPARED = 4;
 
 function promptCell(row) {
   const labels = [row.name, ...row.tags.map((tag) => `#${tag}`)].filter(Boolean).join(" ");
@@ -169,8 +168,8 @@ function makeHistory(view) {
     const first = total ? query.offset + 1 : 0;
     const place = total > rows.length ? `, ${first} to ${query.offset + rows.length} shown` : "";
     setText(status, `${plural(total, "run")}${place}${selected.size ? `; ${selected.size} selected` : ""}`);
-    setDisabled(compare, selected.size < 2 || selected.size > MOST_COMPARED);
-    compare.title = isDisabled(compare) ? `Select 2 to ${MOST_COMPARED} runs to compare them` : "";
+    setDisabled(compare, selected.size < 2 || selected.size > view.facts().most_compared);
+    compare.title = isDisabled(compare) ? `Select 2 to ${view.facts().most_compared} runs to compare them` : "";
     none.hidden = selected.size === 0;
     setDisabled(save, total === 0 && selected.size === 0);
     setText(save, selected.size ? `Export ${selected.size} selected` : `Export all ${total.toLocaleString("en-US")}`);
