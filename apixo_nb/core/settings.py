@@ -1,4 +1,4 @@
-"""Settings: from the environment and from ``%config Apixo``. The API key is none: see `keys.py`."""
+"""Settings: from the environment and from ``%config Apixo``. The API key is none: see `credentials`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from traitlets.config import Configurable
 from apixo_nb.errors import ConfigurationError
 from apixo_nb.text import is_loopback, without_secrets
 
-from . import models as spec
+from .models import BASE_URL
 
 MIN_INTERVAL_S = 0.05  # a guard against a poll loop without a pause; APIXO's page allows 3-10 s
 
@@ -24,129 +24,7 @@ _MAX_PRICE_USD = 1_000_000  # micro-dollars and sums of many runs stay within 64
 T = TypeVar("T")
 
 
-# --- settings --------------------------------------------------------------------------------------
-
-
-class Apixo(Configurable):
-    """Settings of apixo_nb: ``%config Apixo`` lists them, ``%config Apixo.timeout = 1200`` changes one.
-
-    Each starts from its environment variable where there is one. The API key is not here on purpose.
-    """
-
-    # The first argument is the static default. traitlets takes a value equal to it for "no change" and does
-    # not check it, so it has to be one that is good; the real default is made below.
-    base_url = Unicode(spec.BASE_URL, help="Where the API is (APIXO_BASE_URL), with or without /api/v1.").tag(
-        config=True
-    )
-    home = Unicode("apixo-runs", help="Folder of ledger.db and images/ (APIXO_HOME).").tag(config=True)
-    ledger = Unicode(help="SQLAlchemy URL in place of HOME/ledger.db (APIXO_LEDGER).").tag(config=True)
-    images = Unicode(help="Folder in place of HOME/images (APIXO_IMAGES).").tag(config=True)
-    first_poll = Float(
-        allow_none=True, help="Seconds to the first poll (APIXO_FIRST_POLL); None: as APIXO advises."
-    ).tag(config=True)
-    poll_interval = Float(
-        None, allow_none=True, help="Seconds between polls (APIXO_POLL_INTERVAL); None: as APIXO advises."
-    ).tag(config=True)
-    request_timeout = Float(60.0, help="Seconds for one HTTP request, all of it.").tag(config=True)
-    timeout = Float(900.0, help="Seconds to wait for a task before giving up; it can be resumed.").tag(
-        config=True
-    )
-    unit_price_usd = Float(
-        allow_none=True, default_value=None, help="Your price per picture; None: APIXO's list price."
-    ).tag(config=True)
-    ask_above_usd = Float(
-        5.0, help="A sweep that would newly cost more than so many US dollars asks first; --yes does not."
-    ).tag(config=True)
-    replay = Bool(
-        default_value=True,
-        help="Cells show what the ledger holds for the same request, in place of buying it.",
-    ).tag(config=True)
-    notebook = Unicode(
-        help="Which notebook this is, for its budget (APIXO_NOTEBOOK); Jupyter Server tells it by itself."
-    ).tag(config=True)
-    sandbox = Bool(help="Work against the sandbox on this machine (APIXO_SANDBOX=1).").tag(config=True)
-
-    @default("base_url")
-    def _base_url(self) -> str:
-        return _from_environment("APIXO_BASE_URL", normal_base_url, spec.BASE_URL)
-
-    @default("home")
-    def _home(self) -> str:
-        return _from_environment("APIXO_HOME", _some_folder, "apixo-runs")
-
-    @default("ledger")
-    def _ledger(self) -> str:
-        return _from_environment("APIXO_LEDGER", str, "")
-
-    @default("images")
-    def _images(self) -> str:
-        return _from_environment("APIXO_IMAGES", _plain_folder, "")
-
-    @default("first_poll")
-    def _first_poll(self) -> float | None:
-        return _from_environment("APIXO_FIRST_POLL", _seconds(0.0), None)
-
-    @default("poll_interval")
-    def _poll_interval(self) -> float | None:
-        return _from_environment("APIXO_POLL_INTERVAL", _seconds(MIN_INTERVAL_S), None)
-
-    @default("notebook")
-    def _notebook(self) -> str:
-        return _from_environment("APIXO_NOTEBOOK", str, os.environ.get("JPY_SESSION_NAME", ""))
-
-    @default("sandbox")
-    def _sandbox(self) -> bool:
-        return _from_environment("APIXO_SANDBOX", _switch, otherwise=False)
-
-    @validate("base_url")
-    def _check_base_url(self, proposal: Any) -> str:
-        return _checked("Apixo.base_url", normal_base_url, proposal["value"])
-
-    @validate("home")
-    def _check_home(self, proposal: Any) -> str:
-        return _checked("Apixo.home", _some_folder, proposal["value"])
-
-    @validate("images")
-    def _check_images(self, proposal: Any) -> str:
-        return _checked("Apixo.images", _plain_folder, proposal["value"])
-
-    @validate("first_poll")
-    def _check_first_poll(self, proposal: Any) -> float | None:
-        return _optional("Apixo.first_poll", _seconds(0.0), proposal["value"])
-
-    @validate("poll_interval")
-    def _check_poll_interval(self, proposal: Any) -> float | None:
-        return _optional("Apixo.poll_interval", _seconds(MIN_INTERVAL_S), proposal["value"])
-
-    @validate("request_timeout", "timeout")
-    def _check_timeouts(self, proposal: Any) -> float:
-        return _checked(f"Apixo.{proposal['trait'].name}", _seconds(MIN_INTERVAL_S), proposal["value"])
-
-    @validate("unit_price_usd")
-    def _check_price(self, proposal: Any) -> float | None:
-        return _optional("Apixo.unit_price_usd", _price, proposal["value"])
-
-    @validate("ask_above_usd")
-    def _check_ask_above(self, proposal: Any) -> float:
-        return _checked("Apixo.ask_above_usd", _price, proposal["value"])
-
-    def frozen_copy(self) -> Apixo:
-        """These settings as they are now, with absolute folders."""
-        values = self.trait_values(config=True)
-        values["home"] = str(self.home_path)
-        values["images"] = str(self.images_path)
-        return Apixo(**values)
-
-    @property
-    def home_path(self) -> Path:
-        """The folder that holds the ledger and the pictures, absolute."""
-        return Path(os.path.expanduser(self.home)).absolute()  # noqa: PTH111 - Path raises for an unknown ~user
-
-    @property
-    def images_path(self) -> Path:
-        """The folder of the originals, absolute."""
-        folder = os.path.expanduser(self.images)  # noqa: PTH111 - as above
-        return Path(folder).absolute() if folder else self.home_path / "images"
+# --- the rules of values ----------------------------------------------------------------------------
 
 
 class SettingError(ConfigurationError, TraitError):
@@ -156,10 +34,6 @@ class SettingError(ConfigurationError, TraitError):
 def _from_environment(name: str, read: Callable[[str], T], otherwise: T) -> T:
     text = os.environ.get(name, "").strip()
     return _checked(name, read, text) if text else otherwise
-
-
-def _optional(name: str, read: Callable[[Any], T], value: Any) -> T | None:
-    return None if value is None else _checked(name, read, value)
 
 
 def _checked(name: str, read: Callable[[Any], T], value: Any) -> T:
@@ -230,7 +104,7 @@ def normal_base_url(text: object) -> str:
 
     Raises ValueError with the rule: https (plain http to this machine only), no user, query or fragment.
     """
-    rule = f"an https URL such as {spec.BASE_URL} (plain http only to this machine)"
+    rule = f"an https URL such as {BASE_URL} (plain http only to this machine)"
     if not isinstance(text, str):
         raise ValueError(rule)  # noqa: TRY004 - as for every other value
     if any(char.isspace() or char == "\\" or not char.isprintable() for char in text.strip()):
@@ -250,6 +124,118 @@ def normal_base_url(text: object) -> str:
     if path not in ("", "/api/v1"):
         raise ValueError(f"{rule}, with the path /api/v1 or none")
     return f"{parts.scheme}://{parts.netloc}/api/v1"
+
+
+#: Setting -> what makes a value of it from what was given, or raises ValueError with the rule.
+_RULES: dict[str, Callable[[Any], Any]] = {
+    "base_url": normal_base_url,
+    "home": _some_folder,
+    "images": _plain_folder,
+    "first_poll": _seconds(0.0),
+    "poll_interval": _seconds(MIN_INTERVAL_S),
+    "request_timeout": _seconds(MIN_INTERVAL_S),
+    "timeout": _seconds(MIN_INTERVAL_S),
+    "unit_price_usd": _price,
+    "ask_above_usd": _price,
+}
+
+
+# --- settings --------------------------------------------------------------------------------------
+
+
+class Apixo(Configurable):
+    """Settings of apixo_nb: ``%config Apixo`` lists them, ``%config Apixo.timeout = 1200`` changes one.
+
+    Each starts from its environment variable where there is one. The API key is not here on purpose.
+    """
+
+    # The first argument is the static default. traitlets takes a value equal to it for "no change" and does
+    # not check it, so it has to be one that is good; the real default is made below.
+    base_url = Unicode(BASE_URL, help="Where the API is (APIXO_BASE_URL), with or without /api/v1.").tag(
+        config=True
+    )
+    home = Unicode("apixo-runs", help="Folder of ledger.db and images/ (APIXO_HOME).").tag(config=True)
+    ledger = Unicode(help="SQLAlchemy URL in place of HOME/ledger.db (APIXO_LEDGER).").tag(config=True)
+    images = Unicode(help="Folder in place of HOME/images (APIXO_IMAGES).").tag(config=True)
+    first_poll = Float(
+        allow_none=True, help="Seconds to the first poll (APIXO_FIRST_POLL); None: as APIXO advises."
+    ).tag(config=True)
+    poll_interval = Float(
+        None, allow_none=True, help="Seconds between polls (APIXO_POLL_INTERVAL); None: as APIXO advises."
+    ).tag(config=True)
+    request_timeout = Float(60.0, help="Seconds for one HTTP request, all of it.").tag(config=True)
+    timeout = Float(900.0, help="Seconds to wait for a task before giving up; it can be resumed.").tag(
+        config=True
+    )
+    unit_price_usd = Float(
+        allow_none=True, default_value=None, help="Your price per picture; None: APIXO's list price."
+    ).tag(config=True)
+    ask_above_usd = Float(
+        5.0, help="A sweep that would newly cost more than so many US dollars asks first; --yes does not."
+    ).tag(config=True)
+    replay = Bool(
+        default_value=True,
+        help="Cells show what the ledger holds for the same request, in place of buying it.",
+    ).tag(config=True)
+    notebook = Unicode(
+        help="Which notebook this is, for its budget (APIXO_NOTEBOOK); Jupyter Server tells it by itself."
+    ).tag(config=True)
+    sandbox = Bool(help="Work against the sandbox on this machine (APIXO_SANDBOX=1).").tag(config=True)
+
+    @default("base_url")
+    def _base_url(self) -> str:
+        return _from_environment("APIXO_BASE_URL", normal_base_url, BASE_URL)
+
+    @default("home")
+    def _home(self) -> str:
+        return _from_environment("APIXO_HOME", _some_folder, "apixo-runs")
+
+    @default("ledger")
+    def _ledger(self) -> str:
+        return _from_environment("APIXO_LEDGER", str, "")
+
+    @default("images")
+    def _images(self) -> str:
+        return _from_environment("APIXO_IMAGES", _plain_folder, "")
+
+    @default("first_poll")
+    def _first_poll(self) -> float | None:
+        return _from_environment("APIXO_FIRST_POLL", _seconds(0.0), None)
+
+    @default("poll_interval")
+    def _poll_interval(self) -> float | None:
+        return _from_environment("APIXO_POLL_INTERVAL", _seconds(MIN_INTERVAL_S), None)
+
+    @default("notebook")
+    def _notebook(self) -> str:
+        return _from_environment("APIXO_NOTEBOOK", str, os.environ.get("JPY_SESSION_NAME", ""))
+
+    @default("sandbox")
+    def _sandbox(self) -> bool:
+        return _from_environment("APIXO_SANDBOX", _switch, otherwise=False)
+
+    @validate(*_RULES)
+    def _check(self, proposal: Any) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        return None if value is None else _checked(f"Apixo.{name}", _RULES[name], value)
+
+    def frozen_copy(self) -> Apixo:
+        """These settings as they are now, with absolute folders."""
+        values = self.trait_values(config=True)
+        values["home"] = str(self.home_path)
+        values["images"] = str(self.images_path)
+        return Apixo(**values)
+
+    @property
+    def home_path(self) -> Path:
+        """The folder that holds the ledger and the pictures, absolute."""
+        return Path(os.path.expanduser(self.home)).absolute()  # noqa: PTH111 - Path raises for an unknown ~user
+
+    @property
+    def images_path(self) -> Path:
+        """The folder of the originals, absolute."""
+        folder = os.path.expanduser(self.images)  # noqa: PTH111 - as above
+        return Path(folder).absolute() if folder else self.home_path / "images"
 
 
 # --- the process's settings -------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from apixo_nb.core import checks
 from apixo_nb.core.environment import current_shell
 from apixo_nb.core.event_loop import TICK_S
 from apixo_nb.core.models import DEFAULT_MODEL

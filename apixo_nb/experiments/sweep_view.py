@@ -15,7 +15,7 @@ from apixo_nb.core.records import Image, Run
 from apixo_nb.engine.job import Job
 from apixo_nb.session.session import Session
 from apixo_nb.storage.thumbnails import data_uri, scaled
-from apixo_nb.text import printable
+from apixo_nb.text import dollars, printable
 
 from .plan import Plan
 from .progress import Failure, Forecast, Progress, Status, about, cell_label, failures, progress_of, status_of

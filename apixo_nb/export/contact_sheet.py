@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apixo_nb.analysis.pivot import Cell, Layout, Section, Slide, why_none
+from apixo_nb.core import checks
 from apixo_nb.core.files import checked_target, new_file, open_picture
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.storage.originals import Images

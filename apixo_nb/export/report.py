@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from apixo_nb.core.files import checked_target, new_file
-from apixo_nb.core.formatting import cost, price, remark_of, seconds, spent_text
+from apixo_nb.core.formatting import cost, remark_of, seconds, spent_text
 from apixo_nb.core.records import BEST, Image, Run, utc_now
 from apixo_nb.storage.originals import Images
 from apixo_nb.storage.thumbnails import Thumbnail, number_text
-from apixo_nb.text import bare_address, printable, scrubbed
+from apixo_nb.text import bare_address, dollars, printable, scrubbed
 
 from .page import common_name, render_page, time_text
 

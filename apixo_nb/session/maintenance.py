@@ -23,7 +23,7 @@ from apixo_nb.engine.job import Job
 from apixo_nb.errors import ConfigurationError, InvalidRequestError, LedgerError
 from apixo_nb.ledger.budgets import DAY, TOTAL, Budget, notebook_scope
 from apixo_nb.storage.originals import SUFFIXES, read_sidecar, runs_of_sidecars
-from apixo_nb.text import dollars, printable
+from apixo_nb.text import dollars, printable, to_micros
 
 from .session import Session
 

@@ -26,6 +26,7 @@ from apixo_nb.core.environment import has_widgets
 from apixo_nb.core.models import MODELS
 from apixo_nb.core.records import Run
 from apixo_nb.display.cards import card
+from apixo_nb.display.comparison import MOST_COMPARED
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError, ConfigurationError, CostLimitError, InvalidRequestError
 from apixo_nb.experiments.cell_options import MOST_DRAWS
