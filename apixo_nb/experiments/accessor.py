@@ -20,8 +20,9 @@ from IPython.display import display
 from apixo_nb.analysis.formats import write_csv, write_excel_csv, write_jsonl, write_parquet
 from apixo_nb.analysis.summary import labels_by, plot_cost, plot_time, spending, summary
 from apixo_nb.core import checks
-from apixo_nb.core.formatting import GROUPS, Shown, plan_summary, sentence_html
+from apixo_nb.core.formatting import Shown, plan_summary, sentence_html
 from apixo_nb.core.records import Run
+from apixo_nb.core.spending import GROUPS
 from apixo_nb.display.cards import Picture
 from apixo_nb.display.comparison import MOST_COMPARED
 from apixo_nb.display.gallery import gallery, shown_columns, thumbs

@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from apixo_nb.analysis.pivot import Cell, Section
-from apixo_nb.core.formatting import FAILED_NOTE, render
+from apixo_nb.core.formatting import render
 from apixo_nb.core.records import FAILED, Run
+from apixo_nb.core.spending import FAILED_NOTE
 from apixo_nb.text import printable
 
 

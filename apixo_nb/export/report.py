@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from apixo_nb.core.files import checked_target, new_file
-from apixo_nb.core.formatting import cost, remark_of, seconds, spent_text
+from apixo_nb.core.formatting import cost, remark_of, seconds
 from apixo_nb.core.records import BEST, Image, Run, utc_now
+from apixo_nb.core.spending import spent_text
 from apixo_nb.storage.originals import Images
 from apixo_nb.storage.thumbnails import Thumbnail, number_text
 from apixo_nb.text import bare_address, dollars, printable, scrubbed

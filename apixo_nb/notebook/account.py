@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from apixo_nb.core.settings import Apixo
     from apixo_nb.session.session import Session
 
-#: As in `formatting.GROUPS`; spelt out, as help shall not wait for that module.
+#: As in `spending.GROUPS`; spelt out, as help shall not wait for that module.
 GROUPS = ("state", "day", "tag")
 
 
@@ -83,7 +83,7 @@ def balance(_args: argparse.Namespace, context: Context) -> list[str]:
 
 def spend(args: argparse.Namespace, context: Context) -> list[str]:
     """What was spent, by each of the groups that are asked for."""
-    from apixo_nb.core.formatting import spend_lines
+    from apixo_nb.core.spending import spend_lines
 
     session = context.session
     return [_mark(session) + "by list price", "", *spend_lines(session.runs(), args.by or GROUPS)]

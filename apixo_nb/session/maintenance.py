@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from apixo_nb.core import checks
 from apixo_nb.core import event_loop as loop
-from apixo_nb.core.formatting import balance_text, count_text, spent_text
 from apixo_nb.core.models import RESULT_DAYS
 from apixo_nb.core.records import FAILED, SCHEMA_VERSION, SUCCESS, UNKNOWN, Image, Run
+from apixo_nb.core.spending import balance_text, count_text, spent_text
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ConfigurationError, InvalidRequestError, LedgerError
 from apixo_nb.ledger.budgets import DAY, TOTAL, Budget, notebook_scope

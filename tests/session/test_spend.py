@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
-from apixo_nb.core.formatting import (
+from apixo_nb.core.records import Run
+from apixo_nb.core.spending import (
     FAILED_NOTE,
     GROUPS,
     at_stake_micros,
@@ -23,7 +24,6 @@ from apixo_nb.core.formatting import (
     spend_lines,
     spent_micros,
 )
-from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError
 from apixo_nb.notebook import account, commands
 from apixo_nb.sandbox import Sandbox
