@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.formatting import Shown
+from .core.formatting import HtmlResult
 from .core.models import DEFAULT_MODEL
 from .core.records import Run
 from .engine.job import stop_all
@@ -174,7 +174,7 @@ def images(
     return current().pictures(name, tag, since, state, text)
 
 
-def compare(a: object, b: object, *more: object) -> Shown:
+def compare(a: object, b: object, *more: object) -> HtmlResult:
     """2 to 4 runs side by side: pictures, what differs between the prompts word by word, and parameters.
 
     Parameters
@@ -185,7 +185,7 @@ def compare(a: object, b: object, *more: object) -> Shown:
 
     Returns
     -------
-    Shown
+    HtmlResult
         As the value of a cell it is HTML that stays in the notebook.
 
     Raises

@@ -75,7 +75,7 @@ def without_callback(text: str, callback_url: str | None) -> str:
     return text
 
 
-def scrubbed(text: str, callback_url: str | None) -> str:
+def redacted(text: str, callback_url: str | None) -> str:
     """A server's text without the callback's address, and without users and queries in other addresses."""
     return _USER.sub(r"\1", _QUERY.sub(r"\1", without_callback(text, callback_url)))
 

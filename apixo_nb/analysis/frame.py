@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from apixo_nb.core.records import Image, Line, Run
+from apixo_nb.core.records import HistoryRow, Image, Run
 from apixo_nb.text import printable, to_usd
 
 TIME = "datetime64[us, UTC]"
@@ -84,7 +84,7 @@ _PROMPT_CHARACTERS = 40
 _OF_IMAGE = tuple(column for column in IMAGE_COLUMNS if column in Image.model_fields)
 
 
-def history_frame(runs: Iterable[Run | Line], file_path: Callable[[str], str]) -> pd.DataFrame:
+def history_frame(runs: Iterable[Run | HistoryRow], file_path: Callable[[str], str]) -> pd.DataFrame:
     """One row a run, oldest first.
 
     Times are UTC; ``costTime`` (APIXO's own field) and ``wait_ms`` are milliseconds; ``cost_usd`` and
@@ -93,7 +93,7 @@ def history_frame(runs: Iterable[Run | Line], file_path: Callable[[str], str]) -
     ``result_urls``, ``files`` and ``tags`` hold lists.
     """
     # Column by column: with 100,000 rows that is several times as fast as row by row.
-    made: dict[str, Callable[[Run | Line], Any]] = {
+    made: dict[str, Callable[[Run | HistoryRow], Any]] = {
         "task_id": lambda run: run.task_id or "",
         "image_urls": lambda run: list(run.image_urls),
         "result_urls": lambda run: list(run.result_urls),
@@ -106,7 +106,7 @@ def history_frame(runs: Iterable[Run | Line], file_path: Callable[[str], str]) -
     return _table(runs, {column: made.get(column) or attrgetter(column) for column in COLUMNS}, COLUMNS)
 
 
-def images_frame(runs: Iterable[Run | Line], file_path: Callable[[str], str]) -> pd.DataFrame:
+def images_frame(runs: Iterable[Run | HistoryRow], file_path: Callable[[str], str]) -> pd.DataFrame:
     """One row a picture, in the order of the runs; those included that are not on disk, with file "".
 
     ``index`` counts from 0 within its run. ``rating``, ``starred``, ``note`` and ``tags`` are the picture's
@@ -114,7 +114,7 @@ def images_frame(runs: Iterable[Run | Line], file_path: Callable[[str], str]) ->
     cost, in US dollars; ``width`` and ``height`` are pixels. Else as `history_frame`.
     """
     rows = ((run, image, count) for run in runs for image, count in _pictures(run))
-    made: dict[str, Callable[[tuple[Run | Line, Image, int]], Any]] = {
+    made: dict[str, Callable[[tuple[Run | HistoryRow, Image, int]], Any]] = {
         "file": lambda row: file_path(row[1].file) if row[1].file else "",
         "tags": lambda row: list(row[1].tags),
         "cost_usd": lambda row: _usd(row[0].cost_micros, row[2]),
@@ -149,7 +149,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _pictures(run: Run | Line) -> Iterator[tuple[Image, int]]:
+def _pictures(run: Run | HistoryRow) -> Iterator[tuple[Image, int]]:
     """Each picture of a run, also one of which no more than its address is known, and how many there are."""
     known = {image.index: image for image in run.images}
     for index, url in enumerate(run.result_urls):

@@ -10,7 +10,7 @@ from apixo_nb.core.formatting import remark_of, seconds
 from apixo_nb.core.records import BEST, FAILED, SUCCESS, Image, Run
 from apixo_nb.core.spending import at_stake_micros, spent_micros, spent_text
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.text import dollars, printable, scrubbed
+from apixo_nb.text import dollars, printable, redacted
 
 #: Facts of a row that can be an axis, beside variables and parameters.
 FACTS = ("model", "name", "prompt", "prompt_template", "state", "take", "tags", "image_urls")
@@ -299,10 +299,10 @@ def why_none(slide: Slide) -> str:
     """Why a slide has no picture, in one line without anybody's secrets."""
     run = slide.run
     if slide.image is not None:
-        why = printable(scrubbed(slide.image.error, run.callback_url))
+        why = printable(redacted(slide.image.error, run.callback_url))
         return f"Not on disk: {why}" if why else "Not on disk"
-    texts = {name: scrubbed(getattr(run, name), run.callback_url) for name in ("fail_code", "fail_msg")}
-    return remark_of(run.but(**texts)) or "No picture came"
+    texts = {name: redacted(getattr(run, name), run.callback_url) for name in ("fail_code", "fail_msg")}
+    return remark_of(run.replace(**texts)) or "No picture came"
 
 
 def marks(slide: Slide) -> str:

@@ -1,7 +1,7 @@
 """When to look at a task, from how long tasks of its kind took: each poll goes where it finds most.
 
 A poll costs APIXO something, and a task that has ended unseen costs the person who waits. What the durations
-foretell is smoothed, and of all timetables that keep the bounds the one is taken whose polls and delay
+foretell is smoothed, and of all schedules that keep the bounds the one is taken whose polls and delay
 together cost least. The optimum is found backwards, from the last poll to the first.
 """
 
@@ -19,7 +19,7 @@ _PRICE = 0.15  # of a poll, in intervals: of the page's 5 s, three quarters of a
 
 
 @dataclass(frozen=True, slots=True)
-class Timetable:
+class PollTimes:
     """When to poll, in seconds since the task was made.
 
     `next_s[k]` is when to poll next if the task is still at work at ``start_s + k * step_s``.
@@ -35,9 +35,9 @@ class Timetable:
         cell = max(0, math.floor((age_s - self.start_s) / self.step_s))
         return self.next_s[cell] if cell < len(self.next_s) else math.inf
 
-    def scaled(self, factor: float) -> Timetable:
+    def scaled(self, factor: float) -> PollTimes:
         """The same, faster or slower."""
-        return Timetable(
+        return PollTimes(
             self.first_s * factor,
             self.start_s * factor,
             self.step_s * factor,
@@ -45,10 +45,10 @@ class Timetable:
         )
 
 
-def timetable(
+def best_poll_times(
     known: Sequence[float], start_s: float, bounds_s: tuple[float, float], interval_s: float
-) -> Timetable:
-    """The best timetable for tasks like these.
+) -> PollTimes:
+    """The best poll times for tasks like these.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def timetable(
     costs, chosen = _backwards(left, after, step_s, (fewest, most), _PRICE * interval_s)
     first = min(range(len(ages)), key=lambda cell: cell * step_s + after[cell] + costs[cell])
     latest_first = accumulate(chosen, max)  # who asks later is never told to come earlier
-    return Timetable(ages[first], start_s, step_s, tuple(start_s + cell * step_s for cell in latest_first))
+    return PollTimes(ages[first], start_s, step_s, tuple(start_s + cell * step_s for cell in latest_first))
 
 
 def _pairs_backwards(values: Sequence[float]) -> list[tuple[float, float]]:
@@ -136,7 +136,7 @@ class Cadence:
     """When to poll, in seconds.
 
     `expected_s` is the typical duration of a task. `durations_s` are those that tasks of this kind were seen
-    to take, sorted; with enough of them a timetable sends the polls where tasks end, within the bounds of the
+    to take, sorted; with enough of them the polls go to where tasks end, within the bounds of the
     page.
     """
 
@@ -145,7 +145,7 @@ class Cadence:
     interval_s: float
     interval_bounds_s: tuple[float, float]
     durations_s: tuple[float, ...] = ()
-    timetable: Timetable | None = None
+    poll_times: PollTimes | None = None
 
     @property
     def slow_s(self) -> float | None:
@@ -163,16 +163,16 @@ class Cadence:
             return self
         typical_s = _quantile(known, 0.5)
         earliest_s = self.first_poll_s * min(1.0, typical_s / self.expected_s)
-        best = timetable(known, earliest_s, self.interval_bounds_s, self.interval_s)
+        best = best_poll_times(known, earliest_s, self.interval_bounds_s, self.interval_s)
         return replace(
-            self, expected_s=typical_s, first_poll_s=best.first_s, durations_s=known, timetable=best
+            self, expected_s=typical_s, first_poll_s=best.first_s, durations_s=known, poll_times=best
         )
 
     def pause_s(self, age_s: float) -> float:
         """How long to wait for the next poll of a task of this age, before jitter, within the bounds."""
         low, high = self.interval_bounds_s
-        if self.timetable is not None:
-            return min(high, max(low, self.timetable.next_at(age_s) - age_s))
+        if self.poll_times is not None:
+            return min(high, max(low, self.poll_times.next_at(age_s) - age_s))
         late = age_s > _LATE * max(self.expected_s, self.first_poll_s)
         return high if late else self.interval_s
 
@@ -185,7 +185,7 @@ class Cadence:
             self.interval_s * factor,
             (low * factor, high * factor),
             tuple(duration * factor for duration in self.durations_s),
-            self.timetable and self.timetable.scaled(factor),
+            self.poll_times and self.poll_times.scaled(factor),
         )
 
     def override(self, first_poll_s: float | None, interval_s: float | None) -> Cadence:
@@ -195,7 +195,7 @@ class Cadence:
             cadence = replace(cadence, first_poll_s=first_poll_s)
         if interval_s is not None:
             bounds = (interval_s * 0.8, interval_s * 1.2)
-            cadence = replace(cadence, interval_s=interval_s, interval_bounds_s=bounds, timetable=None)
+            cadence = replace(cadence, interval_s=interval_s, interval_bounds_s=bounds, poll_times=None)
         return cadence
 
 

@@ -129,7 +129,7 @@ def allow_nested_asyncio() -> None:
     nest_asyncio2.apply()
 
 
-class Writer:
+class WriterThread:
     """Runs calls one after another on a daemon thread of its own.
 
     Not a ThreadPoolExecutor: that one takes no more work as soon as the process begins to end, which is when

@@ -11,8 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from apixo_nb import text
-from apixo_nb.text import dollars, printable, scrubbed, without_callback
+from apixo_nb.text import dollars, printable, redacted, without_callback
 
 from .records import (
     CANCELLED,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from .cadence import Cadence
 
 
-class Shown:
+class HtmlResult:
     """Lasting HTML and the same as plain text.
 
     Attributes
@@ -104,7 +103,7 @@ def _remark(run: Run) -> str:
     if run.state == PLANNED:
         return "Not sent"
     if run.state == UNKNOWN and run.raw:
-        return f"{phase(run)}. The answer was: {printable(scrubbed(run.raw, run.callback_url))}"
+        return f"{phase(run)}. The answer was: {printable(redacted(run.raw, run.callback_url))}"
     return phase(run)
 
 

@@ -29,7 +29,7 @@ def after_fork(call: Callable[[], None]) -> Callable[[], None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class ProcessIdentity:
     """A process that works on runs.
 
     Attributes
@@ -55,10 +55,10 @@ class Owner:
         return process_start(self.pid) == self.started
 
 
-def this_process() -> Owner:
+def this_process() -> ProcessIdentity:
     """A new owner for this process."""
     pid = os.getpid()
-    return Owner(host=this_host(), pid=pid, started=process_start(pid) or "")
+    return ProcessIdentity(host=this_host(), pid=pid, started=process_start(pid) or "")
 
 
 def this_host() -> str:

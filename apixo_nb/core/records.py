@@ -222,7 +222,7 @@ class Run(BaseModel):
             return ""
         return f"{asked} {_pictures(asked)} asked for, {got} came"
 
-    def but(self, **changes: Any) -> Run:
+    def replace(self, **changes: Any) -> Run:
         """The same run with some values changed."""
         return self.model_copy(update=changes)
 
@@ -292,7 +292,7 @@ def expiry(finished: datetime) -> datetime:
     return finished + timedelta(days=RESULT_DAYS)
 
 
-class Line(NamedTuple):
+class HistoryRow(NamedTuple):
     """What a table shows of a run; its fields are named, and mean the same, as those of `run.Run`.
 
     Attributes
@@ -335,10 +335,10 @@ class Line(NamedTuple):
 
 
 #: Those that are columns of the ledger.
-STORED = Line._fields[:-2]
+STORED = HistoryRow._fields[:-2]
 
 #: Makes a line of them, in their order, and of the last two.
-make_line: Callable[[tuple[Any, ...]], Line] = Line._make
+make_line: Callable[[tuple[Any, ...]], HistoryRow] = HistoryRow._make
 
 Outcome = Literal["left", "right", "tie"]
 

@@ -82,12 +82,12 @@ def make_request(
     image_urls: Iterable[str] = (),
     request_type: RequestType = "async",
     callback_url: str | None = None,
-    nearby: bool = False,
+    allow_loopback: bool = False,
     **parameters: Any,
 ) -> Request:
     """Check a request against its model's spec, before anything is sent.
 
-    `nearby`: reference pictures may lie on this machine, where the sandbox can see them and APIXO cannot.
+    `allow_loopback`: reference pictures may be on this machine, as the sandbox sees them and APIXO does not.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def make_request(
         model=facts.id,
         prompt=_prompt(prompt, facts),
         parameters=_parameters(parameters, facts),
-        image_urls=_references(image_urls, facts, nearby=nearby),
+        image_urls=_references(image_urls, facts, allow_loopback=allow_loopback),
         request_type=_request_type(request_type),  # checked first: what follows compares it
         callback_url=_callback(callback_url, request_type),
     )
@@ -170,18 +170,18 @@ def _choice(parameter: Parameter, value: object) -> Value:
     raise _refuse(message, parameter.wire, value, ", ".join(names), hint)
 
 
-def _references(urls: object, facts: ModelSpec, *, nearby: bool) -> tuple[str, ...]:
+def _references(urls: object, facts: ModelSpec, *, allow_loopback: bool) -> tuple[str, ...]:
     if isinstance(urls, str) or not isinstance(urls, Iterable):
         message = f"image_urls is not a list of URLs: {_quoted(urls)}"
         raise _refuse(message, "image_urls", urls, "a list of public http(s) URLs")
-    checked = tuple(_reference(url, nearby=nearby) for url in urls)
+    checked = tuple(_reference(url, allow_loopback=allow_loopback) for url in urls)
     if len(checked) > facts.references.maximum:
         message = f"{len(checked)} reference pictures are too many"
         raise _refuse(message, "image_urls", len(checked), f"at most {facts.references.maximum}")
     return checked
 
 
-def _reference(url: object, *, nearby: bool) -> str:
+def _reference(url: object, *, allow_loopback: bool) -> str:
     allowed = "public, direct http(s) URLs"
     text = url if isinstance(url, str) else ""
     parts = _split(text)
@@ -192,7 +192,7 @@ def _reference(url: object, *, nearby: bool) -> str:
         raise _refuse(f"The reference {_quoted(url)} {what}", "image_urls", url, allowed, hint)
     if not parts.hostname or parts.username is not None or _is_untidy(text):
         raise _refuse(f"The reference {_quoted(url)} is not a usable URL", "image_urls", url, allowed)
-    if _is_private(parts.hostname, loopback=not nearby):
+    if _is_private(parts.hostname, loopback=not allow_loopback):
         hint = "APIXO cannot reach it from outside: put the picture on a public web host first."
         raise _refuse(
             f"The reference {_quoted(url)} is on a private network", "image_urls", url, allowed, hint

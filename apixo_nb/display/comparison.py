@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from apixo_nb.core.formatting import Shown, cost, remark_of, render, seconds
+from apixo_nb.core.formatting import HtmlResult, cost, remark_of, render, seconds
 from apixo_nb.core.models import MODELS
 from apixo_nb.core.records import Image, Run
 from apixo_nb.storage.originals import Images
@@ -132,14 +132,14 @@ def differences(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def compared(found: Sequence[tuple[Run, Sequence[Image]]], images: Images) -> Shown:
+def compared(found: Sequence[tuple[Run, Sequence[Image]]], images: Images) -> HtmlResult:
     """Runs with those of their pictures that are to be seen."""
     runs, px = [run for run, _ in found], _WIDTHS_PX[len(found)]
     told = differences(runs)
     parameters = [_parameter(**one) for one in told["parameters"]]
     columns = [_column(run, pictures, images, px) for run, pictures in found]
     html = render("comparison.html", columns=columns, prompts=told["prompts"], parameters=parameters, px=px)
-    return Shown(html, _text(runs, told["prompts"], parameters))
+    return HtmlResult(html, _text(runs, told["prompts"], parameters))
 
 
 def _column(run: Run, pictures: Sequence[Image], images: Images, px: int) -> dict[str, Any]:

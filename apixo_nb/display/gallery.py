@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from apixo_nb.analysis.frame import KINDS
-from apixo_nb.core.formatting import Shown, remark_of, render
+from apixo_nb.core.formatting import HtmlResult, remark_of, render
 from apixo_nb.core.records import Run
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import dollars, printable, to_micros
@@ -28,7 +28,7 @@ BRIEF = ("created_at", "state", "prompt", "aspect_ratio", "rating", "starred", "
 # --- a gallery --------------------------------------------------------------------------------------
 
 
-def gallery(pictures: Sequence[Picture], without: Sequence[Run], images: Images, limit: int) -> Shown:
+def gallery(pictures: Sequence[Picture], without: Sequence[Run], images: Images, limit: int) -> HtmlResult:
     """Cards of pictures, `limit` at most, and a line for each run without any, such as one that failed."""
     shown = list(pictures[:limit])
     cards = [
@@ -44,7 +44,7 @@ def gallery(pictures: Sequence[Picture], without: Sequence[Run], images: Images,
     bare = [f"{printable(run.prompt, _PROMPT)} · {remark_of(run) or run.state}" for run in without[:limit]]
     said = _count(pictures, without, len(shown))
     lines = [f"{card['prompt']} · {card['facts']}" for card in cards]
-    return Shown(
+    return HtmlResult(
         render("gallery.html", cards=cards, bare=bare, said=said, px=GALLERY_PX),
         "\n".join([said, *lines, *bare]),
     )
@@ -66,7 +66,7 @@ def _count(pictures: Sequence[Picture], without: Sequence[Run], shown: int) -> s
 
 def thumbs(
     table: pd.DataFrame, pictures: Sequence[list[Picture]], images: Images, columns: Sequence[Any], more: int
-) -> Shown:
+) -> HtmlResult:
     """The table as HTML with a small picture in each row, and all that is text shown as text.
 
     Parameters
@@ -93,7 +93,7 @@ def thumbs(
     html = render(
         "thumbnail_table.html", heads=[printable(label, _CELL) for label in columns], rows=rows, said=said
     )
-    return Shown(html, "\n".join(part for part in (table[list(columns)].to_string(), said) if part))
+    return HtmlResult(html, "\n".join(part for part in (table[list(columns)].to_string(), said) if part))
 
 
 def shown_columns(table: pd.DataFrame) -> list[Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from apixo_nb.core.event_loop import Writer
+from apixo_nb.core.event_loop import WriterThread
 from apixo_nb.core.records import SUBMITTED, Image, Run
 from apixo_nb.errors import LedgerError
 from apixo_nb.ledger.ledger import Ledger
@@ -42,7 +42,7 @@ class Recorder:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._writer = Writer()
+        self._writer = WriterThread()
         self._listeners: list[Listener] = []
         self._unwritten: dict[Job, _Unwritten] = {}
         self._closed = False
@@ -82,7 +82,7 @@ class Recorder:
 
     async def submitted(self, job: Job, task_id: str, submitted_at: datetime) -> None:
         """Record the taskId: without it, what was paid for cannot be fetched."""
-        self.notify(job, job.run.but(state=SUBMITTED, task_id=task_id, submitted_at=submitted_at))
+        self.notify(job, job.run.replace(state=SUBMITTED, task_id=task_id, submitted_at=submitted_at))
         columns = {"state": SUBMITTED, "task_id": task_id, "submitted_at": submitted_at}
         try:
             if not await self.write(self._ledger.record_task, job.run.run_id, task_id, submitted_at):
@@ -94,7 +94,7 @@ class Recorder:
 
     async def change(self, job: Job, **changes: Any) -> None:
         """Change the record; returns when it is on disk, or was refused."""
-        self.notify(job, job.run.but(**changes))
+        self.notify(job, job.run.replace(**changes))
         columns = self._unwritten[job].columns | changes if job in self._unwritten else changes
         try:
             await self.write(self._ledger.update, job.run.run_id, **columns)
@@ -108,7 +108,7 @@ class Recorder:
 
     def note_state(self, job: Job, state: str) -> None:
         """Record a state on the way, without waiting; if it cannot be written, nothing is lost."""
-        self.notify(job, job.run.but(state=state))
+        self.notify(job, job.run.replace(state=state))
         self._writer.submit(self._ledger.update, job.run.run_id, state=state)
 
     async def image(self, job: Job, image: Image) -> None:
@@ -118,7 +118,7 @@ class Recorder:
                 image = image.with_choice(known)
         others = [known for known in job.run.images if known.index != image.index]
         images = tuple(sorted([*others, image], key=lambda known: known.index))
-        self.notify(job, job.run.but(images=images))
+        self.notify(job, job.run.replace(images=images))
         try:
             await self.write(self._ledger.put_image, job.run.run_id, image)
         except LedgerError as refusal:

@@ -261,7 +261,7 @@ class Runner:
         If another process was quicker to ask for this take, the job is about its row from here on: False.
         """
         await self._recorder.write(self._images.check_room, job.run.num_images)
-        planned = job.run.but(state=SUBMITTING)
+        planned = job.run.replace(state=SUBMITTING)
         row: Run = await self._recorder.write(self._ledger.add, planned, once=once)
         if row.run_id != planned.run_id:
             del self._live[planned.run_id]
@@ -277,7 +277,7 @@ class Runner:
         try:
             answer = await self._client.submit_once(job.run.request)
         except SubmitUnknownError as error:
-            error.at_stake_usd = job.run.price_micros / 1e6  # at the price of this run, not of the list
+            error.at_stake_usd = to_usd(job.run.price_micros)  # at the price of this run, not of the list
             raise
         except ApixoError:
             self.rate_limiter.accepted(made=False)  # the request was wrong, not one too many
@@ -416,7 +416,7 @@ def _complete(error: ApixoError, run: Run) -> None:
     error.run_id = error.run_id or run.run_id
     error.task_id = error.task_id or run.task_id
     if error.maybe_billed:  # the client knows the list price only
-        error.at_stake_usd = run.price_micros / 1e6
+        error.at_stake_usd = to_usd(run.price_micros)
 
 
 def _age_s(run: Run) -> float:

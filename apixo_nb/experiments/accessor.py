@@ -20,7 +20,7 @@ from IPython.display import display
 from apixo_nb.analysis.formats import write_csv, write_excel_csv, write_jsonl, write_parquet
 from apixo_nb.analysis.summary import labels_by, plot_cost, plot_time, spending, summary
 from apixo_nb.core import checks
-from apixo_nb.core.formatting import Shown, plan_summary, sentence_html
+from apixo_nb.core.formatting import HtmlResult, plan_summary, sentence_html
 from apixo_nb.core.records import Run
 from apixo_nb.core.spending import GROUPS
 from apixo_nb.display.cards import Picture
@@ -106,7 +106,7 @@ class Table:
 
     # --- to look at ---
 
-    def gallery(self, limit: int = 100) -> Shown:
+    def gallery(self, limit: int = 100) -> HtmlResult:
         """The pictures of these rows as lasting HTML, small (some 6 kB each); `limit` at most."""
         checks.whole(limit, "limit", 1, _MOST)
         runs = self.runs()
@@ -118,7 +118,7 @@ class Table:
         seen = {run.run_id for run, _ in pictures}
         return gallery(pictures, [run for run in runs if run.run_id not in seen], self._session.images, limit)
 
-    def compare(self) -> Shown:
+    def compare(self) -> HtmlResult:
         """These 2 to 4 rows side by side; see `apixo_nb.compare`."""
         if not 2 <= len(self._table) <= MOST_COMPARED:
             allowed = f"2 to {MOST_COMPARED} rows, e.g. df.head(2).apixo.compare()"
@@ -127,7 +127,7 @@ class Table:
         table = self._table if "run_id" in self._table.columns else self._table.reset_index()
         return compare(self._session, table.to_dict("records"))
 
-    def thumbs(self, columns: Sequence[Any] | None = None, limit: int = 100) -> Shown:
+    def thumbs(self, columns: Sequence[Any] | None = None, limit: int = 100) -> HtmlResult:
         """The table with a small picture in each row, some 3 kB each; every text in it is shown as text.
 
         Parameters
@@ -219,7 +219,7 @@ class Table:
         run = session.plan_again(old)
         session.check_cost([run], max_cost_usd)
         said = f"Another draw of run {old.run_id}: {plan_summary([run])}"
-        display(Shown(sentence_html(said), said))
+        display(HtmlResult(sentence_html(said), said))
         return session.start(run, timeout_s).wait()
 
     # --- to files ---

@@ -132,7 +132,7 @@ def _request(session: Session, cell: Cell, options: SweepOptions) -> Request:
     urls = options.image_urls if own is None else own
     try:
         return make_request(
-            cell.prompt, model=options.model, image_urls=urls, nearby=session.is_sandbox, **given
+            cell.prompt, model=options.model, image_urls=urls, allow_loopback=session.is_sandbox, **given
         )
     except InvalidRequestError as error:
         words = [f"{name}={printable(value, 40)}" for name, value in cell.variables.items()]

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, Final
 
 from apixo_nb.core.checks import refusal, whole
-from apixo_nb.core.formatting import Shown
+from apixo_nb.core.formatting import HtmlResult
 from apixo_nb.core.records import BEST, Image, Run
 from apixo_nb.core.request import make_labels
 from apixo_nb.display.cards import best_first
@@ -18,7 +18,7 @@ from apixo_nb.session.session import Session, current
 from apixo_nb.text import printable
 
 
-def compare(history: History, which: Iterable[object]) -> Shown:
+def compare(history: History, which: Iterable[object]) -> HtmlResult:
     """2 to 4 runs side by side.
 
     Parameters

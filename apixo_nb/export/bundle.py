@@ -81,7 +81,7 @@ def write_bundle(runs: Sequence[Run], path: str | os.PathLike[str], images: Imag
 def _carried(run: Run) -> Run:
     """A run without its callback's address, wherever it stands."""
     texts = {name: without_callback(getattr(run, name), run.callback_url) for name in ("raw", "fail_msg")}
-    return run.but(callback_url=None, **texts)
+    return run.replace(callback_url=None, **texts)
 
 
 def _lines(runs: Iterable[Run]) -> Iterator[bytes]:

@@ -173,7 +173,7 @@ def _fitting_xmp(run: Run, record: dict[str, Any]) -> str:
         xmp = xmp_of(run, _json(facts))
         if len(xmp.encode()) <= MOST_XMP:
             return xmp
-    return xmp_of(run.but(tags=()), "")
+    return xmp_of(run.replace(tags=()), "")
 
 
 def _xml(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from apixo_nb.core import checks
 from apixo_nb.core.files import EXPORT_KINDS, SUFFIXES, Written, checked_target
-from apixo_nb.core.records import Line, Run, checked_runs
+from apixo_nb.core.records import HistoryRow, Run, checked_runs
 from apixo_nb.errors import ApixoError
 from apixo_nb.ledger.query import Query, query_of
 from apixo_nb.storage.originals import Images
@@ -23,7 +23,7 @@ class Stored(Protocol):
         """As records."""
         ...
 
-    def lines(self, query: Query) -> Iterator[Line]:
+    def lines(self, query: Query) -> Iterator[HistoryRow]:
         """For a table: those that a query asks for."""
         ...
 

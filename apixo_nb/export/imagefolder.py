@@ -14,7 +14,7 @@ from typing import Any
 from apixo_nb.core.files import Written, checked_folder, new_folder
 from apixo_nb.core.records import Image, Run
 from apixo_nb.storage.originals import Images, check_any, left_out
-from apixo_nb.text import bare_address, scrubbed, to_usd
+from apixo_nb.text import bare_address, redacted, to_usd
 
 METADATA = "metadata.jsonl"
 
@@ -76,7 +76,7 @@ def row(run: Run, image: Image) -> dict[str, Any]:
         "cost_usd": None if run.cost_micros is None else to_usd(run.cost_micros),
         "unit_price_usd": to_usd(run.unit_price_micros),
         "fail_code": run.fail_code,
-        "fail_msg": scrubbed(run.fail_msg, run.callback_url),
+        "fail_msg": redacted(run.fail_msg, run.callback_url),
         "result_urls": [bare_address(url) for url in run.result_urls],
         "url": bare_address(image.url),
         **{name: getattr(image, name) for name in ("width", "height", "format", "bytes", "sha256")},

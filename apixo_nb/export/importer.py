@@ -233,7 +233,7 @@ def _as_ours(run: Run) -> Run:
     lost = clean.state == SUBMITTING  # somewhere else; nobody here waits for the answer
     ratings = [image.rating for image in clean.images if image.rating is not None]
     without_task = not clean.task_id or clean.state not in (PLANNED, SUBMITTING, UNKNOWN)
-    return clean.but(
+    return clean.replace(
         state=(UNKNOWN if lost else clean.state) if without_task else SUBMITTED,
         fail_msg=clean.fail_msg or ("Imported before its submit was answered" if lost else ""),
         callback_url=None,
@@ -274,10 +274,10 @@ def _take(run: Run, state: _ImportState) -> None:
         state.done.same += not refused
         return
     copied = state.done.pictures
-    run = run.but(images=tuple(_with_file(run, image, known, state) for image in run.images))
+    run = run.replace(images=tuple(_with_file(run, image, known, state) for image in run.images))
     copied = state.done.pictures - copied
     if known is None:
-        run = run.but(images=tuple(_with_beside(run, image, state.images) for image in run.images))
+        run = run.replace(images=tuple(_with_beside(run, image, state.images) for image in run.images))
         for image in run.images:
             state.images.rewrite_sidecar(run, image.index)
         state.ledger.insert(run)
@@ -322,7 +322,7 @@ def _merge(run: Run, known: Run, ledger: Ledger) -> bool:
     end = {name: value for name, value in end.items() if value is not None}
     here = {image.index: image for image in known.images}
     news = tuple(image for image in run.images if _is_news(image, here.get(image.index)))
-    return bool(end or news) and ledger.catch_up(known.but(**end, images=news))
+    return bool(end or news) and ledger.catch_up(known.replace(**end, images=news))
 
 
 def _is_news(image: Image, known: Image | None) -> bool:

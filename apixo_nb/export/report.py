@@ -15,7 +15,7 @@ from apixo_nb.core.records import BEST, Image, Run, utc_now
 from apixo_nb.core.spending import spent_text
 from apixo_nb.storage.originals import Images
 from apixo_nb.storage.thumbnails import Thumbnail, number_text
-from apixo_nb.text import bare_address, dollars, printable, scrubbed
+from apixo_nb.text import bare_address, dollars, printable, redacted
 
 from .page import common_name, render_page, time_text
 
@@ -78,8 +78,8 @@ def _summary(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _card(number: int, run: Run, thumbnails: Iterator[Thumbnail]) -> dict[str, Any]:
-    run = run.but(
-        fail_code=scrubbed(run.fail_code, run.callback_url), fail_msg=scrubbed(run.fail_msg, run.callback_url)
+    run = run.replace(
+        fail_code=redacted(run.fail_code, run.callback_url), fail_msg=redacted(run.fail_msg, run.callback_url)
     )
     pictures = [_picture(run, image, next(thumbnails)) for image in run.images]
     known = {image.index for image in run.images}
@@ -158,7 +158,7 @@ def _size(count: int | None) -> str:
 
 def _problem(run: Run, image: Image, thumbnail: Thumbnail) -> str:
     if not image.file:
-        why = printable(scrubbed(image.error, run.callback_url))
+        why = printable(redacted(image.error, run.callback_url))
         return f"Not on disk: {why}" if why else "Not on disk"
     return thumbnail.problem
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from apixo_nb.core.records import PLANNED, Image, Run, checked_runs
 from apixo_nb.errors import ApixoError
 from apixo_nb.storage.originals import Images, left_out
-from apixo_nb.text import bare_address, scrubbed, to_usd
+from apixo_nb.text import bare_address, redacted, to_usd
 
 PROMPT, RECORD = "prompt.txt", "run.json"  # the files beside the pictures
 SHORT = 250  # characters that fit a field of any tracker, and a column on the screen
@@ -74,8 +74,8 @@ class TrackedRun:
         run = self.run
         facts = run.model_dump(mode="json", exclude={"callback_url", "notebook"})
         for image in facts["images"]:
-            image |= {"url": bare_address(image["url"]), "error": scrubbed(image["error"], run.callback_url)}
-        texts = {name: scrubbed(facts[name], run.callback_url) for name in ("fail_code", "fail_msg")}
+            image |= {"url": bare_address(image["url"]), "error": redacted(image["error"], run.callback_url)}
+        texts = {name: redacted(facts[name], run.callback_url) for name in ("fail_code", "fail_msg")}
         addresses = {name: [*map(bare_address, facts[name])] for name in ("image_urls", "result_urls")}
         return {**facts, **texts, **addresses, "raw": _answer(run)}
 
@@ -137,12 +137,12 @@ def _answer(run: Run) -> str:
             inner = json.loads(value)
             if isinstance(inner, (dict, list)):
                 return json.dumps(without(inner), ensure_ascii=False)
-        return scrubbed(value, run.callback_url)
+        return redacted(value, run.callback_url)
 
     try:
         return json.dumps(without(json.loads(run.raw)), ensure_ascii=False)
     except (ValueError, RecursionError):
-        return scrubbed(run.raw, run.callback_url)
+        return redacted(run.raw, run.callback_url)
 
 
 def short(text: str) -> str:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from apixo_nb.core.process import Owner, this_process
+from apixo_nb.core.process import ProcessIdentity, this_process
 from apixo_nb.core.records import SUBMITTING, UNKNOWN, Run
 from apixo_nb.errors import LedgerError
 
@@ -25,7 +25,7 @@ class Leases:
 
     Attributes
     ----------
-    holder : Owner or None
+    holder : ProcessIdentity or None
         This process as the holder of its leases; None before the first one.
 
     Raises
@@ -36,7 +36,7 @@ class Leases:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.holder: Owner | None = None
+        self.holder: ProcessIdentity | None = None
 
     def claim(self, run_id: str) -> Run | None:
         """Lease a run to this process; its row as it is then, or None if another process has it leased."""
@@ -62,7 +62,7 @@ class Leases:
             with self._database.writing() as connection:
                 self.renew(connection)
 
-    def renew(self, connection: sa.Connection) -> Owner:
+    def renew(self, connection: sa.Connection) -> ProcessIdentity:
         """Write a heartbeat in a transaction of the caller's; returns this process as the holder of leases.
 
         After a fork the child is a holder of its own.
@@ -121,7 +121,7 @@ def live_owners(connection: sa.Connection) -> set[str]:
     return {
         row.id
         for row in connection.execute(sa.select(owners))
-        if Owner(row.host, row.pid, row.started, row.id).is_alive(row.heartbeat_at)
+        if ProcessIdentity(row.host, row.pid, row.started, row.id).is_alive(row.heartbeat_at)
     }
 
 

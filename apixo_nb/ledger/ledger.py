@@ -22,8 +22,8 @@ from apixo_nb.core.records import (
     SUBMITTED,
     SUCCESS,
     UNKNOWN,
+    HistoryRow,
     Image,
-    Line,
     Run,
     Vote,
 )
@@ -104,7 +104,7 @@ class Ledger:
                 return rival
             budgets.check(connection, [run])
             last = connection.scalar(sa.select(sa.func.max(runs.c.take)).where(same))
-            numbered = run.but(take=run.take or (last or 0) + 1)
+            numbered = run.replace(take=run.take or (last or 0) + 1)
             connection.execute(runs.insert().values(**rows.row_of(numbered), owner=owner.id))
             rows.count_missing(connection, run.run_id)
         return numbered
@@ -237,7 +237,7 @@ class Ledger:
         """As `find`, one by one, for large tables: no lock is held meanwhile, and no record is kept."""
         return search.each(self._database, query)
 
-    def lines(self, query: Query, *, pictures: bool = False) -> Iterator[Line]:
+    def lines(self, query: Query, *, pictures: bool = False) -> Iterator[HistoryRow]:
         """As `each`, for a table: quicker, and with the pictures only if they are asked for."""
         return search.lines(self._database, query, pictures=pictures)
 

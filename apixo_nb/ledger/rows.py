@@ -14,8 +14,8 @@ from apixo_nb.core.records import (
     STORED,
     SUCCESS,
     UNKNOWN,
+    HistoryRow,
     Image,
-    Line,
     Run,
     make_line,
 )
@@ -50,7 +50,7 @@ def read_runs(connection: sa.Connection, wanted: sa.Select[Any]) -> list[Run]:
     return [run_of(row, found.get(row["run_id"], ())) for row in rows]
 
 
-def read_lines(connection: sa.Connection, run_ids: Sequence[str], *, pictures: bool) -> list[Line]:
+def read_lines(connection: sa.Connection, run_ids: Sequence[str], *, pictures: bool) -> list[HistoryRow]:
     """The runs of some ids, in their order, for a table; with pictures, or the names of files only."""
     read = _images_of if pictures else _files_of
     found = read(connection, run_ids)

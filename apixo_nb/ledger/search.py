@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from apixo_nb.core.records import Line, Run
+from apixo_nb.core.records import HistoryRow, Run
 from apixo_nb.errors import LedgerError
 from apixo_nb.text import to_micros
 
@@ -177,7 +177,7 @@ def each(database: Database, query: Query) -> Iterator[Run]:
     return _in_order(database, _ids(database, query)[1])
 
 
-def lines(database: Database, query: Query, *, pictures: bool) -> Iterator[Line]:
+def lines(database: Database, query: Query, *, pictures: bool) -> Iterator[HistoryRow]:
     """As `each`, for a table; with the pictures, or the names of their files only."""
     for part in rows.parts(_ids(database, query)[1]):
         with database.reading() as connection:

@@ -92,7 +92,7 @@ class ApixoMagics(Magics):
 
         prompt, used = (template, {}) if given.raw else fill(template, self.shell.user_ns)
         asked: dict[str, Any] = {"model": given.model, "image_urls": given.image_urls, **given.parameters}
-        asked["nearby"] = session.is_sandbox
+        asked["allow_loopback"] = session.is_sandbox
         labels = make_labels(given.name, given.tags, given.note)
         return session.plan(make_request(prompt, **asked), labels, prompt_template=template, variables=used)
 

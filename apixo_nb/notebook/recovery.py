@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apixo_nb.errors import ApixoError
-from apixo_nb.text import dollars, printable, scrubbed
+from apixo_nb.text import dollars, printable, redacted
 
 from .command_line import Context, Message, say
 
@@ -54,7 +54,7 @@ def unresolved_lines(runs: Sequence[Run]) -> list[str]:
 
 def _lines_of_unresolved(run: Run) -> list[str]:
     """One submit; its answer, if one came, may name the task in a way that was not understood."""
-    answer = printable(scrubbed(run.raw, run.callback_url))
+    answer = printable(redacted(run.raw, run.callback_url))
     lines = [f"  run {run.run_id}: {printable(run.prompt, 60)}"]
     return [*lines, f"    its answer was: {answer}"] if answer else lines
 

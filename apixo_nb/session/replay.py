@@ -88,7 +88,7 @@ def _decide(
     if buy:
         if any(run.take >= first and _is_draw(run) for run in stored):
             first = 1 + max(run.take for run in stored)
-        return Decision("buy", planned.but(take=first + ahead))
+        return Decision("buy", planned.replace(take=first + ahead))
     take = first + ahead
     same = [run for run in stored if run.take == take]
     draw = next((run for run in same if _is_draw(run)), None)
@@ -99,7 +99,7 @@ def _decide(
             if leave:
                 return Decision("leave", run)
             raise lost_submit(run)
-    return Decision("buy", planned.but(take=take), once=True)
+    return Decision("buy", planned.replace(take=take), once=True)
 
 
 def _day(run: Run) -> str:

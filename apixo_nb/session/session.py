@@ -167,7 +167,7 @@ class Session(History):
         if run.callback_url:
             given |= {"request_type": run.request_type, "callback_url": run.callback_url}
         request = make_request(
-            run.prompt, model=run.model, image_urls=run.image_urls, nearby=self.is_sandbox, **given
+            run.prompt, model=run.model, image_urls=run.image_urls, allow_loopback=self.is_sandbox, **given
         )
         labels = Labels(run.name, run.tags, run.note)
         return self.plan(request, labels, prompt_template=run.prompt_template, variables=run.variables)
@@ -224,7 +224,7 @@ class Session(History):
         here = [job.run for job in self.jobs()]
         here = [run for run in here if run.digest == planned.digest and run.sandbox == planned.sandbox]
         # On their way to be submitted, as far as another press of the same cell is concerned.
-        return [*rows, *(run.but(state=SUBMITTING) for run in here if run.run_id not in known)]
+        return [*rows, *(run.replace(state=SUBMITTING) for run in here if run.run_id not in known)]
 
     def carry_out(self, decision: Decision, timeout_s: float | None = None, batch: Hashable = None) -> Job:
         """Do what was decided; counts as this kernel's draw."""
@@ -267,7 +267,7 @@ class Session(History):
         checks.timeout(timeout_s)
         checks.optional_switch(replay, "replay")
         labels = make_labels(name, tags, note)
-        run = self.plan(make_request(prompt, nearby=self.is_sandbox, **request), labels)
+        run = self.plan(make_request(prompt, allow_loopback=self.is_sandbox, **request), labels)
         if not (current_shell() is not None if replay is None else replay):
             self.check_cost([run], max_cost_usd)
             return self.start(run, timeout_s)

@@ -322,7 +322,7 @@ def runs_of_sidecars(folder: Path) -> Iterator[Run]:
                 images.setdefault(run.run_id, {})[image.index] = image
     for run_id, run in runs.items():
         here = images.get(run_id, {})
-        yield run.but(state=SUCCESS, images=tuple(here[index] for index in sorted(here)))
+        yield run.replace(state=SUCCESS, images=tuple(here[index] for index in sorted(here)))
 
 
 def read_sidecar(path: Path) -> tuple[Run, Image] | None:

@@ -23,7 +23,7 @@ from apixo_nb.core.records import (
 from apixo_nb.display.comparison import differences
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError
-from apixo_nb.text import dollars, printable, scrubbed, without_callback
+from apixo_nb.text import dollars, printable, redacted, without_callback
 
 _PROMPT_SHOWN = 600  # characters of a card and of a row of the history; the whole is one click away
 
@@ -77,7 +77,7 @@ def _live_phase(job: Job) -> str:
     if job.stopped:
         return "Stopping"
     # A run that was left and is taken up again keeps its state until there is news of it.
-    return phase(job.run.but(state=PROCESSING) if job.run.state in (CANCELLED, TIMEOUT) else job.run)
+    return phase(job.run.replace(state=PROCESSING) if job.run.state in (CANCELLED, TIMEOUT) else job.run)
 
 
 def ended_card(run: Run, error: BaseException | None, notice: str = "") -> dict[str, Any]:
@@ -154,7 +154,7 @@ def picture(run: Run, image: Image, *, alive: bool) -> dict[str, Any]:
         "index": image.index,
         "alt": f"Picture {image.index + 1} of {max(len(run.images), 1)}: {printable(run.prompt, 200)}",
         "file": image.file,
-        "missing": printable(scrubbed(image.error, run.callback_url)) if not image.file else "",
+        "missing": printable(redacted(image.error, run.callback_url)) if not image.file else "",
         "width": image.width or 1,
         "height": image.height or 1,
         "size": f"{image.width} \u00d7 {image.height}" if image.width else "",

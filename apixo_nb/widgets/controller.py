@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.getipython import get_ipython
 from IPython.display import display
 
-from apixo_nb.core.event_loop import Writer
+from apixo_nb.core.event_loop import WriterThread
 from apixo_nb.core.formatting import sentence_html
 from apixo_nb.core.records import Run
 from apixo_nb.display.cards import lasting_html
@@ -67,9 +67,9 @@ def _logged(call: Callable[..., Any], *args: Any) -> None:
 
 
 @functools.cache
-def _thread(name: str) -> Writer:
+def _thread(name: str) -> WriterThread:
     """A thread that all controllers share; notebooks may hold many of them."""
-    return Writer(name)
+    return WriterThread(name)
 
 
 class Controller:

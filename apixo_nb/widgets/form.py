@@ -85,10 +85,12 @@ class Form:
         pictures = sum(spec.pictures({**self.parameters, **cell.parameters}) for cell in cells)
         return len(cells) * self.repeat, pictures * self.repeat
 
-    def request(self, *, nearby: bool) -> Request:
-        """What it asks of APIXO; raises InvalidRequestError. `nearby`: see `make_request`."""
+    def request(self, *, allow_loopback: bool) -> Request:
+        """What it asks of APIXO; raises InvalidRequestError. `allow_loopback`: see `make_request`."""
         given: dict[str, Any] = dict(self.parameters)
-        return make_request(self.prompt, model=self.model, image_urls=self.image_urls, nearby=nearby, **given)
+        return make_request(
+            self.prompt, model=self.model, image_urls=self.image_urls, allow_loopback=allow_loopback, **given
+        )
 
     def labels(self) -> Labels:
         """What goes on the row beside the request."""
@@ -191,14 +193,17 @@ def check_draws(repeat: int) -> None:
 # --- what is wrong with it --------------------------------------------------------------------------
 
 
-def problems(form: Form, *, nearby: bool) -> dict[str, str]:
+def problems(form: Form, *, allow_loopback: bool) -> dict[str, str]:
     """What is wrong, by field; a reference picture is the field ``image_urls.0`` and so on.
 
     A prompt that is still empty is no problem: nothing has been asked for yet.
     """
     checks: dict[str, Callable[[], object]] = {
         "repeat": lambda: check_draws(form.repeat),
-        **{f"image_urls.{index}": _reference(form, url, nearby) for index, url in enumerate(form.image_urls)},
+        **{
+            f"image_urls.{index}": _reference(form, url, allow_loopback)
+            for index, url in enumerate(form.image_urls)
+        },
     }
     if form.prompt:
         checks["prompt"] = lambda: make_request(form.prompt, model=form.model)
@@ -208,8 +213,8 @@ def problems(form: Form, *, nearby: bool) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
-def _reference(form: Form, url: str, nearby: bool) -> Callable[[], Request]:  # noqa: FBT001 - as in make_request
-    return lambda: make_request("x", model=form.model, image_urls=[url], nearby=nearby)
+def _reference(form: Form, url: str, allow_loopback: bool) -> Callable[[], Request]:  # noqa: FBT001 - as in make_request
+    return lambda: make_request("x", model=form.model, image_urls=[url], allow_loopback=allow_loopback)
 
 
 def _problem(check: Callable[[], object]) -> str:

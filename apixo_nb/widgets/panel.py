@@ -206,7 +206,7 @@ class Panel(Controller):
         """Tell what is wrong with the form, and how it reads as a cell and as Python."""
         given = self._widget.form
         form = read_form(given)
-        found = problems(form, nearby=self._session.is_sandbox)
+        found = problems(form, allow_loopback=self._session.is_sandbox)
         checked = {"problems": found, "rev": given.get("rev"), **_texts(form)}
         if form.prompt and form.is_sweep and not found:
             checked["tasks"], checked["pictures"] = form.count()
@@ -342,7 +342,7 @@ def _runs_of(session: Session, form: Form) -> list[Run]:
             field="sweep",
             allowed=f"at most {_MOST_TASKS} here; a cell takes more",
         )
-    return [run.but(take=0) for run in plan.bought]
+    return [run.replace(take=0) for run in plan.bought]
 
 
 def _texts(form: Form) -> dict[str, str]:

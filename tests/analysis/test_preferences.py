@@ -34,7 +34,7 @@ def a_run(style: str, ratio: str = "1:1", pictures: int = 1) -> Run:
     images = [
         Image(index=at, url="https://x.test/a.png", file=f"{next(_number)}.png") for at in range(pictures)
     ]
-    return run.but(state=SUCCESS, images=tuple(images))
+    return run.replace(state=SUCCESS, images=tuple(images))
 
 
 def a_vote(left: Picture, right: Picture, outcome: str) -> Vote:
@@ -46,7 +46,7 @@ def pictures_of(*runs: Run) -> list[Picture]:
 
 
 def test_pictures_that_are_not_on_disk_do_not_stand():
-    run = a_run("ink").but(images=(Image(index=0, url="https://x.test/a.png"),))
+    run = a_run("ink").replace(images=(Image(index=0, url="https://x.test/a.png"),))
     assert preferences.candidates([run]) == []
 
 
@@ -80,7 +80,7 @@ def test_of_very_many_pairs_a_fair_sample_is_asked_for():
     images = tuple(
         Image(index=at, url="https://x.test/a.png", file=f"{next(_number)}.png") for at in range(7_000)
     )
-    pictures = pictures_of(*(run.but(images=images) for run in runs))
+    pictures = pictures_of(*(run.replace(images=images) for run in runs))
     assert len(pictures) == 42_000  # 294 million pairs that differ in nothing but the style
     found = preferences.pairs(pictures, "style", [], random.Random(1))
     keys = {frozenset((left.key, right.key)) for left, right in found}

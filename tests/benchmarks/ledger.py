@@ -71,15 +71,15 @@ def made_up(number: int, chance: random.Random) -> Run:
         variables={"style": style, "number": str(number)},
         name=f"round {number // 500}",
         tags=tuple(chance.sample(("draft", "client", "final", "夜"), chance.randint(0, 2))),
-    ).but(created_at=at, submitted_at=at, finished_at=at, take=1, task_id=f"task_{number}")
+    ).replace(created_at=at, submitted_at=at, finished_at=at, take=1, task_id=f"task_{number}")
     if chance.random() < 0.1:
-        return run.but(
+        return run.replace(
             state="failed", cost_micros=0, fail_code="SensitiveContent", fail_msg="It was refused."
         )
     urls = tuple(f"https://pictures.example/{number}-{index}.png" for index in range(count))
     pictures = tuple(_picture(run.run_id, index, url, chance) for index, url in enumerate(urls))
     best = max((picture.rating or 0 for picture in pictures), default=0)
-    return run.but(
+    return run.replace(
         state="success",
         cost_micros=run.price_micros,
         cost_time_ms=chance.randint(18_000, 60_000),

@@ -47,7 +47,7 @@ def stored(tmp_path: Path) -> Run:
     """A run in the ledger that the environment names."""
     with contextlib.closing(Ledger(tmp_path / "home" / "ledger.db")) as ledger:
         bought = new_run(make_request("a fox\r\n🦊"), unit_price_micros=350_000, sandbox=False)
-        return ledger.add(bought.but(cost_micros=350_000))
+        return ledger.add(bought.replace(cost_micros=350_000))
 
 
 def test_version_is_the_packages():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from apixo_nb.core.process import STALE, Owner, process_start, this_host, this_process
+from apixo_nb.core.process import STALE, ProcessIdentity, process_start, this_host, this_process
 from apixo_nb.ledger.ledger import Ledger
 from tests.support.factories import a_run
 from tests.support.processes import crowd
@@ -37,8 +37,8 @@ def process(program: str = "") -> Iterator[subprocess.Popen[str]]:
             running.kill()
 
 
-def owner_of(pid: int) -> Owner:
-    return Owner(host=this_host(), pid=pid, started=process_start(pid) or "")
+def owner_of(pid: int) -> ProcessIdentity:
+    return ProcessIdentity(host=this_host(), pid=pid, started=process_start(pid) or "")
 
 
 def test_this_process_is_alive_whatever_its_heartbeat():
@@ -61,13 +61,13 @@ def test_process_is_alive_until_it_has_ended():
 
 
 def test_number_that_was_given_to_another_process_is_not_the_old_one():
-    assert not Owner(host=this_host(), pid=os.getpid(), started="boot/1").is_alive(now())
-    assert not Owner(host=this_host(), pid=os.getpid(), started="").is_alive(now())
+    assert not ProcessIdentity(host=this_host(), pid=os.getpid(), started="boot/1").is_alive(now())
+    assert not ProcessIdentity(host=this_host(), pid=os.getpid(), started="").is_alive(now())
 
 
 def test_number_of_no_process_is_dead():
     assert process_start(2**22 + 1) is None
-    assert not Owner(host=this_host(), pid=2**22 + 1, started="").is_alive(now())
+    assert not ProcessIdentity(host=this_host(), pid=2**22 + 1, started="").is_alive(now())
 
 
 @needs_proc
@@ -91,7 +91,7 @@ def test_process_may_have_any_name(name: str):
 
 
 def test_process_of_another_machine_is_alive_while_its_heartbeat_is_young():
-    elsewhere = Owner(host="another machine/1", pid=os.getpid(), started=this_process().started)
+    elsewhere = ProcessIdentity(host="another machine/1", pid=os.getpid(), started=this_process().started)
     assert elsewhere.is_alive(now())
     assert elsewhere.is_alive(now() - STALE + timedelta(seconds=30))
     assert not elsewhere.is_alive(now() - STALE - timedelta(seconds=1))

@@ -18,7 +18,7 @@ from apixo_nb.errors import InvalidRequestError
 
 def a_run(prompt: str = "a fox", *, num_images: int = 1, **changes: Any) -> Run:
     request = make_request(prompt, num_images=num_images)
-    return new_run(request, unit_price_micros=350_000, sandbox=True).but(**changes)
+    return new_run(request, unit_price_micros=350_000, sandbox=True).replace(**changes)
 
 
 URLS = ("https://pictures.example/1.png", "https://pictures.example/2.png")
@@ -61,7 +61,7 @@ def test_run_cannot_be_changed_in_place():
 
 def test_but_returns_another_record():
     run = a_run()
-    assert run.but(state="processing").state == "processing"
+    assert run.replace(state="processing").state == "processing"
     assert run.state == "planned"
 
 
@@ -107,7 +107,7 @@ def test_repr_names_the_run_and_not_the_prompt():
 
 
 def test_model_of_another_version_still_reads():
-    run = a_run().but(model="gpt-image-9")
+    run = a_run().replace(model="gpt-image-9")
     assert (run.spec, run.mode, run.num_images) == (None, "gpt-image-9", 1)
 
 

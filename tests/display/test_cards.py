@@ -30,7 +30,7 @@ DATA_URI = "data:image/webp;base64,UklGRg=="
 
 def a_run(prompt: str = "a fox", *, num_images: int = 1, sandbox: bool = False, **changes: Any) -> Run:
     request = make_request("a fox", num_images=num_images)
-    return new_run(request, unit_price_micros=350_000, sandbox=sandbox).but(prompt=prompt, **changes)
+    return new_run(request, unit_price_micros=350_000, sandbox=sandbox).replace(prompt=prompt, **changes)
 
 
 def done(num_images: int = 1, on_disk: int | None = None, **changes: Any) -> Run:
@@ -88,7 +88,7 @@ def test_hostile_text_adds_nothing_to_a_plan(text):
 
 @pytest.mark.parametrize("text", HOSTILE_HTML[:-2], ids=ascii)
 def test_prompt_reads_on_the_card_as_it_was_typed(text):
-    page = Skeleton(cards.run_html(done().but(prompt=text), [thumbnail()]))
+    page = Skeleton(cards.run_html(done().replace(prompt=text), [thumbnail()]))
     assert text in page.text
     assert page.values["alt"] == [f"Picture 1 of 1: {text}"]
 
@@ -105,7 +105,7 @@ def test_link_and_picture_cannot_leave_their_attributes(text):
 @given(st.text(st.characters(codec="utf-8"), max_size=60) | st.text("<>&\"'=/!-[]a \n", max_size=60))
 def test_any_text_adds_nothing_to_a_card(text):
     plain = Skeleton(cards.run_html(hostile_run("x", "failed"), [thumbnail()]))
-    page = Skeleton(cards.run_html(hostile_run(text, "failed").but(prompt="x"), [thumbnail()]))
+    page = Skeleton(cards.run_html(hostile_run(text, "failed").replace(prompt="x"), [thumbnail()]))
     shown = Skeleton(cards.run_html(a_run(text.replace("\n", " ")), [thumbnail()]))
     assert (page.elements, page.odd, shown.odd) == (plain.elements, "", "")
     assert {name for name, _ in shown.elements} == {"div", "/div", "a", "/a", "img"}
@@ -187,7 +187,7 @@ def test_thumbnail_without_a_size_is_shown_all_the_same():
     ids=["280", "281", "8 lines", "9 lines", "10,000"],
 )
 def test_long_prompt_folds_and_stays_whole(prompt, folds):
-    page = Skeleton(cards.run_html(done().but(prompt=prompt), []))
+    page = Skeleton(cards.run_html(done().replace(prompt=prompt), []))
     assert ("details" in [name for name, _ in page.elements]) is folds
     assert prompt in page.text
 

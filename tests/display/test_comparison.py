@@ -128,7 +128,7 @@ def test_run_without_pictures_says_why(runs: list[Run], session: Session):
 def test_texts_are_shown_as_text(text: str, session: Session):
     known = elements(comparison.compare(session, [a_run(prompt="a b"), a_run(prompt="a c")]).html)
     said = {"prompt": text, "name": text, "tags": (text,), "fail_msg": text, "parameters": {"x": text}}
-    one = a_run(state="failed").but(**said)
+    one = a_run(state="failed").replace(**said)
     page = Skeleton(comparison.compare(session, [a_run(prompt="plain"), one]).html)
     assert {name for name, _ in page.elements if not name.startswith("/")} <= known | {"div", "del", "ins"}
     assert {name for _, names in page.elements for name in names} <= STYLED

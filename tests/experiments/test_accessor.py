@@ -73,7 +73,7 @@ def kept(session: Session, *runs: Run) -> Any:
 def a_success(**changes: Any) -> Run:
     facts: dict[str, Any] = {"state": "success", "task_id": "t", "cost_micros": 350_000, "created_at": NOON}
     facts |= {"result_urls": ("https://p.example/1.png",), "cost_time_ms": 30_000}
-    return a_run().but(**{**facts, "images": (Image(index=0, url="https://p.example/1.png"),), **changes})
+    return a_run().replace(**{**facts, "images": (Image(index=0, url="https://p.example/1.png"),), **changes})
 
 
 # --- which tables, which runs ---
@@ -239,7 +239,7 @@ def test_thumbs_weigh_some_three_kilobytes_a_row(session: Session, runs: list[Ru
 
 @pytest.mark.parametrize("text", HOSTILE_HTML, ids=range(len(HOSTILE_HTML)))
 def test_texts_labels_and_headers_are_shown_as_text(text: str, session: Session):
-    table = kept(session, a_success().but(prompt=text, name=text, fail_msg=text, tags=(text,)))
+    table = kept(session, a_success().replace(prompt=text, name=text, fail_msg=text, tags=(text,)))
     table = table.assign(**{text: [text], "lists": [[text]], "dicts": [{text: text}]})
     table.index = pd.Index([text], name=text)
     for shown in (
@@ -410,7 +410,7 @@ def test_rerun_keeps_to_limits_and_budgets(service: Sandbox, session: Session):
 
 
 def test_rerun_keeps_template_and_variables(session: Session):
-    stored = a_success(prompt_template="a {what}", variables={"what": "fox"}).but(note="a note")
+    stored = a_success(prompt_template="a {what}", variables={"what": "fox"}).replace(note="a note")
     again = kept(session, stored).apixo.rerun(0)
     assert (again.prompt_template, again.variables, again.note) == ("a {what}", {"what": "fox"}, "a note")
 

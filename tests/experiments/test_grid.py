@@ -195,8 +195,8 @@ def test_what_people_and_servers_wrote_is_text(text: str, folder: Path):
         image = Image(index=0, url=words, error=words, note=words, tags=(words,), format=words)
         facts: dict[str, Any] = {"fail_code": "F", "fail_msg": words, "name": words, "note": words}
         runs = [
-            failed(f"s{words}", **facts).but(prompt=words),
-            failed(f"t{words}", "3:2", **facts).but(images=(image,), state=f"s{words}"),
+            failed(f"s{words}", **facts).replace(prompt=words),
+            failed(f"t{words}", "3:2", **facts).replace(images=(image,), state=f"s{words}"),
         ]
         return Skeleton(grid_html(lay_out(runs), Images(folder)))
 
@@ -217,7 +217,9 @@ def test_secrets_of_addresses_are_left_out(folder: Path):
 
 def test_picture_outside_the_folder_is_not_read(folder: Path):
     run = drawn(folder / "elsewhere", "oil")
-    stray = run.but(images=(run.images[0].model_copy(update={"file": f"elsewhere/{run.images[0].file}"}),))
+    stray = run.replace(
+        images=(run.images[0].model_copy(update={"file": f"elsewhere/{run.images[0].file}"}),)
+    )
     html = html_of([stray], folder)
     assert "data:image" not in html
     assert "Its file is gone" in html

@@ -59,7 +59,7 @@ def test_choice_is_in_the_ledger_and_beside_the_picture(session: Session):
     assert chosen == stored(session, run)
     assert [image.choice for image in chosen.images] == [Image(index=0, url="").choice, CHOICE]
     assert Image.model_validate(beside(session, run, 1)["image"]) == chosen.images[1]
-    assert chosen.but(images=run.images, rating=None) == run
+    assert chosen.replace(images=run.images, rating=None) == run
 
 
 def test_what_is_not_given_stays(session: Session):

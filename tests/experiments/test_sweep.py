@@ -292,7 +292,7 @@ def test_a_default_that_is_said_is_the_same_request(service: Sandbox, tmp_path: 
 
 def a_job(state: str = "planned", **facts: Any) -> Job:
     run: Run = new_run(make_request("a fox"), unit_price_micros=350_000, sandbox=True)
-    return Job(run.but(state=state, **facts))
+    return Job(run.replace(state=state, **facts))
 
 
 def test_jobs_are_counted_by_how_they_stand():
@@ -334,7 +334,7 @@ class Ends:
         for number, job in enumerate(self.jobs):
             begins = number * self.every_s
             if now >= begins and not job.done:
-                job.run = job.run.but(state="processing", task_id="t")
+                job.run = job.run.replace(state="processing", task_id="t")
             if now >= begins + self.lasts_s:
                 job.succeed()
         return self.jobs

@@ -58,7 +58,7 @@ def there(tmp_path: Path) -> Iterator[Session]:
 
 
 def as_imported(run: Run) -> Run:
-    return run.but(callback_url=None, raw=run.raw.replace(CALLBACK, "(callback address)"))
+    return run.replace(callback_url=None, raw=run.raw.replace(CALLBACK, "(callback address)"))
 
 
 # --- out --------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def test_facts_beside_an_imported_picture_bring_its_row_back(here: Session, ther
     there.ledger_file().unlink()
     doctor.rebuild(there)
     rebuilt = there.ledger.runs()
-    assert [run.but(raw="") for run in before] == rebuilt
+    assert [run.replace(raw="") for run in before] == rebuilt
 
 
 def test_originals_lie_in_it_byte_for_byte_and_uncompressed(here: Session, tmp_path: Path):
@@ -109,7 +109,9 @@ def test_same_runs_give_the_same_bytes(here: Session, tmp_path: Path):
 
 def test_callback_address_is_nowhere_in_it(here: Session, tmp_path: Path):
     raw = json.dumps({"taskId": "task_1", "callBackUrl": CALLBACK}).replace("/", "\\/")
-    full = a_full_run(callback_url=CALLBACK, images=()).but(raw=raw, fail_msg=f"no answer from {CALLBACK}")
+    full = a_full_run(callback_url=CALLBACK, images=()).replace(
+        raw=raw, fail_msg=f"no answer from {CALLBACK}"
+    )
     keep(here, with_pictures(full, [encoded()]), [encoded()])
     with zipfile.ZipFile(here.export(tmp_path / "runs.zip")) as archive:
         whole = b"".join(archive.read(name) for name in archive.namelist())
@@ -209,7 +211,7 @@ def test_known_run_gains_the_picture_and_the_choice_it_lacks(here: Session, ther
     choose(here, run.run_id, 1, note="theirs")
     lacking = run.images[0].model_copy(update={"file": "", "sha256": "", "error": "The address had ended"})
     mine = run.images[1].model_copy(update={"rating": 2})
-    keep(there, run.but(images=(mine,)), [encoded(colour="green")])
+    keep(there, run.replace(images=(mine,)), [encoded(colour="green")])
     there.ledger.put_image(run.run_id, lacking)
     done = there.import_bundle(here.export(tmp_path / "runs.zip"))
     assert (done.added, done.gained, done.pictures) == (0, 1, 1)
@@ -245,15 +247,17 @@ def test_file_of_the_same_name_is_never_overwritten(here: Session, there: Sessio
 
 def test_open_run_learns_its_end(here: Session, there: Session, tmp_path: Path):
     run = a_success(here, task_id="task_7", note="theirs")
-    there.ledger.insert(run.but(state="processing", images=(), result_urls=(), cost_micros=None, note="mine"))
+    there.ledger.insert(
+        run.replace(state="processing", images=(), result_urls=(), cost_micros=None, note="mine")
+    )
     done = there.import_bundle(here.export(tmp_path / "runs.zip"))
     assert (done.gained, done.pictures) == (1, 1)
-    assert there.run(run.run_id) == run.but(note="mine")
+    assert there.run(run.run_id) == run.replace(note="mine")
 
 
 def test_run_that_has_ended_here_is_not_opened_again(here: Session, there: Session, tmp_path: Path):
     run = a_success(there)
-    here.ledger.insert(run.but(state="processing", images=(), result_urls=()))
+    here.ledger.insert(run.replace(state="processing", images=(), result_urls=()))
     done = there.import_bundle(here.export(tmp_path / "runs.zip"))
     assert (done.gained, done.same) == (0, 1)
     assert there.run(run.run_id) == run
@@ -273,7 +277,7 @@ def test_another_run_of_the_same_id_is_refused(
 ):
     run = made_at(a_run("a fox", sandbox=False, state="processing", task_id="task_1"), NOON)
     there.ledger.insert(run)
-    here.ledger.insert(run.but(state="failed", fail_msg="made up", **changes))
+    here.ledger.insert(run.replace(state="failed", fail_msg="made up", **changes))
     done = there.import_bundle(here.export(tmp_path / "runs.zip"))
     assert done.problems == [f"run {run.run_id}: another run of that id is here"]
     assert there.ledger.runs() == [run]
@@ -295,29 +299,29 @@ def test_end_is_taken_only_if_it_is_that_of_the_task(
 ):
     mine, theirs, is_taken = ENDS[number]
     run = a_run("a fox", sandbox=False)
-    there.ledger.insert(run.but(**mine))
-    here.ledger.insert(run.but(**theirs))
+    there.ledger.insert(run.replace(**mine))
+    here.ledger.insert(run.replace(**theirs))
     done = there.import_bundle(here.export(tmp_path / "runs.zip"))
     assert (done.gained, done.same, done.problems) == (int(is_taken), int(not is_taken), [])
-    assert there.run(run.run_id) == run.but(**(mine | theirs if is_taken else mine))
+    assert there.run(run.run_id) == run.replace(**(mine | theirs if is_taken else mine))
 
 
 def test_nothing_that_is_known_here_is_forgotten(here: Session, there: Session, tmp_path: Path):
     run = a_run("a fox", sandbox=False, task_id="TASK-1")
-    there.ledger.insert(run.but(state="processing", submitted_at=run.created_at, callback_url=CALLBACK))
-    here.ledger.insert(run.but(state="failed", fail_msg="late"))
+    there.ledger.insert(run.replace(state="processing", submitted_at=run.created_at, callback_url=CALLBACK))
+    here.ledger.insert(run.replace(state="failed", fail_msg="late"))
     there.import_bundle(here.export(tmp_path / "runs.zip"))
-    wanted = run.but(state="failed", fail_msg="late", submitted_at=run.created_at, callback_url=CALLBACK)
+    wanted = run.replace(state="failed", fail_msg="late", submitted_at=run.created_at, callback_url=CALLBACK)
     assert there.run(run.run_id) == wanted
     there.ledger.insert(other := a_run("a cat", task_id="TASK-2", state="processing", callback_url=CALLBACK))
-    assert there.ledger.catch_up(other.but(state="success", callback_url=None))
-    assert there.run(other.run_id) == other.but(state="success")
+    assert there.ledger.catch_up(other.replace(state="success", callback_url=None))
+    assert there.run(other.run_id) == other.replace(state="success")
 
 
 def test_task_that_is_known_only_beside_the_ledger_is_not_lost(here: Session, there: Session, tmp_path: Path):
     run = a_run("a fox", sandbox=False)
     there.ledger.insert(run)
-    here.ledger.insert(run.but(state="failed", cost_micros=0))
+    here.ledger.insert(run.replace(state="failed", cost_micros=0))
     kept = {"run_id": run.run_id, "task_id": "TASK-1", "at": run.created_at.isoformat()}
     beside = there.settings.home_path / "ledger-tasks.jsonl"
     beside.write_text(json.dumps(kept) + "\n", "utf-8")
@@ -348,13 +352,13 @@ def test_run_that_somebody_works_on_is_left_alone(here: Session, there: Session,
 def test_facts_of_another_task_change_no_row(here: Session):
     run = a_run("a fox", state="processing", task_id="TASK-1")
     here.ledger.insert(run)
-    theirs = with_pictures(run.but(task_id="TASK-2"), [encoded()])
-    for other in (theirs, theirs.but(task_id=None), theirs.but(task_id="TASK-1", state="processing")):
+    theirs = with_pictures(run.replace(task_id="TASK-2"), [encoded()])
+    for other in (theirs, theirs.replace(task_id=None), theirs.replace(task_id="TASK-1", state="processing")):
         assert not here.ledger.catch_up(other)
     assert here.ledger.runs() == [run]
     here.ledger.update(run.run_id, state="success")
     assert not here.ledger.catch_up(theirs)
-    assert here.ledger.catch_up(theirs.but(task_id="TASK-1"))
+    assert here.ledger.catch_up(theirs.replace(task_id="TASK-1"))
 
 
 def test_submit_without_an_answer_is_unknown_here_and_nobody_waits_for_it(
@@ -398,7 +402,7 @@ def test_folder_of_pictures_and_facts_is_imported_as_a_bundle_is(
     shutil.copytree(here.images.folder, folder)
     done = there.import_bundle(folder)
     assert (done.added, done.pictures, done.problems) == (3, 4, [])
-    wanted = [run.but(raw="", callback_url=None) for run in here.ledger.runs() if run.images]
+    wanted = [run.replace(raw="", callback_url=None) for run in here.ledger.runs() if run.images]
     assert there.ledger.runs() == wanted
     assert there.import_bundle(folder).same == 3
 

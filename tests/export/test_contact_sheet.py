@@ -78,7 +78,7 @@ def test_sheet_to_look_at(sweep: list[Run], folder: Path):
 
 @pytest.mark.parametrize("text", HOSTILE_HTML, ids=range(len(HOSTILE_HTML)))
 def test_any_text_can_be_a_label(text: str, folder: Path, tmp_path: Path):
-    runs = [failed(text, fail_msg=text), failed("x", "3:2"), failed(f"夜の狐 🦊 {text}").but(state=text)]
+    runs = [failed(text, fail_msg=text), failed("x", "3:2"), failed(f"夜の狐 🦊 {text}").replace(state=text)]
     assert write_sheet(lay_out(runs), tmp_path / "sheet.png", Images(folder), px=64).exists()
 
 
@@ -116,7 +116,7 @@ def test_picture_that_cannot_be_read_leaves_the_others(sweep: list[Run], folder:
     (folder / sweep[0].files[0]).write_bytes(b"no picture")
     (folder / sweep[1].files[0]).unlink()
     stray = sweep[2].images[0].model_copy(update={"file": f"../images/{sweep[2].files[0]}"})
-    runs = [*sweep[:2], sweep[2].but(images=(stray,)), *sweep[3:]]
+    runs = [*sweep[:2], sweep[2].replace(images=(stray,)), *sweep[3:]]
     path = write_sheet(lay_out(runs), tmp_path / "sheet.png", Images(folder), px=96)
     with Pillow.open(folder / sweep[3].files[0]) as original:
         assert original.getpixel((9, 9)) in colours(path)

@@ -129,7 +129,7 @@ def test_last_line_is_one_that_other_galleries_read(here: Session, tmp_path: Pat
 @pytest.mark.parametrize("kind", KINDS)
 def test_secrets_addresses_and_places_stay_at_home(here: Session, kind: str, tmp_path: Path):
     full = a_full_run(callback_url=CALLBACK, notebook="/home/me/foxes.ipynb")
-    full = full.but(
+    full = full.replace(
         image_urls=("https://user:pw@files.example/a.png?sig=s3cret",),
         raw=f'{{"callback": "{CALLBACK}"}}',
         fail_msg=f"no answer from {CALLBACK}",
@@ -343,7 +343,7 @@ def test_damaged_picture_is_a_value_error_or_goes_through(kind: str, data: st.Da
 @given(st.text(max_size=200), st.sampled_from(KINDS))
 @settings(max_examples=60, deadline=None)
 def test_any_prompt_comes_back_from_the_record(prompt: str, kind: str):
-    run = with_pictures(a_run("x", sandbox=False).but(prompt=prompt), [encoded(kind)], kind)
+    run = with_pictures(a_run("x", sandbox=False).replace(prompt=prompt), [encoded(kind)], kind)
     copy = provenance._copy(encoded(kind), run, run.images[0])
     with Pillow.open(io.BytesIO(copy)) as picture:
         picture.load()

@@ -180,7 +180,7 @@ def test_row_of_others_that_names_a_file_elsewhere_copies_nothing(here: Session,
     secret.write_bytes(encoded())
     run = with_pictures(a_run("a fox", sandbox=False), [encoded()])
     image = run.images[0].model_copy(update={"file": "../../secret.png"})
-    here.ledger.insert(run.but(images=(image,)))
+    here.ledger.insert(run.replace(images=(image,)))
     a_success(here)
     with pytest.warns(UserWarning, match="1 picture"):
         place = here.export(tmp_path / "set", "imagefolder")

@@ -33,7 +33,7 @@ CAFE = "a cozy cyberpunk cafe with {mood} neon lights, rain on the window, a cat
 def a_run(prompt: str = "a fox", *, ratio: str = "1:1", count: int = 1, **changes: Any) -> Run:
     request = make_request(prompt, aspect_ratio=ratio, num_images=count)
     run = new_run(request, unit_price_micros=350_000, sandbox=False)
-    return run.but(created_at=NOON, **changes)
+    return run.replace(created_at=NOON, **changes)
 
 
 def a_success(prompt: str = "a fox", **changes: Any) -> Run:
@@ -58,7 +58,7 @@ def gallery(session: Session) -> list[Run]:
 
     def draw(prompt: str, ratio: str, count: int, **changes: Any) -> Run:
         run = session.begin(prompt, aspect_ratio=ratio, num_images=count).wait()
-        return run.but(created_at=NOON, run_id=f"20261123-1200{count:02}-{run.run_id[-8:]}", **changes)
+        return run.replace(created_at=NOON, run_id=f"20261123-1200{count:02}-{run.run_id[-8:]}", **changes)
 
     variables = {"mood": "violet", "weather": "rain at dusk"}
     labels: dict[str, Any] = {"name": "cafes", "tags": ("draft", "client A", "夜"), "rating": 4}
@@ -69,13 +69,13 @@ def gallery(session: Session) -> list[Run]:
     four = draw("ein Papierboot auf einer Pfütze\n\nAquarell, viel Weiß", "2:3", 4)
     long = draw("\n".join(f"{n}. a shelf with {n} books, spines in order" for n in range(1, 120)), "1:1", 1)
     return [
-        cafe.but(
+        cafe.replace(
             images=(chosen, *cafe.images[1:]),
             image_urls=(reference, f"{reference}?{SECRET}"),
             note="Second round.\nAsk about the sign.",
         ),
         fox,
-        four.but(sandbox=False),
+        four.replace(sandbox=False),
         a_run("狐と雪、浮世絵風。ثعلب في الثلج", state="processing", task_id="task_2"),
         a_run(
             "[fail] something dreadful",
@@ -83,7 +83,7 @@ def gallery(session: Session) -> list[Run]:
             fail_code="SensitiveContent",
             cost_micros=0,
             task_id="t",
-        ).but(fail_msg="The prompt was refused by the provider's content filter."),
+        ).replace(fail_msg="The prompt was refused by the provider's content filter."),
         a_run(
             HOSTILE_HTML[0],
             state="unknown",
@@ -223,7 +223,7 @@ def test_what_people_and_servers_wrote_is_text(text: str, tmp_path: Path):
                 prompt_template=f"t{words}",
                 variables={f"v{words}": words},
                 images=(Image(index=0, url=words, error=words, note=words, tags=(words,), format=words),),
-            ).but(prompt=words),
+            ).replace(prompt=words),
             folder=tmp_path,
         )
 

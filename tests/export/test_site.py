@@ -137,8 +137,8 @@ def test_what_people_and_servers_wrote_is_text(text: str, tmp_path: Path):
         image = Image(index=0, url=words, error=words, note=words, tags=(words,), format=words, file=words)
         facts: dict[str, Any] = {"name": words, "tags": (words,), "note": words, "fail_msg": words}
         runs = [
-            failed(f"s{words}", **facts).but(prompt=words, image_urls=(words,), run_id=f"x{words}"),
-            failed(f"t{words}", "3:2", **facts).but(images=(image,), state=f"s{words}"),
+            failed(f"s{words}", **facts).replace(prompt=words, image_urls=(words,), run_id=f"x{words}"),
+            failed(f"t{words}", "3:2", **facts).replace(images=(image,), state=f"s{words}"),
         ]
         return page_of(*runs, tmp_path=tmp_path)
 
@@ -152,7 +152,7 @@ def test_secrets_and_dead_addresses_are_left_out(tmp_path: Path):
 
     def lost(url: str, expires: Any) -> Run:
         image = Image(index=0, url=url, error=f"{url} answered 403")
-        return planned("oil").but(
+        return planned("oil").replace(
             state="success", task_id="t", images=(image,), result_urls=(url,), expires_at=expires
         )
 
@@ -172,9 +172,11 @@ def test_secrets_and_dead_addresses_are_left_out(tmp_path: Path):
 
 def test_files_of_strange_names_stay_within_the_folder(folder: Path, tmp_path: Path):
     run = drawn(folder, "oil")
-    strange = run.but(run_id="../../evil\n<b>")
+    strange = run.replace(run_id="../../evil\n<b>")
     stray = drawn(folder / "more", "ink")
-    stray = stray.but(images=(stray.images[0].model_copy(update={"file": f"more/{stray.images[0].file}"}),))
+    stray = stray.replace(
+        images=(stray.images[0].model_copy(update={"file": f"more/{stray.images[0].file}"}),)
+    )
     page = page_of(strange, stray, tmp_path=tmp_path)
     [source] = [source for source in page.values["src"] if source != "site.js"]
     assert re.fullmatch(r"pictures/[0-9a-f]{20}-1\.small\.webp", source)
@@ -303,7 +305,7 @@ def thousand(folder: Path) -> list[Run]:
             shutil.copyfile(folder / first.files[0], folder / file)
             image = first.images[0].model_copy(update={"file": file})
             facts: dict[str, Any] = {"state": "success", "task_id": "t", "cost_micros": 350_000}
-            runs.append(run.but(images=(image,), result_urls=("https://r2.example/a",), **facts))
+            runs.append(run.replace(images=(image,), result_urls=("https://r2.example/a",), **facts))
     return runs
 
 
@@ -321,7 +323,7 @@ def test_thousand_cells_read_only_what_is_in_sight(
     axes: dict[str, str], thousand: list[Run], folder: Path, open_html: OpenHtml, tmp_path: Path
 ):
     if axes == {"x": "run"}:
-        thousand = [run.but(variables={"run": run.run_id}) for run in thousand]
+        thousand = [run.replace(variables={"run": run.run_id}) for run in thousand]
     site = write_site(lay_out(thousand, **axes), tmp_path / "site", Images(folder))
     assert site.stat().st_size < 3_000_000
     opened = open_html(site, size=(1600, 900))

@@ -51,9 +51,9 @@ def test_digest_changes_with_all_there_is_to_tell_and_with_nothing_else(here: Se
     run = a_success(here)
     tracked = a_tracked_run(run)
     assert a_tracked_run(here.run(run.run_id)).digest == tracked.digest
-    assert a_tracked_run(run.but(callback_url=CALLBACK, notebook="x.ipynb")).digest == tracked.digest
+    assert a_tracked_run(run.replace(callback_url=CALLBACK, notebook="x.ipynb")).digest == tracked.digest
     chosen = choose(here, run.run_id, 0, starred=True)
-    changed = [chosen, run.but(note="x"), run.but(state="failed"), run.but(images=())]
+    changed = [chosen, run.replace(note="x"), run.replace(state="failed"), run.replace(images=())]
     assert len({tracked.digest, *(a_tracked_run(each).digest for each in changed)}) == 5
 
 

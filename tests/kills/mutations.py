@@ -40,7 +40,7 @@ def row_after_the_post() -> None:
     rows: dict[str, Run] = {}
 
     def add_later(_self: Ledger, run: Run, **_options: Any) -> Run:
-        rows[run.run_id] = run.but(take=1)
+        rows[run.run_id] = run.replace(take=1)
         return rows[run.run_id]
 
     def record_both(self: Ledger, run_id: str, *args: Any, **options: Any) -> bool:

@@ -46,7 +46,7 @@ def execute(place: Path, *statements: str) -> list[tuple[object, ...]]:
 
 def kept(ledger: Ledger, *prompts: str) -> None:
     for prompt in prompts:
-        assert ledger.insert(a_run(prompt).but(images=(Image(index=0, url="u"),)))
+        assert ledger.insert(a_run(prompt).replace(images=(Image(index=0, url="u"),)))
 
 
 def found(ledger: Ledger, text: str) -> set[str]:

@@ -69,7 +69,7 @@ def test_every_value_of_a_run_comes_back(ledger: Ledger):
 def test_update_leaves_everything_else_alone(ledger: Ledger):
     run = ledger.add(a_full_run())
     ledger.update(run.run_id, note="another")
-    assert ledger.get(run.run_id) == run.but(note="another")
+    assert ledger.get(run.run_id) == run.replace(note="another")
 
 
 def test_unknown_run_is_none(ledger: Ledger):

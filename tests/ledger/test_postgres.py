@@ -55,7 +55,7 @@ def test_every_value_of_a_run_comes_back(ledger: Ledger):
     ledger.put_image(run.run_id, Image(index=1, url="https://p.example/2.png", file="b.png"))
     ledger.update(run.run_id, note="another")
     [found] = ledger.runs()
-    assert found.but(images=()) == run.but(note="another")
+    assert found.replace(images=()) == run.replace(note="another")
     assert found.files == ("a.png", "b.png")
 
 

@@ -42,7 +42,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def kept(session: Session, prompt: str, hours: float = 0, **changes: Any) -> Run:
     image = Image(index=0, url="u", tags=changes.pop("image_tags", ()))
-    run = a_run(prompt).but(created_at=NOON + timedelta(hours=hours), images=(image,), **changes)
+    run = a_run(prompt).replace(created_at=NOON + timedelta(hours=hours), images=(image,), **changes)
     assert session.ledger.insert(run)
     return run
 
@@ -171,7 +171,7 @@ def test_paths_are_those_of_the_originals_wherever_they_lie(
 ):
     names = ("20261125-1.png", "../outside.png", ".hidden.png", "/abroad.png", "a b.png", "-1.webp", "ä.png")
     images = tuple(Image(index=index, url="u", file=name) for index, name in enumerate(names))
-    assert session.ledger.insert(a_run().but(images=images))
+    assert session.ledger.insert(a_run().replace(images=images))
     for folder in (tmp_path, session.images.folder.parent, tmp_path.parent):
         folder.mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(folder)

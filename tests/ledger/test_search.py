@@ -56,7 +56,7 @@ def ledger(
 def kept(ledger: Ledger, *pictures: dict[str, Any], **changes: Any) -> Run:
     """A row with such pictures."""
     images = tuple(Image(index=index, url="u", **facts) for index, facts in enumerate(pictures))
-    run = a_run().but(**{"images": images, **changes})
+    run = a_run().replace(**{"images": images, **changes})
     assert ledger.insert(run)
     found = ledger.get(run.run_id)
     assert found is not None

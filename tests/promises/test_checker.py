@@ -145,7 +145,7 @@ def evidence(tmp_path: Path) -> Evidence:
     (tmp_path / name).with_suffix(".json").write_text("{}")
     image = Image(index=0, url=url, file=name, sha256=hashlib.sha256(PICTURE).hexdigest(), bytes=len(PICTURE))
     done = {"state": "success", "task_id": "task_1", "result_urls": (url,), "images": (image,)}
-    row = run.but(**done, cost_micros=PRICE)
+    row = run.replace(**done, cost_micros=PRICE)
     account = Account([task], Counter({"a fox": 1}), PRICE)
     return Evidence(account, [row], tmp_path, {"a fox": 1}, lambda _url: PICTURE)
 
@@ -160,7 +160,7 @@ def vars_of(evidence: Evidence) -> dict[str, Any]:
 
 
 def row_with(evidence: Evidence, **changes: Any) -> list[Run]:
-    return [evidence.rows[0].but(**changes)]
+    return [evidence.rows[0].replace(**changes)]
 
 
 def test_good_records_break_no_rule(evidence: Evidence):
@@ -177,7 +177,7 @@ def test_unknown_row_stands_for_one_task_of_its_own_request(evidence: Evidence):
     for path in evidence.images.iterdir():
         path.unlink()
     assert rules(evidence, rows=[row]) == set()
-    assert "lost" in rules(evidence, rows=[row.but(prompt="a hen")])
+    assert "lost" in rules(evidence, rows=[row.replace(prompt="a hen")])
     [task] = evidence.account.tasks
     twice = replace(evidence.account, tasks=[task, replace(task, task_id="task_2")])
     assert {"lost", "duplicated"} <= rules(evidence, rows=[row], account=twice)
@@ -194,7 +194,7 @@ def test_row_of_a_task_that_never_was_or_was_for_something_else_is_seen(evidence
 
 
 def test_task_in_two_rows_is_seen(evidence: Evidence):
-    assert "shared" in rules(evidence, rows=[*evidence.rows, evidence.rows[0].but(run_id="another")])
+    assert "shared" in rules(evidence, rows=[*evidence.rows, evidence.rows[0].replace(run_id="another")])
 
 
 @pytest.mark.parametrize("state", ["submitting", "submitted", "processing", "timeout", "cancelled", "odd"])

@@ -734,7 +734,7 @@ def test_after_ten_runs_the_session_knows_how_long_the_next_one_takes_and_says_s
 
 
 def test_progress_says_what_is_usual_once_that_is_known(session: Session) -> None:
-    planned = session.plan(make_request("a fox")).but(state="processing")
+    planned = session.plan(make_request("a fox")).replace(state="processing")
     advised = session.cadence_of(planned)
     assert "usually about 30 s" in progress_text(planned, 1.0, advised)
     learned = advised.learned([20.0, 22.0, 24.0, 26.0, 28.0, 31.0, 32.0, 34.0, 36.0, 80.0])

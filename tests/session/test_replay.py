@@ -18,7 +18,7 @@ from tests.support.kernels import Kernel, error_of, kernel, rows
 
 def a_run(state: str = "submitting", take: int = 0, **facts: object) -> Run:
     run = new_run(make_request("a fox"), unit_price_micros=350_000, sandbox=True)
-    return run.but(state=state, take=take, **facts)
+    return run.replace(state=state, take=take, **facts)
 
 
 def made(take: int) -> Run:

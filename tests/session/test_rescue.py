@@ -191,7 +191,7 @@ def test_rescue_that_fails_for_all_changes_no_success(session: Session, sandbox:
 def test_what_came_of_it_counts_one_and_many():
     one = a_run(state="success", result_urls=("u",))
     assert rescued_lines(0, [])[0] == "0 pictures downloaded, 0 still missing."
-    assert rescued_lines(0, [one.but(result_urls=())]) == [
+    assert rescued_lines(0, [one.replace(result_urls=())]) == [
         "0 pictures downloaded, 0 still missing.",
         f"  run {one.run_id}: ",
     ]

@@ -150,7 +150,7 @@ def test_request_planned_again_is_the_same_request_with_its_labels_and_callback(
     changes = {"run_id", "created_at"}
     assert again.model_dump(exclude=changes) == old.model_dump(exclude=changes)
     assert again.run_id != old.run_id
-    polled = old.but(callback_url=None)  # as after an import, which drops the address
+    polled = old.replace(callback_url=None)  # as after an import, which drops the address
     assert session.plan_again(polled).request_type == "async"
 
 
@@ -384,7 +384,7 @@ def test_resume_of_a_run_that_cannot_be_resumed_says_why(session: Session):
 
 
 def test_real_runs_are_not_asked_for_at_a_sandbox(session: Session, sandbox: Sandbox):
-    run = session.ledger.add(session.plan(apixo_nb.core.request.make_request("a fox")).but(sandbox=False))
+    run = session.ledger.add(session.plan(apixo_nb.core.request.make_request("a fox")).replace(sandbox=False))
     session.ledger.update(run.run_id, state="submitted", task_id="task_real")
     assert session.resume() == []
     assert sandbox.account.polls == 0

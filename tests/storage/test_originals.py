@@ -45,7 +45,7 @@ def images(tmp_path: Path) -> Images:
 
 def a_run(prompt: str = "a fox", **labels: Any) -> Run:
     request = make_request(prompt, aspect_ratio="3:2", num_images=2)
-    return new_run(request, unit_price_micros=350_000, sandbox=True, **labels).but(task_id="task_1")
+    return new_run(request, unit_price_micros=350_000, sandbox=True, **labels).replace(task_id="task_1")
 
 
 def png(width: int, height: int, mode: str = "RGB") -> bytes:
@@ -110,7 +110,7 @@ def test_run_can_be_rebuilt_from_a_sidecar(images: Images):
     image = images.keep(run, 0, downloaded(images, run, 0, png(60, 40)))
     facts = json.loads(images.path(image).with_suffix(".json").read_text(encoding="utf-8"))
     found = Image.model_validate(facts.pop("image"))
-    assert Run.model_validate(facts).but(images=(found,)) == run.but(images=(image,))
+    assert Run.model_validate(facts).replace(images=(found,)) == run.replace(images=(image,))
 
 
 def test_folder_holds_pictures_and_sidecars_and_nothing_else(images: Images):
@@ -134,11 +134,11 @@ def test_sidecar_that_cannot_be_written_is_an_image_error(images: Images):
 def test_many_threads_write_the_facts_of_one_picture(images: Images):
     run = a_run()
     image = images.keep(run, 0, downloaded(images, run, 0, png(60, 40)))
-    run, start = run.but(images=(image,)), threading.Barrier(8)
+    run, start = run.replace(images=(image,)), threading.Barrier(8)
 
     def write(number: int) -> list[bool]:
         start.wait()
-        return [images.rewrite_sidecar(run.but(note=f"{number}"), 0) for _ in range(50)]
+        return [images.rewrite_sidecar(run.replace(note=f"{number}"), 0) for _ in range(50)]
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(all(written) for written in pool.map(write, range(8)))
@@ -191,13 +191,13 @@ def test_facts_are_written_though_a_new_download_clears_up_meanwhile(
 
 
 def test_address_of_a_callback_is_not_among_the_facts(images: Images):
-    run = a_run().but(request_type="callback", callback_url="https://hooks.example/5ecret")
+    run = a_run().replace(request_type="callback", callback_url="https://hooks.example/5ecret")
     image = images.keep(run, 0, downloaded(images, run, 0, png(60, 40)))
     beside = images.path(image).with_suffix(".json")
     assert "5ecret" not in beside.read_text("utf-8")
     facts = json.loads(beside.read_text("utf-8"))
     assert "callback_url" not in facts
-    assert read_sidecar(beside) == (run.but(callback_url=None), image)
+    assert read_sidecar(beside) == (run.replace(callback_url=None), image)
     # Those of earlier versions have it, and are read as ever.
     beside.write_text(json.dumps({**facts, "callback_url": run.callback_url}), "utf-8")
     assert read_sidecar(beside) == (run, image)

@@ -68,7 +68,7 @@ def images(session: Session) -> Images:
 
 def with_name(images: Images, file: str) -> Run:
     run = drawn(images.folder, "oil")
-    return run.but(images=(run.images[0].model_copy(update={"file": file}),))
+    return run.replace(images=(run.images[0].model_copy(update={"file": file}),))
 
 
 def of_folder(folder: Path) -> str:
@@ -181,7 +181,7 @@ def test_bundle_leaves_such_a_picture_out_and_says_so(
 
 def test_maintenance_takes_such_a_picture_for_one_that_is_gone(session: Session, images: Images):
     for name in ("parent", "absolute", "windows parent", "drive", "too long"):
-        run = with_name(images, NAMES[name](images.folder)).but(sandbox=True)
+        run = with_name(images, NAMES[name](images.folder)).replace(sandbox=True)
         session.ledger.insert(run)
         assert any("missing file: " in line and run.run_id in line for line in examine(session).wrong), name
         assert [job.run.run_id for job in rescue(session)][-1:] == [run.run_id], name

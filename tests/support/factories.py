@@ -30,7 +30,7 @@ KEY = "sk-test-7Gq2-Zebra-Pelican-91x"
 
 def a_run(prompt: str = "a fox", *, sandbox: bool = True, **changes: Any) -> Run:
     run = new_run(make_request(prompt), unit_price_micros=350_000, sandbox=sandbox)
-    return run.but(**{"state": "submitting", **changes})
+    return run.replace(**{"state": "submitting", **changes})
 
 
 def a_full_run(**changes: Any) -> Run:
@@ -53,7 +53,7 @@ def a_full_run(**changes: Any) -> Run:
         "rating": 4,
         "raw": '{"state": "success"}',
     }
-    return run.but(**facts, **changes)
+    return run.replace(**facts, **changes)
 
 
 def a_session(**traits: Any) -> Session:
@@ -66,7 +66,7 @@ def with_task(session: Session, prompt: str) -> Run:
     """A run whose task was made, as a program leaves it that died then; not in the ledger yet."""
     planned = session.plan(make_request(prompt))
     task_id = loop.run(session.client.submit(prompt))
-    return planned.but(state="submitted", task_id=task_id, submitted_at=planned.created_at, take=1)
+    return planned.replace(state="submitted", task_id=task_id, submitted_at=planned.created_at, take=1)
 
 
 def finished(sandbox: Sandbox, run: Run, *, days: float = 0) -> Run:
@@ -74,4 +74,4 @@ def finished(sandbox: Sandbox, run: Run, *, days: float = 0) -> Run:
     done = run.created_at - timedelta(days=days)
     urls = sandbox.account.tasks[str(run.task_id)].result_urls(sandbox.picture_url)
     facts: dict[str, Any] = {"finished_at": done, "expires_at": expiry(done), "cost_micros": run.price_micros}
-    return run.but(state="success", result_urls=tuple(urls), **facts)
+    return run.replace(state="success", result_urls=tuple(urls), **facts)

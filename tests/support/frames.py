@@ -73,9 +73,9 @@ ODD_TEXTS = [
 
 
 def a_run(prompt: str = "a fox", **changes: Any) -> Run:
-    return new_run(make_request("a fox"), unit_price_micros=350_000, sandbox=True, prompt_template="t").but(
-        prompt=prompt, **changes
-    )
+    return new_run(
+        make_request("a fox"), unit_price_micros=350_000, sandbox=True, prompt_template="t"
+    ).replace(prompt=prompt, **changes)
 
 
 def a_success(**changes: Any) -> Run:

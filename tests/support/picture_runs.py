@@ -42,7 +42,7 @@ def encoded(kind: str = "PNG", colour: str = "red", **options: Any) -> bytes:
 
 def made_at(run: Run, when: datetime) -> Run:
     """The run as it would be if it had been made then: its id tells of it."""
-    return run.but(created_at=when, run_id=f"{when:%Y%m%d-%H%M%S}{run.run_id[15:]}")
+    return run.replace(created_at=when, run_id=f"{when:%Y%m%d-%H%M%S}{run.run_id[15:]}")
 
 
 def with_pictures(run: Run, pictures: list[bytes], kind: str = "PNG") -> Run:
@@ -63,7 +63,7 @@ def with_pictures(run: Run, pictures: list[bytes], kind: str = "PNG") -> Run:
         )
         for index, data in enumerate(pictures)
     )
-    return run.but(state="success", result_urls=urls, images=images, task_id=run.task_id or "task_1")
+    return run.replace(state="success", result_urls=urls, images=images, task_id=run.task_id or "task_1")
 
 
 def keep(session: Session, run: Run, pictures: list[bytes]) -> Run:
@@ -88,7 +88,7 @@ def a_success(
 def fill(session: Session) -> list[Run]:
     """All kinds of runs, a value in every column of one, choices, odd texts."""
     full = a_full_run(callback_url=CALLBACK, request_type="callback", notebook="foxes.ipynb", take=3)
-    full = made_at(full.but(images=()), NOON)
+    full = made_at(full.replace(images=()), NOON)
     keep(
         session, with_pictures(full, [encoded(), encoded(colour="blue")]), [encoded(), encoded(colour="blue")]
     )

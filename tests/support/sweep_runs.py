@@ -17,7 +17,7 @@ HOOK = "https://hooks.example/apixo/5ecre7?token=5ecre7"
 
 def drawn(folder: Path, style: str, ratio: str = "1:1", take: int = 1, count: int = 1, **changes: Any) -> Run:
     """A success with pictures on disk, all of them different."""
-    run = planned(style, ratio, count).but(take=take)
+    run = planned(style, ratio, count).replace(take=take)
     folder.mkdir(parents=True, exist_ok=True)
     images = []
     for index in range(count):
@@ -35,7 +35,7 @@ def drawn(folder: Path, style: str, ratio: str = "1:1", take: int = 1, count: in
         "images": tuple(images),
         "result_urls": tuple(image.url for image in images),
     }
-    return run.but(**{**known, **changes})
+    return run.replace(**{**known, **changes})
 
 
 def planned(style: str, ratio: str = "1:1", count: int = 1, **variables: str) -> Run:
@@ -57,10 +57,10 @@ def failed(style: str, ratio: str = "1:1", **changes: Any) -> Run:
         "task_id": "task_2",
         "cost_micros": 0,
     }
-    return planned(style, ratio).but(**{**known, **changes})
+    return planned(style, ratio).replace(**{**known, **changes})
 
 
 def chosen(run: Run, index: int = 0, **choice: Any) -> Run:
     images = list(run.images)
     images[index] = images[index].model_copy(update=choice)
-    return run.but(images=tuple(images))
+    return run.replace(images=tuple(images))

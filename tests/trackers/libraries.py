@@ -54,16 +54,16 @@ ONE_UPDATED = {"new": 0, "updated": 1, "same": 2, "notes": []}
 
 def fill(session: Session) -> tuple[Run, Run, Run]:
     """A success with everything, a failure, and one that is open."""
-    full = a_full_run(callback_url=CALLBACK, notebook="/home/me/foxes.ipynb").but(
+    full = a_full_run(callback_url=CALLBACK, notebook="/home/me/foxes.ipynb").replace(
         prompt=LONG, raw=f'{{"callBackUrl": "{CALLBACK}"}}'
     )
     pictures = [encoded(), encoded(colour="blue")]
     success = keep(session, with_pictures(full, pictures), pictures)
     ended = {"submitted_at": NOON + timedelta(1), "finished_at": NOON + timedelta(1, 5)}
     failed = a_run("b", sandbox=False, state="failed", fail_code="Timeout", fail_msg="late", **ended)
-    session.ledger.insert(failed.but(created_at=NOON + timedelta(1), task_id="task_2", cost_micros=0))
+    session.ledger.insert(failed.replace(created_at=NOON + timedelta(1), task_id="task_2", cost_micros=0))
     opened = a_run("c", sandbox=False, state="processing", task_id="task_3")
-    session.ledger.insert(opened.but(created_at=NOON + timedelta(2)))
+    session.ledger.insert(opened.replace(created_at=NOON + timedelta(2)))
     session.ledger.insert(a_run("never sent", sandbox=False, state="planned"))
     choose(session, success.run_id, 1, rating=5, tags=["best"])
     one, two, three, _ = session.ledger.runs()

@@ -34,7 +34,7 @@ def a_secret_run(state: str = "success", **changes: Any) -> Run:
     run = new_run(request, unit_price_micros=350_000, sandbox=False, variables={"key": "variable-91x"})
     pictures = tuple(Image(index=index, url=f"https://pictures.example/{index}.png") for index in (0, 1))
     facts: dict[str, Any] = {"task_id": "task_1", "images": pictures, "raw": RAW}
-    return run.but(**facts | {"state": state, **changes})
+    return run.replace(**facts | {"state": state, **changes})
 
 
 def sent(answer: object) -> str:
@@ -163,7 +163,7 @@ def test_whatever_people_and_servers_wrote_can_be_sent(text: str, state: str):
     storable = text.replace("\0", "\ufffd")
     labels: dict[str, Any] = {"name": storable, "note": storable, "tags": (storable,)}
     pictures = (Image(index=0, url="u", error=storable, note=storable),)
-    run = a_full_run(prompt=storable or "x", fail_msg=storable, fail_code=storable, images=pictures).but(
+    run = a_full_run(prompt=storable or "x", fail_msg=storable, fail_code=storable, images=pictures).replace(
         **labels, state=state
     )
     for answer in (
@@ -180,7 +180,7 @@ def test_whatever_people_and_servers_wrote_can_be_sent(text: str, state: str):
 
 def test_a_comparison_marks_what_differs_and_only_that():
     one = a_full_run()
-    other = one.but(
+    other = one.replace(
         run_id="other",
         prompt="a red fox",
         parameters={"aspect_ratio": "3:2", "num_images": 2},
@@ -202,7 +202,7 @@ def test_a_comparison_marks_what_differs_and_only_that():
 
 
 def test_a_comparison_holds_whole_prompts_and_no_secrets():
-    runs = [a_secret_run().but(prompt="x " * 2_000), a_secret_run("failed")]
+    runs = [a_secret_run().replace(prompt="x " * 2_000), a_secret_run("failed")]
     found = comparison(runs)
     assert [run["prompt"] for run in found["runs"]] == [run.prompt for run in runs]
     assert all(len(line["values"]) == 2 for line in found["parameters"])
@@ -210,7 +210,7 @@ def test_a_comparison_holds_whole_prompts_and_no_secrets():
 
 
 def test_a_run_of_a_model_that_is_not_known_can_be_compared():
-    strange = a_full_run().but(model="dall-e", parameters={"size": 1024})
+    strange = a_full_run().replace(model="dall-e", parameters={"size": 1024})
     values = {line["label"]: line["values"] for line in comparison([strange, a_full_run()])["parameters"]}
     assert values["size"] == ["1024", ""]
     sent(comparison([strange, strange]))

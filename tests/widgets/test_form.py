@@ -135,7 +135,7 @@ def outcome(make: Callable[[], Request]) -> Request | str:
 def test_any_json_is_read_as_a_form(given_: Any):
     form = read_form(given_)
     assert read_form(json.loads(json.dumps(form.as_dict()))) == form
-    told = problems(form, nearby=False)
+    told = problems(form, allow_loopback=False)
     assert all(told.values())
     for text in (cell_text(form), python_text(form), *told.values()):
         text.encode()  # it can be sent
@@ -164,7 +164,7 @@ def test_the_form_of_a_run_asks_for_the_same_once_more():
     request = make_request("a {fox}", aspect_ratio="3:2", num_images=2, image_urls=[REF])
     labels: dict[str, Any] = {"name": "foxes", "tags": ("a", "b"), "note": "n"}
     form = form_of(new_run(request, unit_price_micros=1, sandbox=True, **labels))
-    assert (form.request(nearby=False), form.labels()) == (request, Labels(**labels))
+    assert (form.request(allow_loopback=False), form.labels()) == (request, Labels(**labels))
     assert form.repeat == 1
 
 
@@ -174,14 +174,14 @@ def test_the_form_of_a_run_asks_for_the_same_once_more():
 @PROPERTY
 @given(forms(prompt=""))
 def test_an_empty_prompt_is_no_problem_yet(form: Form):
-    assert "prompt" not in problems(form, nearby=False)
+    assert "prompt" not in problems(form, allow_loopback=False)
 
 
 @PROPERTY
 @given(forms())
 def test_a_form_without_problems_is_a_request(form: Form):
-    found = problems(form, nearby=False)
-    asked = outcome(lambda: form.request(nearby=False))
+    found = problems(form, allow_loopback=False)
+    asked = outcome(lambda: form.request(allow_loopback=False))
     if isinstance(asked, Request):
         assert set(found) <= {"repeat"}
     elif form.prompt and asked in ("prompt", "image_urls"):
@@ -204,15 +204,15 @@ def test_a_form_without_problems_is_a_request(form: Form):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_problem_names_its_field(form: Form, field: str, told: str):
-    found = problems(form, nearby=False)
+    found = problems(form, allow_loopback=False)
     assert list(found) == [field]
     assert told in found[field]
 
 
 def test_a_picture_of_this_machine_is_good_for_the_sandbox_only():
     form = Form("x", image_urls=("http://127.0.0.1:8000/a.png",))
-    assert list(problems(form, nearby=False)) == ["image_urls.0"]
-    assert problems(form, nearby=True) == {}
+    assert list(problems(form, allow_loopback=False)) == ["image_urls.0"]
+    assert problems(form, allow_loopback=True) == {}
 
 
 @pytest.mark.parametrize("draws", [0, -1, 101, 10**30])
@@ -266,7 +266,7 @@ def asked_by_cell(shell: InteractiveShell, text: str) -> tuple[Request | str, La
 @example(Form("a fox", image_urls=("",)))
 def test_a_cell_asks_for_exactly_what_the_form_says_or_there_is_none(ipython: InteractiveShell, form: Form):
     if text := cell_text(form):
-        expected = (outcome(lambda: form.request(nearby=False)), form.labels(), form.repeat)
+        expected = (outcome(lambda: form.request(allow_loopback=False)), form.labels(), form.repeat)
         assert asked_by_cell(ipython, text) == expected
 
 
@@ -333,7 +333,7 @@ def test_python_asks_for_exactly_what_the_form_says(form: Form, odd: str):
     assert names["run" if form.repeat == 1 else "runs"] == (
         1 if form.repeat == 1 else list(range(1, form.repeat + 1))
     )
-    expected = outcome(lambda: form.request(nearby=False))
+    expected = outcome(lambda: form.request(allow_loopback=False))
     for asked in calls:
         labels = [asked.pop(field, empty) for field, empty in (("name", ""), ("tags", ()), ("note", ""))]
         assert make_labels(*labels) == form.labels()
@@ -345,8 +345,8 @@ def test_a_variable_has_no_name_that_python_could_not_say():
     assert {*arguments} - {"values"} == RESERVED_NAMES
     for name in ("class", "None", "__debug__", "aspect_ratio", "num_images", *RESERVED_NAMES):
         form = Form(f"a {{{name}}} fox", sweep=f"{name} = red, blue")
-        assert f"{name} cannot be a variable" in problems(form, nearby=True)["sweep"]
-    assert problems(Form("a {match} fox", sweep="match = red, blue"), nearby=True) == {}
+        assert f"{name} cannot be a variable" in problems(form, allow_loopback=True)["sweep"]
+    assert problems(Form("a {match} fox", sweep="match = red, blue"), allow_loopback=True) == {}
 
 
 def test_python_of_a_usual_form_reads_like_python():
@@ -362,8 +362,8 @@ def test_python_of_a_usual_form_reads_like_python():
 
 
 def test_what_a_sweep_leaves_out_or_says_twice_is_named_in_the_words_of_the_form():
-    left_out = problems(Form("a {red} fox in a {place}", sweep="red = 1, 2"), nearby=True)["sweep"]
+    left_out = problems(Form("a {red} fox in a {place}", sweep="red = 1, 2"), allow_loopback=True)["sweep"]
     assert "{place}" in left_out
     assert "place = value, value" in left_out
-    twice = problems(Form("a {red} fox", sweep="red = 1\nred = 2"), nearby=True)["sweep"]
+    twice = problems(Form("a {red} fox", sweep="red = 1\nred = 2"), allow_loopback=True)["sweep"]
     assert "red has two lines" in twice

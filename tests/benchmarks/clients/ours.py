@@ -36,7 +36,7 @@ def hasty(url: str, count: int, scale: float) -> Known:
 
 
 def _learned(interval_s: float) -> Cadence:
-    """The package's timetable after tasks of the same kind, where polls may be as close as that."""
+    """The package's poll times after tasks of the same kind, where polls may be as close as that."""
     from apixo_nb.core.models import MODELS
 
     page = MODELS["gpt-image-1"].cadence
