@@ -15,8 +15,8 @@ from sphinx.errors import SphinxError
 import apixo_nb
 from apixo_nb import cli
 from apixo_nb.analysis import frame
-from apixo_nb.core import settings as config
-from apixo_nb.experiments import cell_options as options
+from apixo_nb.core.settings import Apixo
+from apixo_nb.experiments import cell_options
 from apixo_nb.notebook.commands import COMMANDS
 from apixo_nb.sandbox import KINDS, MARKERS
 
@@ -31,7 +31,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["constraints.txt"]
 smartquotes = False  # they would make one dash of the two of an option
 default_role = "py:obj"  # names in docstrings stand in single backticks, and are links where there is a page
-nitpicky = False  # most of those names are of rooms that have no page
+nitpicky = False  # most of those names are of modules that have no page
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -61,12 +61,12 @@ def setup(app: Sphinx) -> None:
 
 def _fill(_app: Sphinx, _name: str, source: list[str]) -> None:
     source[0] = _WORDS.from_string(source[0]).render(
-        cell_help=options.parser().format_help(),
+        cell_help=cell_options.parser().format_help(),
         line_commands=COMMANDS.values(),
         command_groups=cli.command_groups(),
         command_help=_helps(),
         in_terminal=cli.in_terminal,
-        settings=[(name, trait.help) for name, trait in sorted(config.Apixo().traits(config=True).items())],
+        settings=[(name, trait.help) for name, trait in sorted(Apixo().traits(config=True).items())],
         run_columns=frame.COLUMNS,
         picture_columns=frame.IMAGE_COLUMNS,
         markers=MARKERS,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apixo_nb.experiments import cell_options as options
+from apixo_nb.experiments.cell_options import known_flags
 from apixo_nb.notebook.commands import COMMANDS
 from apixo_nb.sandbox import Sandbox
 
@@ -37,7 +37,7 @@ def test_links_and_pictures_lead_to_files() -> None:
 
 def test_every_option_is_in_the_table() -> None:
     table = re.findall(r"^\| (`.*?) \|", README, re.MULTILINE)
-    assert [flag for flag in options.known_flags() if f"`{flag}" not in " ".join(table)] == []
+    assert [flag for flag in known_flags() if f"`{flag}" not in " ".join(table)] == []
 
 
 def test_every_command_is_named() -> None:
