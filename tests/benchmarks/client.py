@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.benchmarks.table import ROOT, Table, say
 
-OURS, PROMPT, HASTY, SESSION, FLOOR = "ours", "ours-prompt", "ours-hasty", "ours-session", "aiohttp"
+OURS, PROMPT, HASTY, SESSION, BASELINE = "ours", "ours-prompt", "ours-hasty", "ours-session", "aiohttp"
 PEERS = {
     "requests": "requests, threads, 2 s",
     "httpx": "httpx loop, 2 s",
@@ -182,7 +182,7 @@ def main() -> None:
             continue
         if asked.scale:
             size = dataclasses.replace(size, scale=asked.scale)  # noqa: PLW2901 - the same size at another pace
-        wanted = {OURS, FLOOR, *(asked.clients if asked.clients is not None else size.clients)}
+        wanted = {OURS, BASELINE, *(asked.clients if asked.clients is not None else size.clients)}
         found = {name: measure(name, size, asked.patience) for name in size.clients if name in wanted}
         tabulate(table, size, found)
         kept.append({"count": size.count, "scale": size.scale, "clients": found})

@@ -421,7 +421,7 @@ def public(kind: type) -> set[str]:
 
 
 def test_both_clients_have_the_same_calls():
-    # Only the way to close differs, and what the floors above call: checked requests, one step at a time.
+    # Only the way to close differs, and what the layers above call: checked requests, one step at a time.
     inner = {"submit_request", "submit_once", "carry_out"}
     assert public(AsyncClient) - {"aclose"} - inner == public(Client) - {"close"}
 

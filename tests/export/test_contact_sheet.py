@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as Pillow
 
 from apixo_nb.analysis.pivot import lay_out
-from apixo_nb.core import fonts as lettering
+from apixo_nb.core import fonts
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, InvalidRequestError
 from apixo_nb.export import contact_sheet as sheet
@@ -85,12 +85,12 @@ def test_any_text_can_be_a_label(text: str, folder: Path, tmp_path: Path):
 def test_machine_without_fonts_of_its_own_will_do(
     sweep: list[Run], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(lettering, "FONTS", ("",))
-    lettering._installed.cache_clear()
+    monkeypatch.setattr(fonts, "FONTS", ("",))
+    fonts._installed.cache_clear()
     try:
         assert write_sheet(lay_out(sweep), tmp_path / "sheet.png", Images(folder), px=64).exists()
     finally:
-        lettering._installed.cache_clear()
+        fonts._installed.cache_clear()
 
 
 def test_sections_and_wrapped_rows_have_their_place(folder: Path, tmp_path: Path):

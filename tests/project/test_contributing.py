@@ -1,4 +1,4 @@
-"""CONTRIBUTING and the reference keep step: every package is on the plan, every public name has its entry."""
+"""CONTRIBUTING and the reference keep step: every package is listed, every public name has its entry."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def findings() -> list[str]:
     return wrong
 
 
-def a_house(session: Session) -> list[Run]:
+def filled_ledger(session: Session) -> list[Run]:
     """A ledger with all kinds of runs that have come to rest, and the pictures of two."""
     ledger = session.ledger
     session.begin("a fox 🦊\r\n", num_images=2, tags=["red", "grün"], name="foxes", note="keep").wait()
@@ -55,13 +55,13 @@ def a_house(session: Session) -> list[Run]:
 # --- what it finds ----------------------------------------------------------------------------------
 
 
-def test_clean_house_says_so(session: Session):
-    a_house(session)
+def test_clean_ledger_says_so(session: Session):
+    filled_ledger(session)
     assert findings() == [WELL]
     assert told("doctor").startswith("4 runs and 3 pictures in ")
 
 
-def test_empty_house_is_clean(session: Session):
+def test_empty_ledger_is_clean(session: Session):
     assert session.ledger.runs() == []
     assert findings() == [WELL]
 
@@ -261,7 +261,7 @@ def test_files_that_are_no_facts_of_ours_are_passed_over(session: Session, text:
 
 
 def test_it_changes_nothing(session: Session):
-    a_house(session)
+    filled_ledger(session)
     home = session.settings.home_path
     before = {path: path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file()}
     told("doctor")
@@ -328,7 +328,7 @@ NO_LEDGERS: list[Callable[[Path], None]] = [empty, foreign, letter, folder]
 def test_damaged_ledger_is_told_in_two_lines_and_nothing_is_sent(
     session: Session, sandbox: Sandbox, damage: Callable[[Path], None]
 ):
-    a_house(session)
+    filled_ledger(session)
     submits = sandbox.account.submits
     left = damaged(session, damage)
     with pytest.raises(LedgerError) as refused:
@@ -344,7 +344,7 @@ def test_damaged_ledger_is_told_in_two_lines_and_nothing_is_sent(
 def test_rebuilt_ledger_has_every_run_that_has_a_picture_and_the_old_one_is_kept(
     session: Session, sandbox: Sandbox, damage: Callable[[Path], None]
 ):
-    a_house(session)
+    filled_ledger(session)
     made = [run for run in session.ledger.runs() if run.files]
     submits = sandbox.account.submits
     left = damaged(session, damage)
@@ -394,7 +394,7 @@ def test_rows_that_can_still_be_read_are_salvaged_with_all_they_hold(session: Se
 
 
 def test_budgets_are_set_anew_after_a_ledger_was_made_anew(session: Session):
-    a_house(session)
+    filled_ledger(session)
     damaged(session, bad_header)
     said = told("doctor --rebuild")
     assert "The damaged ledger is kept as" in said
@@ -402,14 +402,14 @@ def test_budgets_are_set_anew_after_a_ledger_was_made_anew(session: Session):
 
 
 def test_whole_ledger_is_never_set_aside(session: Session):
-    runs = a_house(session)
+    runs = filled_ledger(session)
     assert "0 rows added, 0 of them from facts beside pictures." in told("doctor --rebuild")
     assert session.ledger.runs() == runs
     assert list(session.settings.home_path.glob("*damaged*")) == []
 
 
 def test_ledger_that_is_damaged_while_it_is_open_is_made_anew_too(session: Session):
-    a_house(session)
+    filled_ledger(session)
     made = [run for run in session.ledger.runs() if run.files]
     with contextlib.suppress(LedgerError):
         bad_header(session.ledger_file())
@@ -421,7 +421,7 @@ def test_ledger_that_is_damaged_while_it_is_open_is_made_anew_too(session: Sessi
 
 
 def test_facts_of_several_ledgers_can_be_brought_together(session: Session, tmp_path: Path):
-    mine = a_house(session)
+    mine = filled_ledger(session)
     theirs = tmp_path / "theirs"
     shutil.copytree(session.images.folder, theirs / "images")
     with contextlib.closing(Ledger(theirs / "ledger.db")) as empty_one:
