@@ -12,6 +12,8 @@ import ipaddress
 import os
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
@@ -90,16 +92,21 @@ _GONE = (403, 404, 410)
 
 
 async def download_once(
-    client: httpx2.AsyncClient, url: str, target: Path, limits: Limits
+    client: httpx2.AsyncClient,
+    url: str,
+    target: Path,
+    limits: Limits,
+    proxied: Callable[[str], httpx2.AsyncClient | None] = lambda _url: None,
 ) -> Downloaded | ApixoError:
     """Download `url` to `target`, which is replaced only by a whole, decodable picture.
 
-    A target without a suffix gets the one its bytes call for. Errors are returned, not raised, as the caller
-    decides about another attempt.
+    `proxied` gives the client for an address that is fetched through a proxy, which judges it itself; all
+    others are fetched by `client`, which must use none. A target without a suffix gets the one its bytes call
+    for. Errors are returned, not raised, as the caller decides about another attempt.
     """
     try:
         async with asyncio.timeout(limits.total_s):
-            return await _download(client, url, target, limits)
+            return await _download(_Route(client, proxied), url, target, limits)
     except ApixoError as error:
         return error
     except (TimeoutError, httpx2.TimeoutException):
@@ -112,14 +119,29 @@ async def download_once(
         return _not_saved(target, error)
 
 
-async def _download(client: httpx2.AsyncClient, url: str, target: Path, limits: Limits) -> Downloaded:
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """How a picture is fetched: directly by `client`, or by one of `proxied`."""
+
+    client: httpx2.AsyncClient
+    proxied: Callable[[str], httpx2.AsyncClient | None]
+
+    async def send(self, url: str, *, public_only: bool) -> httpx2.Response:
+        """GET it; each hop is judged anew, as a redirect may lead from a proxy into a network of ours."""
+        if (proxy := self.proxied(url)) is not None:
+            return await proxy.send(proxy.build_request("GET", url), stream=True)
+        request = await addressed(self.client, url) if public_only else self.client.build_request("GET", url)
+        return await self.client.send(request, stream=True)
+
+
+async def _download(route: _Route, url: str, target: Path, limits: Limits) -> Downloaded:
     if not target.name or "\0" in str(target):
         raise ImageError("The picture has no file to go to", retryable=False, next_step="Give a file name.")
     part = new_part(target)
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
-            digest = await _transfer(client, url, file, limits)
+            digest = await _transfer(route, url, file, limits)
         try:
             final, length, size, kind = await asyncio.to_thread(_settle, part, target, limits)
         except ImageError:
@@ -151,13 +173,12 @@ def _not_saved(target: Path, error: OSError) -> ImageError:
     return ImageError(text, retryable=False, unsaved=True, next_step=step)
 
 
-async def _transfer(client: httpx2.AsyncClient, url: str, file: BinaryIO, limits: Limits) -> str:
+async def _transfer(route: _Route, url: str, file: BinaryIO, limits: Limits) -> str:
     """Stream the body into `file`, over at most a few hops; returns its sha256."""
     hop = url
     for _ in range(limits.max_redirects + 1):
         _check_address(hop, url)
-        request = await addressed(client, hop) if limits.public_only else client.build_request("GET", hop)
-        response = await client.send(request, stream=True)
+        response = await route.send(hop, public_only=limits.public_only)
         try:
             if response.status_code not in _REDIRECTS:
                 return await _body(response, file, limits)

@@ -13,7 +13,6 @@ import ssl
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
-from urllib.request import getproxies
 
 import httpx2
 
@@ -24,6 +23,7 @@ from apixo_nb.text import is_loopback
 
 from . import protocol as flows
 from .download import download_once
+from .proxies import Proxies
 
 T = TypeVar("T")
 
@@ -65,8 +65,7 @@ class Transport:
         self._base_url = base_url
         self._request_timeout_s = request_timeout_s
         here = is_loopback(urlsplit(base_url).hostname)
-        # A proxy of the environment resolves names itself, and may be the only way out.
-        self._limits = dataclasses.replace(limits, public_only=not here and not getproxies())
+        self._limits = dataclasses.replace(limits, public_only=not here)
         # A proxy from the environment serves https only: over plain http, which is allowed to this machine
         # alone, it would be handed the key.
         self._trust_env = urlsplit(base_url).scheme == "https"
@@ -76,7 +75,7 @@ class Transport:
         """Close all connections of the running loop."""
         clients, self._clients = self._clients, None
         if clients is not None and clients.loop is asyncio.get_running_loop():
-            for client in (clients.submits, clients.polls, clients.pictures):
+            for client in (clients.submits, clients.polls, clients.pictures, *clients.proxied.values()):
                 await client.aclose()
 
     async def drive(self, flow: flows.Flow[T]) -> T:
@@ -127,7 +126,10 @@ class Transport:
         return dataclasses.replace(reply, hide=self._key.hide)
 
     async def _fetch(self, fetch: flows.Fetch) -> Downloaded | ApixoError:
-        return await download_once(self._open().pictures, fetch.url, fetch.target, self._limits)
+        clients = self._open()
+        return await download_once(
+            clients.pictures, fetch.url, fetch.target, self._limits, clients.picture_proxy
+        )
 
     def _open(self) -> _Clients:
         running = asyncio.get_running_loop()
@@ -151,9 +153,16 @@ class Transport:
         }
         fresh = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
         pool = httpx2.Limits(max_connections=_POLLS_AT_ONCE, max_keepalive_connections=_POLLS_AT_ONCE)
-        pictures = common | {
+        pictures = {
+            "trust_env": False,  # which proxy is used, if any, is decided for each address
+            "verify": common["verify"],
             "headers": {"Accept": "image/png,image/jpeg,image/webp", "Accept-Encoding": "identity"},
             "timeout": httpx2.Timeout(30.0, connect=15.0),
+        }
+        proxies = Proxies.of_environment() if self._trust_env else Proxies()
+        proxied = {
+            url: httpx2.AsyncClient(**pictures, cookies=_no_cookies(), limits=fresh, proxy=url)
+            for url in set(proxies.urls.values())
         }
         return _Clients(
             running,
@@ -163,12 +172,17 @@ class Transport:
             httpx2.AsyncClient(**pictures, cookies=_no_cookies(), limits=fresh),
             asyncio.Semaphore(_SUBMITS_AT_ONCE),
             asyncio.Semaphore(_POLLS_AT_ONCE),
+            proxies,
+            proxied,
         )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Clients:
-    """The connections on one loop: submits, each on its own; polls; and pictures, which carry no key."""
+    """The connections on one loop: submits, each on its own; polls; and pictures, which carry no key.
+
+    `pictures` goes to no proxy; `proxied` are clients for each of the proxies, by its address.
+    """
 
     loop: asyncio.AbstractEventLoop
     submits: httpx2.AsyncClient
@@ -176,6 +190,13 @@ class _Clients:
     pictures: httpx2.AsyncClient
     submit_turns: asyncio.Semaphore
     poll_turns: asyncio.Semaphore
+    proxies: Proxies
+    proxied: dict[str, httpx2.AsyncClient]
+
+    def picture_proxy(self, url: str) -> httpx2.AsyncClient | None:
+        """The client that fetches a picture through a proxy; None where it is fetched directly."""
+        proxy = self.proxies.proxy_of(url)
+        return None if proxy is None else self.proxied[proxy]
 
 
 @functools.cache  # it takes 30 ms
