@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(name, lambda *_: stopping.set())
     try:
         faults = () if wishes["faults"] is None else read(wishes["faults"])
-        sandbox = Sandbox(SandboxOptions(**(wishes | {"faults": faults}))).start()
+        sandbox = Sandbox(
+            SandboxOptions(**(wishes | {"faults": faults, "hosts": tuple(wishes["hosts"])}))
+        ).start()
     except (OSError, ValueError) as error:
         print(f"The sandbox cannot start: {error}", file=sys.stderr)
         return 1
@@ -97,6 +99,9 @@ def parser() -> argparse.ArgumentParser:
     option("--journal", type=Path, metavar="FILE", help="file that remembers the tasks over restarts")
     option("--key", help="the only API key accepted; without it, any")
     option("--picture-scale", type=float, default=default.picture_scale, help="1.0 draws 1024 pixels")
+    option(
+        "--host", action="append", dest="hosts", default=[], metavar="NAME", help="another name to answer to"
+    )
     option("--faults", type=Path, metavar="FILE", help="JSON file of faults, see below")
     return made
 

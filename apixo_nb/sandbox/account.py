@@ -40,6 +40,9 @@ class SandboxOptions:
         Size of the pictures; at 1.0 the short side has 1024 pixels.
     faults
         Rules that say which requests meet which trouble; more can be added while it runs, see `faults`.
+    hosts
+        Names beside those of this machine under which requests may come in, such as that of a container, and
+        to which callbacks may go.
     """
 
     seconds: float = 3.0
@@ -50,6 +53,7 @@ class SandboxOptions:
     journal: Path | None = None
     picture_scale: float = 1.0
     faults: tuple[Fault, ...] = ()
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

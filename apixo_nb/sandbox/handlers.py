@@ -93,7 +93,7 @@ class SubmitHandler(ApiHandler):
         """Check the request and accept it, which charges for it."""
         spec = self.model(model_id)
         request = validation.parsed(self.request.body, self.request.headers.get("Content-Type", ""))
-        validation.check(request, spec)
+        validation.check(request, spec, self.service.options.hosts)
         prompt = request["input"]["prompt"]
         script = self._script(prompt)
         self._refuse_if_asked(script, prompt)

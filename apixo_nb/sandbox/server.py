@@ -119,6 +119,7 @@ def _address(listener: socket) -> str:
 
 
 def _listen(stack: AsyncExitStack, application: Application, listener: socket) -> None:
+    application.settings["port"] = listener.getsockname()[1]
     server = HTTPServer(application, max_buffer_size=MAX_BUFFER_BYTES)
     listener.settimeout(0)  # as Tornado wants it
     server.add_socket(listener)

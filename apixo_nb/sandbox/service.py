@@ -8,11 +8,13 @@ import asyncio
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Collection, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
+from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler
 
@@ -136,14 +138,52 @@ class Handler(RequestHandler):
             super().log_exception(typ, value, tb)
 
 
+class _MisdirectedHandler(RequestHandler):
+    """The answer to a request under a name that is not ours."""
+
+    def prepare(self) -> None:
+        self.set_status(421)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish("The sandbox answers under 127.0.0.1, localhost and [::1] only; see its option hosts.\n")
+
+
+class _LocalApplication(Application):
+    """An application that answers under the names of this machine only.
+
+    A page of the web can let its own name point to 127.0.0.1 (DNS rebinding): its scripts would then read the
+    balance, and make tasks.
+    """
+
+    def find_handler(self, request: HTTPServerRequest, **options: Any) -> Any:
+        service, port = self.settings["service"], self.settings["port"]
+        if _is_own(request.headers.get("Host"), port, service.options.hosts):
+            return super().find_handler(request, **options)
+        return self.get_handler_delegate(request, _MisdirectedHandler)
+
+
+def _is_own(host: str | None, port: int, others: Collection[str]) -> bool:
+    if host is None:  # HTTP/1.0; every browser sends one
+        return True
+    try:
+        parts = urlsplit(f"//{host}")
+        name, given_port = parts.hostname or "", parts.port or 80
+    except ValueError:
+        return False
+    if parts.netloc != host or "@" in host:
+        return False
+    named = name in ("127.0.0.1", "localhost", "::1") and given_port == port
+    return named or name in {other.casefold() for other in others}
+
+
 def application(
     service: Service, otherwise: type[Handler], *routes: tuple[str, type[Handler]]
 ) -> Application:
     """A host with these routes, and `otherwise` for every other address."""
     shared = {"service": service}
-    return Application(
+    return _LocalApplication(
         [(pattern, handler, shared) for pattern, handler in routes],
         default_handler_class=otherwise,
         default_handler_args=shared,
         log_function=lambda _: None,  # an access log would be noise in a notebook
+        service=service,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -76,9 +77,12 @@ def parsed(body: bytes, content_type: str) -> Json:
     return dict(request)
 
 
-def check(request: Json, spec: ModelSpec) -> None:
-    """Raise `RefusedError` unless the service would accept this request body for this model."""
-    _check_delivery(request)
+def check(request: Json, spec: ModelSpec, hosts: Collection[str] = ()) -> None:
+    """Raise `RefusedError` unless the service would accept this request body for this model.
+
+    `hosts`: where callbacks may go beside this machine.
+    """
+    _check_delivery(request, hosts)
     given = request.get("input")
     if not isinstance(given, dict):
         raise RefusedError(400, "input must be an object")
@@ -94,20 +98,20 @@ def _require(what: str, *, holds: bool) -> None:
         raise RefusedError(400, f"required: {what}")
 
 
-def _check_delivery(request: Json) -> None:
+def _check_delivery(request: Json, hosts: Collection[str]) -> None:
     kind = request.get("request_type")
     _require("request_type: async or callback", holds=kind in ("async", "callback"))
     if kind == "callback":
-        _check_callback_url(request.get("callback_url"))
+        _check_callback_url(request.get("callback_url"), hosts)
     elif "callback_url" in request:
         raise RefusedError(400, "callback_url goes only with request_type: callback")
 
 
-def _check_callback_url(url: object) -> None:
+def _check_callback_url(url: object, hosts: Collection[str]) -> None:
     # The real service takes public HTTPS addresses; these would carry the sandbox's results off this machine.
     parts = _web_address(url)
     _require("callback_url, an http or https address", holds=parts is not None)
-    if parts is None or not _is_loopback(parts.hostname or ""):
+    if parts is None or not is_local(parts.hostname or "", hosts):
         raise RefusedError(400, "the sandbox sends callbacks to this machine only (127.0.0.1, localhost)")
 
 
@@ -138,6 +142,11 @@ def _web_address(url: object) -> SplitResult | None:
     except ValueError:
         return None
     return parts if usable else None
+
+
+def is_local(host: str, others: Collection[str] = ()) -> bool:
+    """Whether a host is this machine, or one of `others`. No name is resolved."""
+    return _is_loopback(host) or host in {other.casefold() for other in others}
 
 
 def _is_loopback(host: str) -> bool:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -757,7 +759,69 @@ def test_a_callback_outlives_a_restart(http: httpx2.Client, tmp_path: Path):
     assert [payload["data"]["taskId"] for _, payload in receiver.received] == [task_id]
 
 
+def test_a_callback_of_an_edited_journal_never_leaves_this_machine(http: httpx2.Client, tmp_path: Path):
+    journal = tmp_path / "journal.jsonl"
+    with Receiver(200) as receiver:
+        port = receiver.url.partition("://")[2].partition("/")[0].rpartition(":")[2]
+        with Sandbox(replace(QUICK, journal=journal)) as sandbox:
+            asked = {"request_type": "callback", "callback_url": receiver.url}
+            Caller(sandbox, http).task("[seconds:0.5]", **asked)
+        # 0.0.0.0 leads to the receiver, and is no loopback address.
+        text = journal.read_text().replace(receiver.url, f"http://0.0.0.0:{port}/")
+        assert "0.0.0.0" in text
+        journal.write_text(text)
+        with Sandbox(replace(QUICK, journal=journal)) as sandbox:
+            until(lambda: sandbox.account.deliveries)
+            assert sandbox.account.deliveries[0].status is None
+        assert not receiver.received
+
+
 # The server itself.
+
+
+def asked_as(base_url: str, host: str | None, path: str = "") -> int:
+    """The HTTP status of a GET of `base_url` with this Host header, sent as it is."""
+    parts = urlsplit(base_url + path)
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        named = f"Host: {host}\r\n" if host is not None else ""
+        version = "1.0" if host is None else "1.1"
+        head = f"GET {parts.path or '/'} HTTP/{version}\r\n{named}Authorization: Bearer {KEY}\r\n"
+        connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:PORT", "localhost:PORT", "LOCALHOST:PORT", "[::1]:PORT", None])
+def test_it_answers_under_the_names_of_this_machine(sandbox: Sandbox, host: str | None):
+    port = str(urlsplit(sandbox.base_url).port)
+    assert asked_as(sandbox.base_url, host and host.replace("PORT", port), BALANCE) == 200
+
+
+REBOUND = [
+    *("evil.example", "evil.example:PORT", "127.0.0.1", "127.0.0.1:1", "localhost", "localhost.:PORT"),
+    *(
+        "127.0.0.1.evil.example:PORT",
+        "evil.example@127.0.0.1:PORT",
+        "127.0.0.1:PORT@evil.example",
+        "0.0.0.0:PORT",
+    ),
+    *("[::1", "127.0.0.1:x", "127.0.0.1:PORT/", "2130706433:PORT"),
+]
+
+
+@pytest.mark.parametrize("host", REBOUND)
+def test_it_does_not_answer_under_any_other_name(sandbox: Sandbox, host: str):
+    for url, path in ((sandbox.base_url, BALANCE), (sandbox.picture_url, "/x.png")):
+        port = str(urlsplit(url).port)
+        assert asked_as(url, host.replace("PORT", port), path) in (400, 421)
+    assert not sandbox.account.requests
+
+
+def test_it_answers_under_a_name_that_is_given_as_an_option(http: httpx2.Client):
+    with Sandbox(replace(QUICK, hosts=("sandbox.internal",))) as sandbox:
+        assert asked_as(sandbox.base_url, "sandbox.internal:8080", BALANCE) == 200
+        assert asked_as(sandbox.base_url, "evil.example", BALANCE) == 421
+        asked = {"request_type": "callback", "callback_url": "http://sandbox.internal:9/hook"}
+        assert Caller(sandbox, http).submit("[never]", **asked).status_code == 200
 
 
 def test_start_and_stop_can_be_repeated(http: httpx2.Client):
