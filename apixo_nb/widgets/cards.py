@@ -8,7 +8,6 @@ from typing import Any
 
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.formatting import cost, expectation, facts, phase, remark_of, seconds
-from apixo_nb.core.models import ModelSpec
 from apixo_nb.core.records import (
     CANCELLED,
     FAILED,
@@ -35,26 +34,6 @@ _KINDS = {
     CANCELLED: "stopped",
     TIMEOUT: "stopped",
 }
-
-
-def model_facts(spec: ModelSpec, unit_price_micros: int) -> dict[str, Any]:
-    """What a form must know of a model: its parameters, limits and price (micro-dollars a picture)."""
-    return {
-        "id": spec.id,
-        "prompt_max": spec.prompt_max,
-        "references_max": spec.references.maximum,
-        "count": spec.count,
-        "price_micros": unit_price_micros,
-        "parameters": [
-            {
-                "wire": parameter.wire,
-                "label": parameter.help.capitalize(),
-                "values": list(parameter.values),
-                "default": parameter.default,
-            }
-            for parameter in spec.parameters
-        ],
-    }
 
 
 def live_card(job: Job, began_at: datetime, cadence: Cadence) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import functools
 import logging
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.getipython import get_ipython
@@ -19,13 +19,9 @@ from IPython.display import display
 
 from apixo_nb.core.event_loop import WriterThread
 from apixo_nb.core.formatting import sentence_html
-from apixo_nb.core.records import Run
 from apixo_nb.display.cards import lasting_html
-from apixo_nb.errors import ApixoError
+from apixo_nb.errors import ApixoError, BudgetError, InvalidRequestError
 from apixo_nb.session.session import Session, current
-
-from . import handlers
-from .cards import history_row
 
 if TYPE_CHECKING:
     from .frontend import FrontendWidget
@@ -53,7 +49,8 @@ class CellOutput:
             self._publisher.publish(data=bundle, metadata={}, transient=transient, update=update)
 
 
-_SLOW = ("pictures", "export", "fetch", "compare")  # requests that read or write files
+#: Replies to a request of the page: JSON, and bytes under ``buffers``.
+Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 _log = logging.getLogger(__name__)
 
@@ -81,11 +78,23 @@ class Controller:
         What the page draws.
     fallback : str
         A sentence for front ends without widgets.
+    handlers : mapping of str to Handler
+        What the page may request, by method.
+    slow : collection of str
+        The methods that read or write files; they wait for each other, and nothing else for them.
     """
 
-    def __init__(self, widget: FrontendWidget, fallback: str) -> None:
+    def __init__(
+        self,
+        widget: FrontendWidget,
+        fallback: str,
+        handlers: Mapping[str, Handler],
+        slow: Collection[str] = ("pictures",),
+    ) -> None:
         self._id = uuid.uuid4().hex
         self._fallback = fallback
+        self._handlers = handlers
+        self._slow = slow
         self._lock = threading.RLock()
         # ipykernel hears the page's next message in the thread whose context ours was sent from. The page's
         # last message is that context, so that it is a subshell of the front end where there are any.
@@ -140,11 +149,6 @@ class Controller:
         with self._lock:
             self._context.copy().run(self._widget.send, content, list(buffers))
 
-    def _send_picture(self, session: Session, run: Run, index: int, size: str) -> None:
-        facts, data = handlers.picture_bytes(session, run, index, size)
-        push = {"event": "picture", "run_id": run.run_id, "index": index, "size": size, **facts}
-        self._send(push, data)
-
     # --- from the page ---
 
     def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
@@ -152,7 +156,7 @@ class Controller:
         self._context = contextvars.copy_context()
         if not isinstance(content, dict):
             return
-        slow = content.get("method") in _SLOW
+        slow = content.get("method") in self._slow
         _thread("apixo-widget-files" if slow else "apixo-widget").submit(self._reply_to, content)
 
     def _run_soon(self, call: Callable[..., Any], *args: Any) -> None:
@@ -163,37 +167,42 @@ class Controller:
         """A call that takes its time, behind others such."""
         _thread("apixo-widget-files").submit(_logged, call, *args)
 
-    def _reply_to(self, content: dict[str, Any]) -> None:
-        name = str(content.get("method"))
+    def _reply_to(self, request: dict[str, Any]) -> None:
         try:
-            own: Callable[[dict[str, Any]], dict[str, Any]] | None = getattr(self, f"_handle_{name}", None)
-            reply = own(content) if own else handlers.reply(name, self._current_session(), content)
+            reply = dispatch(self._handlers, request)
         except Exception as error:  # noqa: BLE001 - the page must hear of it, whatever it is
-            reply = handlers.error_reply(error)
+            reply = error_reply(error)
             if not isinstance(error, ApixoError):
-                _log.exception("%s failed at %s", type(self).__name__, name)
+                _log.exception("%s failed at %s", type(self).__name__, request.get("method"))
         buffers = reply.pop("buffers", ())
-        self._send({"id": content.get("id"), **reply}, *buffers)
+        self._send({"id": request.get("id"), **reply}, *buffers)
 
-    def _handle_hello(self, _request: dict[str, Any]) -> dict[str, Any]:
-        """A page is there."""
-        return {}
+    def _with_session(self, handle: Callable[[Session, dict[str, Any]], dict[str, Any]]) -> Handler:
+        """A handler that is given the session of the notebook."""
+        return lambda request: handle(self._current_session(), request)
 
-    def _handle_pictures(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Pictures that the page does not have yet; they come one by one."""
-        session = self._current_session()
-        for run, index, size in handlers.wanted_pictures(session, request):
-            self._send_picture(session, run, index, size)
-        return {}
 
-    def _handle_review(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Rating, star, note and tags of a picture."""
-        run = handlers.review_picture(self._current_session(), request)
-        self._on_review(run)
-        return {"row": history_row(run)}
+def dispatch(handlers: Mapping[str, Handler], request: dict[str, Any]) -> dict[str, Any]:
+    """The reply of the handler that a request names; raises what the handler raises.
 
-    def _on_review(self, run: Run) -> None:
-        """A person has rated, starred or labelled one of the pictures."""
+    Raises
+    ------
+    InvalidRequestError
+        No handler has that name.
+    """
+    method = str(request.get("method"))
+    if method not in handlers:
+        text = "The page asks for what this kernel does not know"
+        raise InvalidRequestError(text, field="method", value=method)
+    return handlers[method](request)
+
+
+def error_reply(error: Exception) -> dict[str, Any]:
+    """An error as a reply: what happened, what to do, and which field it is about."""
+    if isinstance(error, ApixoError):
+        field = "budget" if isinstance(error, BudgetError) else getattr(error, "field", "")
+        return {"problem": {"text": error.message, "advice": error.advice, "field": field}}
+    return {"problem": {"text": f"Something went wrong: {type(error).__name__}", "advice": "", "field": ""}}
 
 
 class FallbackText:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apixo_nb.core import checks
-from apixo_nb.core.models import DEFAULT_MODEL, MODELS, Value
+from apixo_nb.core.models import DEFAULT_MODEL, MODELS, ModelSpec, Value
 from apixo_nb.core.records import Run
 from apixo_nb.core.request import Labels, Request, make_labels, make_request
 from apixo_nb.errors import InvalidRequestError
@@ -95,6 +95,26 @@ class Form:
     def labels(self) -> Labels:
         """What goes on the row beside the request."""
         return make_labels(self.name, self.tags, self.note)
+
+
+def model_facts(spec: ModelSpec, unit_price_micros: int) -> dict[str, Any]:
+    """What a form must know of a model: its parameters, limits and price (micro-dollars a picture)."""
+    return {
+        "id": spec.id,
+        "prompt_max": spec.prompt_max,
+        "references_max": spec.references.maximum,
+        "count": spec.count,
+        "price_micros": unit_price_micros,
+        "parameters": [
+            {
+                "wire": parameter.wire,
+                "label": parameter.help.capitalize(),
+                "values": list(parameter.values),
+                "default": parameter.default,
+            }
+            for parameter in spec.parameters
+        ],
+    }
 
 
 def read_form(given: object) -> Form:

@@ -6,6 +6,7 @@ were picked, for when the kernel is gone.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from typing import Any
 
@@ -13,13 +14,13 @@ from IPython.core.getipython import get_ipython
 
 from apixo_nb.analysis.pivot import Cell, Layout, Section, lay_out, why_none
 from apixo_nb.core.environment import has_widgets
-from apixo_nb.core.records import Run
 from apixo_nb.experiments.grid import Grid, bounded
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import printable
 
-from .cards import picture
+from .cards import history_row, picture
 from .controller import Controller
+from .handlers import full_prompt, review_picture, send_pictures
 
 _FALLBACK = "A grid of pictures"
 _PICTURES = 48  # of one cell
@@ -33,7 +34,13 @@ class GridController(Controller):
 
         self._layout = grid.layout
         self._images = images
-        super().__init__(GridWidget(), _FALLBACK)
+        handlers = {
+            "hello": self._hello,
+            "pictures": self._with_session(functools.partial(send_pictures, self._send)),
+            "prompt": self._with_session(full_prompt),
+            "review": self._review,
+        }
+        super().__init__(GridWidget(), _FALLBACK, handlers)
         self._draw()
 
     def _draw(self) -> None:
@@ -49,16 +56,18 @@ class GridController(Controller):
     def _lasting(self) -> dict[str, str]:
         return Grid(self._layout, self._images)._repr_mimebundle_()
 
-    def _handle_hello(self, _request: dict[str, Any]) -> dict[str, Any]:
+    def _hello(self, _request: dict[str, Any]) -> dict[str, Any]:
         self._draw()
         self._resend_traits("facts", "grid")
         return {}
 
-    def _on_review(self, run: Run) -> None:
-        """The page shows it already; what is left in the notebook is to show it too."""
+    def _review(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Rate, star or label a picture. The page shows it already; the notebook follows."""
+        run = review_picture(self._current_session(), request)
         runs = [run if known.run_id == run.run_id else known for known in self._layout.runs]
         self._layout = lay_out(runs, self._layout.x or None, self._layout.y or None)
         self._run_in_background(self._update_lasting, self._layout)
+        return {"row": history_row(run)}
 
     def _update_lasting(self, layout: Layout) -> None:
         if layout is self._layout:  # else another star came meanwhile, and its turn comes

@@ -17,12 +17,11 @@ from apixo_nb.core import checks
 from apixo_nb.core.files import SUFFIXES
 from apixo_nb.core.records import Image, Run
 from apixo_nb.display.comparison import MOST_COMPARED
-from apixo_nb.errors import ApixoError, BudgetError, InvalidRequestError
+from apixo_nb.errors import InvalidRequestError
 from apixo_nb.experiments.review import choose
 from apixo_nb.ledger.query import Query
-from apixo_nb.session.maintenance import budgets
 from apixo_nb.session.session import Session
-from apixo_nb.text import dollars, storable
+from apixo_nb.text import storable
 
 from . import cards
 from .form import form_of
@@ -92,41 +91,20 @@ def export_runs(session: Session, request: dict[str, Any]) -> Reply:
     return {"file": written.name, "place": str(written.absolute())}
 
 
-# --- what stands beside the form ---------------------------------------------------------------------
-
-
-def budget_facts(session: Session) -> Reply:
-    """The budgets that are set, in micro-dollars."""
-    try:
-        limits = budgets(session)
-    except ApixoError:  # the page says elsewhere what is wrong with the ledger
-        limits = []
-    facts = [(limit.name, limit.limit_micros, limit.left_micros) for limit in limits]
-    names = ("name", "limit_micros", "left_micros")
-    return {"budgets": [dict(zip(names, fact, strict=True)) for fact in facts]}
-
-
-def unfinished_text(session: Session) -> str:
-    """What an earlier kernel has left, in a sentence; "" if nothing."""
-    try:
-        here = {job.run.run_id for job in session.jobs()} | session.ledger.leases.held_elsewhere()
-        left = [run for run in session.ledger.unfinished() if run.run_id not in here]
-        open_runs = [run for run in left if run.sandbox == session.is_sandbox and run.task_id]
-        lost = session.lost()
-    except ApixoError:
-        return ""
-    sentences = []
-    if open_runs:
-        runs = "1 earlier run is" if len(open_runs) == 1 else f"{len(open_runs)} earlier runs are"
-        sentences.append(f"{runs} not finished; to resume costs nothing.")
-    if lost:
-        stake = dollars(sum(run.price_micros for run in lost))
-        submits = "1 submit was" if len(lost) == 1 else f"{len(lost)} submits were"
-        sentences.append(f"{submits} never answered, up to {stake} at stake: see %apixo resume.")
-    return " ".join(sentences)
-
-
 # --- pictures ---------------------------------------------------------------------------------------
+
+
+def send_pictures(send: Callable[..., None], session: Session, request: dict[str, Any]) -> Reply:
+    """Send the pictures that a page does not have yet, each in a message of its own."""
+    for run, index, size in wanted_pictures(session, request):
+        send_picture(send, session, run, index, size)
+    return {}
+
+
+def send_picture(send: Callable[..., None], session: Session, run: Run, index: int, size: str) -> None:
+    """Send one picture. `send` takes a message, JSON, and the bytes that go with it."""
+    facts, data = picture_bytes(session, run, index, size)
+    send({"event": "picture", "run_id": run.run_id, "index": index, "size": size, **facts}, data)
 
 
 def picture_bytes(session: Session, run: Run, index: int, size: str) -> tuple[Reply, bytes]:
@@ -232,8 +210,8 @@ def _day(text: object, *, end: bool = False) -> dt.datetime | None:
         ) from None
 
 
-# By the method that the page names.
-_HANDLERS: dict[str, Callable[[Session, dict[str, Any]], Reply]] = {
+#: By the method that the page names.
+HANDLERS: dict[str, Callable[[Session, dict[str, Any]], Reply]] = {
     "find": find_runs,
     "facets": list_facets,
     "compare": compare_runs,
@@ -242,20 +220,3 @@ _HANDLERS: dict[str, Callable[[Session, dict[str, Any]], Reply]] = {
     "prompt": full_prompt,
     "export": export_runs,
 }
-
-
-def reply(name: str, session: Session, request: dict[str, Any]) -> Reply:
-    """The reply to a request; raises ApixoError."""
-    if name not in _HANDLERS:
-        raise InvalidRequestError(
-            "The page asks for what this kernel does not know", field="method", value=name
-        )
-    return _HANDLERS[name](session, request)
-
-
-def error_reply(error: Exception) -> Reply:
-    """An error as a reply: what happened, what to do, and which field it is about."""
-    if isinstance(error, ApixoError):
-        field = "budget" if isinstance(error, BudgetError) else getattr(error, "field", "")
-        return {"problem": {"text": error.message, "advice": error.advice, "field": field}}
-    return {"problem": {"text": f"Something went wrong: {type(error).__name__}", "advice": "", "field": ""}}

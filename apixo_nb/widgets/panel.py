@@ -10,6 +10,7 @@ once.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -33,16 +34,18 @@ from apixo_nb.experiments.cell_options import MOST_DRAWS
 from apixo_nb.experiments.grid import Grid
 from apixo_nb.experiments.plan import SweepOptions, make_plan
 from apixo_nb.experiments.prompts import Template
+from apixo_nb.session.maintenance import budgets
 from apixo_nb.session.session import Session, current
 from apixo_nb.text import dollars, to_micros
 
-from . import handlers
-from .cards import model_facts, retry_price
-from .controller import Controller, FallbackText
-from .form import Form, cell_text, check_draws, problems, python_text, read_form
+from .cards import history_row, retry_price
+from .controller import Controller, FallbackText, Handler, error_reply
+from .form import Form, cell_text, check_draws, model_facts, problems, python_text, read_form
+from .handlers import HANDLERS, export_runs, review_picture, send_picture, send_pictures
 from .run_list import RunList, TrackedRun
 
 _REDRAW_S = 0.25
+_SLOW = ("pictures", "export", "fetch", "compare")  # requests that read or write files
 _MOST_TASKS = 500  # of one click
 _CARDS_LEFT = 8  # runs bought at once that each leave a card in the notebook
 _LEFT_AGAIN = 12  # lasting outputs, when the panel is shown again in this kernel
@@ -61,7 +64,7 @@ class Panel(Controller):
     def __init__(self) -> None:
         from .frontend import PanelWidget
 
-        super().__init__(PanelWidget(form=Form().as_dict()), _NO_WIDGETS)
+        super().__init__(PanelWidget(form=Form().as_dict()), _NO_WIDGETS, self._all_handlers(), _SLOW)
         self._refreshing = False
         self._purchases: dict[str, list[str]] = {}  # token -> runs
         self._exported: dict[str, str] = {}
@@ -72,6 +75,21 @@ class Panel(Controller):
         self._use_session(self._session)
         self._widget.observe(lambda _change: self._run_soon(self._check_form), "form")
         self._check_form()
+
+    def _all_handlers(self) -> dict[str, Handler]:
+        return {
+            **{method: self._with_session(handle) for method, handle in HANDLERS.items()},
+            "pictures": self._with_session(functools.partial(send_pictures, self._send)),
+            "hello": self._hello,
+            "texts": self._form_texts,
+            "generate": self._generate,
+            "retry": self._retry,
+            "cancel": self._cancel,
+            "resume": self._resume,
+            "review": self._review,
+            "export": self._export,
+            "fetch": self._fetch,
+        }
 
     def __repr__(self) -> str:
         return f"<Panel of {self._session!r}>"
@@ -111,9 +129,9 @@ class Panel(Controller):
             "most_compared": MOST_COMPARED,
             "ask_above_micros": to_micros(session.settings.ask_above_usd),
             "problem": self._problem,
-            "unfinished": handlers.unfinished_text(session),
+            "unfinished": unfinished_text(session),
         }
-        self._set_traits(facts=facts, money=handlers.budget_facts(self._session))
+        self._set_traits(facts=facts, money=budget_facts(self._session))
 
     def _current_session(self) -> Session:
         """The session of the notebook; the panel follows it when a setting has changed."""
@@ -176,7 +194,7 @@ class Panel(Controller):
             busy = self._runs.busy
             shown = self._runs.cards()
             if shown != self._widget.cards:
-                self._set_traits(cards=shown, money=handlers.budget_facts(self._session))
+                self._set_traits(cards=shown, money=budget_facts(self._session))
             self._set_traits(progress=self._runs.progress(time.monotonic()))
             for group in [group for group in self._groups if all(job.ended.done() for job in group[1])]:
                 self._groups.remove(group)
@@ -188,7 +206,8 @@ class Panel(Controller):
 
     def _has_ended(self, tracked: TrackedRun) -> None:
         for image in tracked.job.run.images:
-            self._run_in_background(self._send_picture, tracked.session, tracked.job.run, image.index, "card")
+            run = tracked.job.run
+            self._run_in_background(send_picture, self._send, tracked.session, run, image.index, "card")
         if tracked.ours:
             self._run_in_background(self._display_run, tracked)
 
@@ -212,10 +231,10 @@ class Panel(Controller):
             checked["tasks"], checked["pictures"] = form.count()
         self._set_traits(checked=checked)
 
-    def _handle_texts(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _form_texts(self, request: dict[str, Any]) -> dict[str, Any]:
         return _texts(read_form(request.get("form")))
 
-    def _handle_hello(self, _request: dict[str, Any]) -> dict[str, Any]:
+    def _hello(self, _request: dict[str, Any]) -> dict[str, Any]:
         """A page is there: everything that may have changed while none was."""
         self._current_session()
         self._send_facts()
@@ -223,7 +242,7 @@ class Panel(Controller):
         self._resend_traits("facts", "money", "cards", "progress", "checked")
         return {}
 
-    def _handle_generate(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _generate(self, request: dict[str, Any]) -> dict[str, Any]:
         if (bought := self._earlier_purchase(request)) is not None:
             return bought
         form = read_form(request.get("form"))
@@ -231,7 +250,7 @@ class Panel(Controller):
         check_draws(form.repeat)
         return self._buy(session, _runs_of(session, form), request)
 
-    def _handle_retry(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _retry(self, request: dict[str, Any]) -> dict[str, Any]:
         """Buy the request of a run that came to nothing once more."""
         if (bought := self._earlier_purchase(request)) is not None:
             return bought
@@ -266,7 +285,7 @@ class Panel(Controller):
                 begun.append(run.run_id)
         except ApixoError as error:  # those that were begun go on, and the page is to know of both
             self._show_jobs(session, jobs, bought=True)
-            return {"run_ids": begun, **handlers.error_reply(error)}
+            return {"run_ids": begun, **error_reply(error)}
         self._show_jobs(session, jobs, bought=True)
         return {"run_ids": begun}
 
@@ -286,12 +305,12 @@ class Panel(Controller):
             raise ConfigurationError("That run is not on the panel any more", next_step="Nothing was sent.")
         return job
 
-    def _handle_cancel(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _cancel(self, request: dict[str, Any]) -> dict[str, Any]:
         self._shown_job(request).cancel()
         self._schedule_refresh()
         return {}
 
-    def _handle_resume(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _resume(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take up one run, or all that are unfinished; it is free."""
         session = self._current_session()
         run_id = request.get("run_id")
@@ -300,17 +319,20 @@ class Panel(Controller):
         self._send_facts()
         return {"run_ids": [job.run.run_id for job in jobs]}
 
-    def _on_review(self, run: Run) -> None:
+    def _review(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Rate, star or label a picture."""
+        run = review_picture(self._current_session(), request)
         with self._lock:
             self._runs.renew(run)
         self._refresh()
+        return {"row": history_row(run)}
 
-    def _handle_export(self, request: dict[str, Any]) -> dict[str, Any]:
-        reply = handlers.export_runs(self._current_session(), request)
+    def _export(self, request: dict[str, Any]) -> dict[str, Any]:
+        reply = export_runs(self._current_session(), request)
         self._exported[reply["file"]] = reply["place"]
         return reply
 
-    def _handle_fetch(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _fetch(self, request: dict[str, Any]) -> dict[str, Any]:
         """The bytes of a file that was exported here, to be saved by the browser."""
         place = self._exported.get(str(request.get("file")))
         if place is None:
@@ -319,6 +341,37 @@ class Panel(Controller):
             return {"buffers": [Path(place).read_bytes()]}
         except OSError as error:
             raise ConfigurationError(f"The file cannot be read any more: {error.strerror}") from None
+
+
+def budget_facts(session: Session) -> dict[str, Any]:
+    """The budgets that are set, in micro-dollars."""
+    try:
+        limits = budgets(session)
+    except ApixoError:  # the page says elsewhere what is wrong with the ledger
+        limits = []
+    facts = [(limit.name, limit.limit_micros, limit.left_micros) for limit in limits]
+    names = ("name", "limit_micros", "left_micros")
+    return {"budgets": [dict(zip(names, fact, strict=True)) for fact in facts]}
+
+
+def unfinished_text(session: Session) -> str:
+    """What an earlier kernel has left, in a sentence; "" if nothing."""
+    try:
+        here = {job.run.run_id for job in session.jobs()} | session.ledger.leases.held_elsewhere()
+        left = [run for run in session.ledger.unfinished() if run.run_id not in here]
+        open_runs = [run for run in left if run.sandbox == session.is_sandbox and run.task_id]
+        lost = session.lost()
+    except ApixoError:
+        return ""
+    sentences = []
+    if open_runs:
+        runs = "1 earlier run is" if len(open_runs) == 1 else f"{len(open_runs)} earlier runs are"
+        sentences.append(f"{runs} not finished; to resume costs nothing.")
+    if lost:
+        stake = dollars(sum(run.price_micros for run in lost))
+        submits = "1 submit was" if len(lost) == 1 else f"{len(lost)} submits were"
+        sentences.append(f"{submits} never answered, up to {stake} at stake: see %apixo resume.")
+    return " ".join(sentences)
 
 
 def _runs_of(session: Session, form: Form) -> list[Run]:

@@ -5,6 +5,7 @@ Each vote is kept in the ledger at once, so a ballot goes on where it was left, 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -28,6 +29,7 @@ from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.session.session import Session, current
 
 from .controller import Controller
+from .handlers import send_pictures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +136,14 @@ class VoteController(Controller):
         self._ballot = ballot
         self._open = ballot.pairs()
         self._turn = 0
-        super().__init__(VoteWidget(), _NO_WIDGETS)
+        handlers = {
+            "hello": self._hello,
+            "pictures": self._with_session(functools.partial(send_pictures, self._send)),
+            "vote": self._vote,
+            "undo": self._undo,
+            "count": self._count,
+        }
+        super().__init__(VoteWidget(), _NO_WIDGETS, handlers)
         self._show_pair()
 
     def _show_pair(self) -> None:
@@ -149,11 +158,11 @@ class VoteController(Controller):
             pair["prompt"] = sides[0].run.prompt[:_PROMPT_SHOWN] if same else ""
         self._set_traits(pair=pair, facts={"id": self._id})
 
-    def _handle_hello(self, _request: dict[str, Any]) -> dict[str, Any]:
+    def _hello(self, _request: dict[str, Any]) -> dict[str, Any]:
         self._resend_traits("facts", "pair", "results")
         return {}
 
-    def _handle_vote(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _vote(self, request: dict[str, Any]) -> dict[str, Any]:
         """Which side is better. `turn` names the pair: a key that is pressed twice votes once."""
         outcome = request.get("outcome")
         if outcome not in OUTCOMES:
@@ -170,7 +179,7 @@ class VoteController(Controller):
             self._show_pair()
         return {}
 
-    def _handle_undo(self, _request: dict[str, Any]) -> dict[str, Any]:
+    def _undo(self, _request: dict[str, Any]) -> dict[str, Any]:
         """Take the last vote back; its pair is the next one."""
         with self._lock:
             votes = self._ballot.votes()
@@ -182,7 +191,7 @@ class VoteController(Controller):
             self._show_pair()
         return {}
 
-    def _handle_count(self, _request: dict[str, Any]) -> dict[str, Any]:
+    def _count(self, _request: dict[str, Any]) -> dict[str, Any]:
         """Show what came of it, and leave it in the notebook."""
         by, rows = self._ballot.by, self._ballot.rows()
         self._set_traits(results={"by": by, "rows": rows})

@@ -15,7 +15,8 @@ from apixo_nb.core.records import Image, Run, new_run, utc_now
 from apixo_nb.core.request import make_request
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError, BudgetError, TaskFailedError
-from apixo_nb.widgets.cards import comparison, ended_card, history_row, live_card, model_facts, retry_price
+from apixo_nb.widgets.cards import comparison, ended_card, history_row, live_card, retry_price
+from apixo_nb.widgets.form import model_facts
 from tests.support.factories import STATES, a_full_run, a_run
 from tests.support.hostile import HOSTILE_HTML
 

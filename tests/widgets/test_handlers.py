@@ -17,6 +17,8 @@ from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import ApixoError, BudgetError, InvalidRequestError, LedgerError
 from apixo_nb.session.session import Session
 from apixo_nb.widgets import handlers
+from apixo_nb.widgets.controller import Handler, dispatch, error_reply
+from apixo_nb.widgets.panel import budget_facts, unfinished_text
 from tests.support import sandboxes
 from tests.support.factories import a_full_run, a_run
 
@@ -90,6 +92,10 @@ def with_pictures(session: Session, count: int = 2, **changes: Any) -> Run:
     return session.run(run.run_id)
 
 
+def all_handlers(session: Session) -> dict[str, Handler]:
+    return {method: functools.partial(handle, session) for method, handle in handlers.HANDLERS.items()}
+
+
 # --- whatever the page sends ------------------------------------------------------------------------
 
 
@@ -109,9 +115,9 @@ def test_a_request_is_answered_or_refused_in_our_words(
     session: Session, here: Path, name: str, request: dict[str, Any]
 ):
     try:
-        answer = handlers.reply(name, session, request)
+        answer = dispatch(all_handlers(session), {**request, "method": name})
     except ApixoError as error:
-        answer = handlers.error_reply(error)
+        answer = error_reply(error)
     json.dumps(answer, allow_nan=False).encode()
     assert all(path.parent == here and path.name.startswith("apixo-") for path in here.iterdir())
     for path in here.iterdir():
@@ -128,7 +134,7 @@ def test_what_is_said_of_a_picture_is_kept_or_refused(session: Session, said: di
     try:
         handlers.review_picture(session, {"run_id": run.run_id, "index": 0, **said})
     except ApixoError as error:
-        json.dumps(handlers.error_reply(error), allow_nan=False).encode()
+        json.dumps(error_reply(error), allow_nan=False).encode()
 
 
 @PROPERTY
@@ -222,7 +228,7 @@ def test_a_past_run_comes_back_as_a_form_and_its_whole_prompt(session: Session):
 
 
 def test_what_nobody_knows_is_refused(session: Session):
-    assert refused(lambda: handlers.reply("__class__", session, {})).field == "method"
+    assert refused(lambda: dispatch(all_handlers(session), {"method": "__class__"})).field == "method"
 
 
 # --- files and pictures -----------------------------------------------------------------------------
@@ -287,18 +293,18 @@ def test_a_row_of_others_leads_to_no_file_outside_the_folder(session: Session, t
 
 
 def test_money_is_what_the_budgets_leave(session: Session):
-    assert handlers.budget_facts(session) == {"budgets": []}
+    assert budget_facts(session) == {"budgets": []}
     session.ledger.set_budget("total", sandbox=True, limit_micros=1_000_000)
     with_pictures(session)
-    [cap] = handlers.budget_facts(session)["budgets"]
+    [cap] = budget_facts(session)["budgets"]
     assert cap == {"name": "in total", "limit_micros": 1_000_000, "left_micros": 300_000}
 
 
 def test_what_is_unfinished_is_said_with_what_is_at_stake(session: Session):
-    assert handlers.unfinished_text(session) == ""
+    assert unfinished_text(session) == ""
     session.ledger.insert(a_run(state="processing", task_id="t1"))
     session.ledger.insert(a_run(state="unknown"))
-    told = handlers.unfinished_text(session)
+    told = unfinished_text(session)
     assert told.startswith(
         "1 earlier run is not finished; to resume costs nothing. 1 submit was never answered"
     )
@@ -309,7 +315,7 @@ def test_a_ledger_that_cannot_be_read_keeps_the_form_alive(session: Session):
     session.ledger.leases.mark_abandoned()
     session.close()
     session.ledger_file().write_bytes(b"no ledger " * 1_000)
-    assert (handlers.budget_facts(session), handlers.unfinished_text(session)) == ({"budgets": []}, "")
+    assert (budget_facts(session), unfinished_text(session)) == ({"budgets": []}, "")
 
 
 @pytest.mark.parametrize(
@@ -333,4 +339,4 @@ def test_a_ledger_that_cannot_be_read_keeps_the_form_alive(session: Session):
     ids=lambda value: type(value).__name__,
 )
 def test_a_problem_says_what_our_errors_say_and_nothing_of_others(error: Exception, told: dict[str, str]):
-    assert handlers.error_reply(error) == {"problem": told}
+    assert error_reply(error) == {"problem": told}
