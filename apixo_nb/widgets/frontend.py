@@ -1,13 +1,14 @@
 """The widgets: what a page and the kernel share, and the files that draw it.
 
-Each is one ES module, joined from the files it names, and one style sheet; nothing is fetched from anywhere.
-What must outlive a reload of the page is a trait; pictures are sent on request, so that they never weigh in a
-saved notebook.
+Each is one ES module, joined from the scripts it names, and one style sheet for all; nothing is fetched from
+anywhere. What must outlive a reload of the page is a trait; pictures are sent on request, so that they never
+weigh in a saved notebook.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,20 +17,30 @@ from traitlets import Dict, List, Unicode
 
 _STATIC = Path(__file__).with_name("static")
 
-# What all of them stand on.
-_BASE = ("dom", "kernel", "images", "view", "lightbox")
+# The scripts that all widgets use.
+_SHARED_SCRIPTS = ("dom", "kernel", "images", "view", "lightbox")
+
+# In this order: a later rule wins over an earlier one that is as specific.
+_STYLES = (
+    *("base", "controls", "layout", "images", "lightbox"),
+    *("form", "cards", "compare", "history", "panel", "grid", "vote"),
+)
 
 
 @functools.cache
-def module_text(parts: tuple[str, ...]) -> str:
+def script_source(names: tuple[str, ...]) -> str:
     """An ES module: the files in this order; each may use what stands before it."""
-    return "\n".join((_STATIC / f"{part}.js").read_text("utf-8") for part in parts)
+    return _joined(f"{name}.js" for name in names)
 
 
 @functools.cache
-def style_text() -> str:
-    """The style sheet of all of them."""
-    return (_STATIC / "panel.css").read_text("utf-8")
+def style_source() -> str:
+    """The style sheet of all widgets."""
+    return _joined(f"{name}.css" for name in _STYLES)
+
+
+def _joined(files: Iterable[str]) -> str:
+    return "\n".join((_STATIC / file).read_text("utf-8") for file in files)
 
 
 class FrontendWidget(anywidget.AnyWidget):
@@ -41,14 +52,15 @@ class FrontendWidget(anywidget.AnyWidget):
         What the page must know from the start, such as the `id` of its lasting outputs.
     """
 
-    parts: ClassVar[tuple[str, ...]] = ()
+    scripts: ClassVar[tuple[str, ...]] = ()
 
     _esm = Unicode().tag(sync=True)
     _css = Unicode().tag(sync=True)
     facts = Dict().tag(sync=True)
 
     def __init__(self, **values: Any) -> None:
-        super().__init__(_esm=module_text((*_BASE, *self.parts)), _css=style_text(), **values)
+        scripts = script_source((*_SHARED_SCRIPTS, *self.scripts))
+        super().__init__(_esm=scripts, _css=style_source(), **values)
 
 
 class PanelWidget(FrontendWidget):
@@ -70,7 +82,7 @@ class PanelWidget(FrontendWidget):
         Budgets, and what is left of them.
     """
 
-    parts = ("form", "cards", "compare", "history", "panel")
+    scripts = ("form", "cards", "compare", "history", "panel")
 
     form = Dict().tag(sync=True)
     checked = Dict().tag(sync=True)
@@ -82,7 +94,7 @@ class PanelWidget(FrontendWidget):
 class GridWidget(FrontendWidget):
     """A grid's: its axes, the values on them, and a stack of pictures for each cell."""
 
-    parts = ("grid",)
+    scripts = ("grid",)
 
     grid = Dict().tag(sync=True)
 
@@ -90,7 +102,7 @@ class GridWidget(FrontendWidget):
 class VoteWidget(FrontendWidget):
     """A ballot's: the pair that is asked for, without names, and the results once they are asked for."""
 
-    parts = ("vote",)
+    scripts = ("vote",)
 
     pair = Dict().tag(sync=True)
     results = Dict().tag(sync=True)
