@@ -82,7 +82,7 @@ class PanelWidget(FrontendWidget):
         Budgets, and what is left of them.
     """
 
-    scripts = ("form", "cards", "compare", "history", "panel")
+    scripts = ("references", "purchase", "form", "cards", "compare", "history", "panel")
 
     form = Dict().tag(sync=True)
     checked = Dict().tag(sync=True)

@@ -58,8 +58,7 @@ function makeCards(view) {
 
   const timer = setInterval(() => known.forEach((one) => one.tick?.()), 1000);
   const drawProgress = () => {
-    setText(progress, view.model.get("progress"));
-    progress.hidden = !progress.textContent;
+    showText(progress, view.model.get("progress"));
   };
   view.on("change:cards", draw);
   view.on("change:progress", drawProgress);
@@ -82,8 +81,7 @@ function liveCard(view, first) {
     onclick: () => {
       setDisabled(cancel, true);
       view.kernel.request("cancel", { run_id: card.run_id }).catch((error) => {
-        setText(problem, error.text);
-        problem.hidden = false;
+        showText(problem, error.text);
         setDisabled(cancel, false);
       });
     },
@@ -131,8 +129,7 @@ function endedCard(view, card) {
     try {
       await after(await view.kernel.request(name, { run_id: card.run_id, ...given() }));
     } catch (error) {
-      setText(problem, [error.text, error.advice].filter(Boolean).join(" "));
-      problem.hidden = false;
+      showText(problem, errorText(error));
     }
     setTimeout(() => {
       pending = false;

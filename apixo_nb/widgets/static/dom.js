@@ -30,6 +30,23 @@ function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Write a text into an element that is hidden while it has none; returns the text. */
+function showText(element, text) {
+  setText(element, text ?? "");
+  element.hidden = !text;
+  return text ?? "";
+}
+
+/** What the kernel, or the browser, says of an error: what happened and what to do. */
+function errorText(error) {
+  return [error.text ?? String(error), error.advice].filter(Boolean).join(" ");
+}
+
+/** The words of a line that are parted by commas. */
+function splitWords(text) {
+  return text.split(",").map((word) => word.trim()).filter(Boolean);
+}
+
 /**
  * Make a button that does nothing just now. It keeps the focus, which `disabled` would take from it: whoever
  * works by keyboard would be thrown back to the top of the page.

@@ -19,8 +19,81 @@ function promptCell(row) {
     row.why ? h("div", { class: "apx-facts" }, row.why) : null, labels ? h("div", { class: "apx-facts" }, labels) : null];
 }
 
+/** What the table is filtered by; `onchange` is called when one of them has changed. */
+function makeFilters(onchange) {
+  const later = debounce(250, onchange);
+  const menu = (...options) => h("select", { class: "apx-input", onchange }, options);
+  const date = () => h("input", { type: "date", class: "apx-input", onchange });
+  const money = () => h("input", { type: "number", class: "apx-input apx-number", min: "0", step: "0.01", onchange });
+  const search = h("input", { type: "search", class: "apx-input", placeholder: "words of the prompt, a tag, an id …", oninput: later });
+  const [state, tag] = [menu(), menu()];
+  const rating = menu(h("option", { value: "" }, "any"), [1, 2, 3, 4, 5].map((value) => h("option", { value: String(value) }, `${value} or more`)));
+  const starred = h("input", { type: "checkbox", id: newId(), onchange });
+  const [since, until] = [date(), date()];
+  const [costMin, costMax] = [money(), money()];
+  const numberOf = (control) => (control.value === "" ? null : Number(control.value));
+
+  function fillMenu(select, words) {
+    const chosen = select.value;
+    select.replaceChildren(h("option", { value: "" }, "any"), ...words.map((word) => h("option", { value: word }, word)));
+    select.value = words.includes(chosen) ? chosen : "";
+  }
+
+  return {
+    element: h("div", { class: "apx-filters", role: "search", "aria-label": "Search the history" },
+      labelled("Search", search), labelled("State", state), labelled("Tag", tag), labelled("Rating", rating),
+      labelled("From", since), labelled("To", until), labelled("Cost from, $", costMin), labelled("Cost to, $", costMax),
+      h("div", { class: "apx-field apx-check" }, starred, h("label", { for: starred.id }, "Starred only"))),
+    read: () => ({
+      text: search.value, states: state.value ? [state.value] : [], tags: tag.value ? [tag.value] : [],
+      rating_min: numberOf(rating), starred: starred.checked, since: since.value, until: until.value,
+      cost_min_usd: numberOf(costMin), cost_max_usd: numberOf(costMax),
+    }),
+    fillMenus({ states, tags }) {
+      fillMenu(state, states);
+      fillMenu(tag, tags);
+    },
+    stop: () => later.cancel(),
+  };
+}
+
+/** Writes the selected runs, or all that are found, to a file; `chosen()` gives both. */
+function makeExport(view, guarded, chosen) {
+  const kind = h("select", { class: "apx-input", "aria-label": "Kind of file" }, KINDS.map(([value, text]) => h("option", { value }, text)));
+  const save = h("button", { type: "button", class: "apx-button", onclick: exportRuns }, "Export");
+  const result = h("p", { class: "apx-note", role: "status" });
+
+  async function exportRuns() {
+    setDisabled(save, true);
+    setText(result, "Writing …");
+    const reply = await guarded(() => view.kernel.request("export", { kind: kind.value, ...chosen() }, { patient: true }));
+    setDisabled(save, false);
+    setText(result, "");
+    if (reply) {
+      result.append(`Written: ${reply.file} `, h("button", { type: "button", class: "apx-link", onclick: () => guarded(() => fetchFile(reply.file)) }, "Download"));
+      result.title = reply.place;
+    }
+  }
+
+  async function fetchFile(file) {
+    const { buffers } = await view.kernel.request("fetch", { file }, { patient: true });
+    const url = URL.createObjectURL(new Blob(buffers));
+    saveFile(url, file);
+    setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser may take a moment to begin
+  }
+
+  return {
+    element: h("div", { class: "apx-row apx-nowrap" }, kind, save),
+    result,
+    draw(selected, total) {
+      setDisabled(save, total === 0 && selected === 0);
+      setText(save, selected ? `Export ${selected} selected` : `Export all ${total.toLocaleString("en-US")}`);
+    },
+  };
+}
+
 function makeHistory(view) {
-  const query = { text: "", states: [], tags: [], rating_min: null, starred: false, since: "", until: "", cost_min_usd: null, cost_max_usd: null, sort: "created_at", descending: true, offset: 0 };
+  const query = { sort: "created_at", descending: true, offset: 0 }; // and what the filters say
   const selected = new Set();
   let rows = [];
   let total = 0;
@@ -28,23 +101,7 @@ function makeHistory(view) {
   let shown = false; // the tab is open
   let latest = 0; // the number of the latest search
 
-  // --- filters ---
-
-  const search = h("input", { type: "search", class: "apx-input", placeholder: "words of the prompt, a tag, an id …", oninput: () => later() });
-  const state = h("select", { class: "apx-input", onchange: () => refind() });
-  const tag = h("select", { class: "apx-input", onchange: () => refind() });
-  const rating = h("select", { class: "apx-input", onchange: () => refind() },
-    h("option", { value: "" }, "any"), [1, 2, 3, 4, 5].map((value) => h("option", { value: String(value) }, `${value} or more`)));
-  const starred = h("input", { type: "checkbox", id: newId(), onchange: () => refind() });
-  const since = h("input", { type: "date", class: "apx-input", onchange: () => refind() });
-  const until = h("input", { type: "date", class: "apx-input", onchange: () => refind() });
-  const money = () => h("input", { type: "number", class: "apx-input apx-number", min: "0", step: "0.01", onchange: () => refind() });
-  const [costMin, costMax] = [money(), money()];
-  const later = debounce(250, refind);
-  const filters = h("div", { class: "apx-filters", role: "search", "aria-label": "Search the history" },
-    labelled("Search", search), labelled("State", state), labelled("Tag", tag), labelled("Rating", rating),
-    labelled("From", since), labelled("To", until), labelled("Cost from, $", costMin), labelled("Cost to, $", costMax),
-    h("div", { class: "apx-field apx-check" }, starred, h("label", { for: starred.id }, "Starred only")));
+  const filters = makeFilters(refind);
 
   // --- table ---
 
@@ -68,56 +125,35 @@ function makeHistory(view) {
   const on = button("Older ›", () => turn(1));
   const compare = button("Compare", () => guarded(() => view.compare.open([...selected])));
   const none = button("Select none", () => selectNone());
-  const kind = h("select", { class: "apx-input", "aria-label": "Kind of file" }, KINDS.map(([value, text]) => h("option", { value }, text)));
-  const save = button("Export", exportRuns);
-  const result = h("p", { class: "apx-note", role: "status" });
+  const exports = makeExport(view, guarded, () => ({ run_ids: [...selected], query }));
   const element = h("section", { class: "apx-history", "aria-label": "History" },
-    filters,
-    h("div", { class: "apx-row apx-actions" }, status, h("span", { class: "apx-grow" }), compare, none, h("div", { class: "apx-row apx-nowrap" }, kind, save)),
-    problem, result, scroller,
+    filters.element,
+    h("div", { class: "apx-row apx-actions" }, status, h("span", { class: "apx-grow" }), compare, none, exports.element),
+    problem, exports.result, scroller,
     h("div", { class: "apx-row apx-pager" }, back, on));
-
-  function read() {
-    const number = (control) => (control.value === "" ? null : Number(control.value));
-    Object.assign(query, {
-      text: search.value, states: state.value ? [state.value] : [], tags: tag.value ? [tag.value] : [],
-      rating_min: number(rating), starred: starred.checked, since: since.value, until: until.value,
-      cost_min_usd: number(costMin), cost_max_usd: number(costMax),
-    });
-  }
 
   function refind() {
     query.offset = 0;
     return find();
   }
 
-  const guarded = async (action) => {
+  async function guarded(action) {
     problem.hidden = true;
     try {
       return await action();
     } catch (error) {
-      setText(problem, [error.text, error.advice].filter(Boolean).join(" "));
-      problem.hidden = false;
+      showText(problem, errorText(error));
       return null;
     }
-  };
+  }
 
   async function find() {
-    read();
+    Object.assign(query, filters.read());
     const number = (latest += 1);
     const reply = await guarded(() => view.kernel.request("find", { query }));
     if (!reply || number !== latest) return; // a later question has been asked since
     ({ rows, total, page } = reply);
     draw();
-  }
-
-  async function findWords() {
-    const { states, tags } = await view.kernel.request("facets");
-    for (const [menu, words] of [[state, states], [tag, tags]]) {
-      const chosen = menu.value;
-      menu.replaceChildren(h("option", { value: "" }, "any"), ...words.map((word) => h("option", { value: word }, word)));
-      menu.value = words.includes(chosen) ? chosen : "";
-    }
   }
 
   function sortBy(key) {
@@ -171,8 +207,7 @@ function makeHistory(view) {
     setDisabled(compare, selected.size < 2 || selected.size > view.facts().most_compared);
     compare.title = isDisabled(compare) ? `Select 2 to ${view.facts().most_compared} runs to compare them` : "";
     none.hidden = selected.size === 0;
-    setDisabled(save, total === 0 && selected.size === 0);
-    setText(save, selected.size ? `Export ${selected.size} selected` : `Export all ${total.toLocaleString("en-US")}`);
+    exports.draw(selected.size, total);
     all.checked = rows.length > 0 && rows.every((row) => selected.has(row.run_id));
   }
 
@@ -189,28 +224,9 @@ function makeHistory(view) {
     draw();
   }
 
-  async function exportRuns() {
-    setDisabled(save, true);
-    setText(result, "Writing …");
-    const reply = await guarded(() => view.kernel.request("export", { kind: kind.value, run_ids: [...selected], query }, { patient: true }));
-    setDisabled(save, false);
-    setText(result, "");
-    if (reply) {
-      result.append(`Written: ${reply.file} `, h("button", { type: "button", class: "apx-link", onclick: () => guarded(() => fetchFile(reply.file)) }, "Download"));
-      result.title = reply.place;
-    }
-  }
-
-  async function fetchFile(file) {
-    const { buffers } = await view.kernel.request("fetch", { file }, { patient: true });
-    const url = URL.createObjectURL(new Blob(buffers));
-    saveFile(url, file);
-    setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser may take a moment to begin
-  }
-
   async function refresh() {
     if (!shown) return;
-    await guarded(findWords);
+    await guarded(async () => filters.fillMenus(await view.kernel.request("facets")));
     await find();
   }
 
@@ -240,7 +256,7 @@ function makeHistory(view) {
       body.children[index].replaceWith(drawRow(row));
     },
     stop: () => {
-      later.cancel();
+      filters.stop();
       soon.cancel();
     },
   };

@@ -23,7 +23,7 @@ function makeLightbox(view) {
   rating.element.lastChild.append(unrate);
   const star = button("Star", () => say({ starred: !now().starred }, now().starred ? "Star removed." : "Starred."));
   const note = h("textarea", { rows: "2", class: "apx-input", onchange: () => say({ note: note.value }, "Note saved.") });
-  const tags = h("input", { type: "text", class: "apx-input", onchange: () => say({ tags: words(tags.value) }, "Tags saved.") });
+  const tags = h("input", { type: "text", class: "apx-input", onchange: () => say({ tags: splitWords(tags.value) }, "Tags saved.") });
   const previous = button("‹", () => show(at - 1), "Previous picture");
   const next = button("›", () => show(at + 1), "Next picture");
   const size = button("Actual size", () => fit(!whole));
@@ -103,10 +103,6 @@ function makeLightbox(view) {
     reference.title = shown.alive ? "" : "The address of this picture at APIXO has expired";
   }
 
-  function words(text) {
-    return text.split(",").map((word) => word.trim()).filter(Boolean);
-  }
-
   async function say(what, done) {
     const { run_id, index } = now();
     try {
@@ -121,7 +117,7 @@ function makeLightbox(view) {
   }
 
   function failed(problem) {
-    setText(status, [problem.text, problem.advice].filter(Boolean).join(" "));
+    setText(status, errorText(problem));
   }
 
   async function saveOriginal() {

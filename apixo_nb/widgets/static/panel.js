@@ -49,8 +49,7 @@ function makeHead(view) {
   function draw() {
     const facts = view.facts();
     sandbox.hidden = !facts.sandbox;
-    setText(problem, [facts.problem?.text, facts.problem?.advice].filter(Boolean).join(": "));
-    problem.hidden = !problem.textContent;
+    showText(problem, [facts.problem?.text, facts.problem?.advice].filter(Boolean).join(": "));
     setText(unfinished, facts.unfinished);
     resume.hidden = !/not finished/.test(facts.unfinished);
     left.hidden = !facts.unfinished;

@@ -25,8 +25,7 @@ function drawVote(model, el) {
       try {
         await view.kernel.request(name, given);
       } catch (error) {
-        setText(problem, [error.text, error.advice].filter(Boolean).join(" "));
-        problem.hidden = false;
+        showText(problem, errorText(error));
       }
     });
   }
