@@ -1,7 +1,7 @@
 """APIXO's HTTP API, for scripts and for everything above: `AsyncClient`, and `Client` for synchronous code.
 
-No notebook, no ledger, no files but the pictures you download. The rules are in `flows.py`, the connections
-in `transport.py`.
+No notebook, no ledger, no files but the pictures you download. The rules are in `protocol`, the
+connections in `transport`.
 
     >>> client = Client()                                    # the key comes from APIXO_API_KEY
     >>> task_id = client.submit("a cozy cyberpunk cafe", aspect_ratio="3:2")
@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from apixo_nb.core import checks
-from apixo_nb.core import credentials as keys
-from apixo_nb.core import event_loop as loop
-from apixo_nb.core import settings as config
 from apixo_nb.core.cadence import Cadence
+from apixo_nb.core.credentials import ApiKey, usable_key
+from apixo_nb.core.event_loop import run
 from apixo_nb.core.files import Downloaded, Limits
 from apixo_nb.core.models import DEFAULT_MODEL
 from apixo_nb.core.request import Request, RequestType, known_model, make_request
+from apixo_nb.core.settings import Apixo, checked_base_url
 from apixo_nb.errors import ConfigurationError, ImageError, InvalidRequestError, remember
 from apixo_nb.text import printable
 
-from . import protocol as flows
+from . import protocol
 from .responses import TaskStatus
 from .retry import Clock, Quota, RetryPolicy
 from .transport import Transport
@@ -67,7 +67,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        api_key: str | keys.ApiKey | None = None,
+        api_key: str | ApiKey | None = None,
         *,
         base_url: str | None = None,
         request_timeout_s: float = 60.0,
@@ -76,15 +76,15 @@ class AsyncClient:
         limits: Limits | None = None,
         clock: Clock | None = None,
     ) -> None:
-        key = keys.usable_key(api_key)
+        key = usable_key(api_key)
         api_key = None  # no traceback of what follows can show it
         if isinstance(key, ConfigurationError):
             raise key
         checks.number(request_timeout_s, "request_timeout_s", "a number of seconds above 0", 1e-3)
         given = base_url is not None and base_url != ""
-        self.base_url = config.checked_base_url(base_url) if given else config.Apixo().base_url
+        self.base_url = checked_base_url(base_url) if given else Apixo().base_url
         self._transport = Transport(key, self.base_url, request_timeout_s, limits or Limits())
-        settings = config.Apixo()  # read now: a bad variable must not come to light after the submit is paid
+        settings = Apixo()  # read now: a bad variable must not come to light after the submit is paid
         self._first_poll_s, self._poll_interval_s = settings.first_poll, settings.poll_interval
         self._cadence = cadence
         self.retry = retry or RetryPolicy()
@@ -152,13 +152,13 @@ class AsyncClient:
 
     async def submit_request(self, request: Request) -> str:
         """Submit a checked request; as `submit`."""
-        return await self._submit(flows.submit(request, self.clock, self.retry, self._quota))
+        return await self._submit(protocol.submit(request, self.clock, self.retry, self._quota))
 
-    async def submit_once(self, request: Request) -> str | flows.TurnedAway:
+    async def submit_once(self, request: Request) -> str | protocol.TurnedAway:
         """One attempt to submit; for callers that have pauses of their own. Raises as `submit` does."""
-        return await self._submit(flows.submit_once(request, self.clock))
+        return await self._submit(protocol.submit_once(request, self.clock))
 
-    async def _submit(self, flow: flows.Flow[T]) -> T:
+    async def _submit(self, flow: protocol.Flow[T]) -> T:
         try:
             return await self._transport.drive(flow)
         except asyncio.CancelledError as cancelled:
@@ -176,7 +176,7 @@ class AsyncClient:
         """
         _check_task_id(task_id)
         return await self._transport.drive(
-            flows.status(known_model(model).id, task_id, self.clock, self.retry, self._quota)
+            protocol.status(known_model(model).id, task_id, self.clock, self.retry, self._quota)
         )
 
     async def wait(
@@ -216,7 +216,7 @@ class AsyncClient:
         advised = known_model(model).cadence.override(self._first_poll_s, self._poll_interval_s)
         own = self._cadence(model) if callable(self._cadence) else self._cadence
         cadence = own or advised
-        flow = flows.wait(model, task_id, cadence, self.clock, timeout_s=timeout_s, age_s=age_s, seen=seen)
+        flow = protocol.wait(model, task_id, cadence, self.clock, timeout_s=timeout_s, age_s=age_s, seen=seen)
         try:
             status = await self._transport.drive(flow)
         except asyncio.CancelledError as cancelled:
@@ -226,7 +226,7 @@ class AsyncClient:
             raise error
         return status
 
-    async def carry_out(self, send: flows.Send) -> flows.Reply | flows.Fault:
+    async def carry_out(self, send: protocol.Send) -> protocol.Reply | protocol.Fault:
         """Send one request of a flow; for those who drive many flows at once."""
         return await self._transport.exchange(send)
 
@@ -243,7 +243,9 @@ class AsyncClient:
             The host could not be reached, after retries.
         """
         target = _file(path)
-        return await self._transport.drive(flows.fetch(str(url), target, self.clock, self.retry, self._quota))
+        return await self._transport.drive(
+            protocol.fetch(str(url), target, self.clock, self.retry, self._quota)
+        )
 
     async def balance(self) -> float:
         """US dollars left for this key.
@@ -252,7 +254,7 @@ class AsyncClient:
         ------
         AuthenticationError, PermissionDeniedError, RateLimitError, ServerError, APIConnectionError
         """
-        return await self._transport.drive(flows.balance(self.clock, self.retry, self._quota))
+        return await self._transport.drive(protocol.balance(self.clock, self.retry, self._quota))
 
 
 def _file(path: object) -> Path:
@@ -276,8 +278,8 @@ class Client:
     Takes the same arguments and has the same calls; Stop (KeyboardInterrupt) ends any of them at once.
     """
 
-    def __init__(self, api_key: str | keys.ApiKey | None = None, **options: Any) -> None:
-        key = keys.usable_key(api_key)
+    def __init__(self, api_key: str | ApiKey | None = None, **options: Any) -> None:
+        key = usable_key(api_key)
         api_key = None  # as above
         if isinstance(key, ConfigurationError):
             raise key
@@ -294,7 +296,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
-        loop.run(self._client.aclose())
+        run(self._client.aclose())
 
     def submit(
         self,
@@ -309,13 +311,13 @@ class Client:
         """As `AsyncClient.submit`: returns the taskId."""
         given: dict[str, Any] = {"model": model, "image_urls": image_urls, "request_type": request_type}
         try:
-            return loop.run(self._client.submit(prompt, callback_url=callback_url, **given, **parameters))
+            return run(self._client.submit(prompt, callback_url=callback_url, **given, **parameters))
         except KeyboardInterrupt as stop:
             raise remember(stop) from None
 
     def status(self, task_id: str, *, model: str = DEFAULT_MODEL) -> TaskStatus:
         """As `AsyncClient.status`."""
-        return loop.run(self._client.status(task_id, model=model))
+        return run(self._client.status(task_id, model=model))
 
     def wait(
         self,
@@ -330,14 +332,14 @@ class Client:
         """As `AsyncClient.wait`."""
         given: dict[str, Any] = {"timeout_s": timeout_s, "age_s": age_s, "seen": seen, "check": check}
         try:
-            return loop.run(self._client.wait(task_id, model=model, **given))
+            return run(self._client.wait(task_id, model=model, **given))
         except KeyboardInterrupt as stop:
             raise remember(stop, task_id=task_id) from None
 
     def download(self, url: str, path: str | Path) -> Downloaded:
         """As `AsyncClient.download`."""
-        return loop.run(self._client.download(url, path))
+        return run(self._client.download(url, path))
 
     def balance(self) -> float:
         """As `AsyncClient.balance`."""
-        return loop.run(self._client.balance())
+        return run(self._client.balance())

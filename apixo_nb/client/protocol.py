@@ -1,7 +1,7 @@
 """The rules of talking to APIXO, as generators that do no I/O.
 
 A flow yields what it wants done - `Send` this, `Fetch` that, `Sleep` so long - and is sent what came of it.
-One driver in `api.py` runs them on a real network; tests run them with scripted answers, in no time.
+`transport.Transport.drive` runs them on a real network; tests run them with scripted answers, in no time.
 
 The money rule lives here, in `submit`: a POST is repeated only when it surely was not accepted.
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
-from apixo_nb.core import cadence, models
+from apixo_nb.core import models
+from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.request import Request
 from apixo_nb.errors import (
     APIConnectionError,
@@ -235,7 +236,7 @@ _LEAST_POLL_S = 1.0  # the last poll of a wait has at least this long, though th
 def wait(
     model: str,
     task_id: str,
-    cadence: cadence.Cadence,
+    cadence: Cadence,
     clock: Clock,
     *,
     timeout_s: float,
@@ -288,7 +289,7 @@ def _of_a_paid_task(problem: ApixoError) -> ApixoError:
     return problem
 
 
-def _next_poll(cadence: cadence.Cadence, clock: Clock, age_s: float, failures: int, outcome: object) -> float:
+def _next_poll(cadence: Cadence, clock: Clock, age_s: float, failures: int, outcome: object) -> float:
     low, high = cadence.interval_bounds_s
     middle = cadence.pause_s(age_s)
     spread = max(0.0, min(middle - low, high - middle, middle * 0.2))

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from apixo_nb.core import models as spec
 from apixo_nb.core.credentials import HIDDEN
+from apixo_nb.core.models import FINAL_STATES
+from apixo_nb.core.models import fail_code as fail_code_of
 from apixo_nb.errors import (
     APIError,
     ApixoError,
@@ -58,7 +59,7 @@ def _state(value: object) -> str:
     """The state verbatim; only the known words are recognised in any case."""
     text = _text(value)
     known = text.strip().casefold()
-    return known if known in (*spec.FINAL_STATES, "processing", "pending") else text
+    return known if known in (*FINAL_STATES, "processing", "pending") else text
 
 
 def _whole(value: object, below: int) -> int | None:
@@ -246,13 +247,13 @@ def problem_of(answer: Answer, doing: str) -> APIError:
         return MalformedResponseError(f"{doing}: the answer is not APIXO's JSON", **facts)
     kind = _kind(answer)
     if answer.fail_code:
-        facts["next_step"] = spec.fail_code(answer.fail_code).advice
+        facts["next_step"] = fail_code_of(answer.fail_code).advice
     return kind(f"{doing}: {said or 'no reason was given'}", **facts)
 
 
 def _kind(answer: Answer) -> type[APIError]:
     # A lack of money comes as 402, as a 400 with "Insufficient credits", or as a failCode.
-    by_code = spec.fail_code(answer.fail_code).category if answer.fail_code else None
+    by_code = fail_code_of(answer.fail_code).category if answer.fail_code else None
     client_side = 400 <= answer.verdict < 500
     if client_side and (by_code == "funds" or (answer.verdict == 400 and _NO_FUNDS.search(answer.message))):
         return InsufficientBalanceError
@@ -316,12 +317,12 @@ class TaskStatus(BaseModel):
     @property
     def final(self) -> bool:
         """Whether the task has ended; an unknown state has not."""
-        return self.state in spec.FINAL_STATES
+        return self.state in FINAL_STATES
 
     def error(self) -> ApixoError | None:
         """The error of a task that ended without a usable result, else None."""
         if self.state == "failed":
-            meaning = spec.fail_code(self.fail_code)
+            meaning = fail_code_of(self.fail_code)
             said = f"{self.fail_code or 'no failCode'}: {self.fail_msg or 'no failMsg'}"
             return TaskFailedError(
                 f"The task failed, {printable(said)}",

@@ -16,12 +16,12 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx2
 
-from apixo_nb.core import credentials as keys
+from apixo_nb.core.credentials import ApiKey
 from apixo_nb.core.files import Downloaded, Limits
 from apixo_nb.errors import ApixoError, ConfigurationError
 from apixo_nb.text import is_loopback
 
-from . import protocol as flows
+from . import protocol
 from .download import download_once
 from .proxies import Proxies
 
@@ -37,7 +37,7 @@ _NEVER_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeo
 class _BearerAuth(httpx2.Auth):
     """Writes the key into the request; tracebacks and reprs of a client then never hold it."""
 
-    def __init__(self, key: keys.ApiKey) -> None:
+    def __init__(self, key: ApiKey) -> None:
         self._key = key
 
     def auth_flow(self, request: httpx2.Request) -> Any:
@@ -60,7 +60,7 @@ class Transport:
         Of one picture.
     """
 
-    def __init__(self, key: keys.ApiKey, base_url: str, request_timeout_s: float, limits: Limits) -> None:
+    def __init__(self, key: ApiKey, base_url: str, request_timeout_s: float, limits: Limits) -> None:
         self._key = key
         self._base_url = base_url
         self._request_timeout_s = request_timeout_s
@@ -78,7 +78,7 @@ class Transport:
             for client in (clients.submits, clients.polls, clients.pictures, *clients.proxied.values()):
                 await client.aclose()
 
-    async def drive(self, flow: flows.Flow[T]) -> T:
+    async def drive(self, flow: protocol.Flow[T]) -> T:
         """Run a flow to its end: its value, or the error it raises."""
         answer: Any = None
         try:
@@ -92,14 +92,14 @@ class Transport:
             answer = None
             raise error.with_traceback(None) from None
 
-    async def _carry_out(self, command: flows.Command) -> Any:
-        if isinstance(command, flows.Sleep):
+    async def _carry_out(self, command: protocol.Command) -> Any:
+        if isinstance(command, protocol.Sleep):
             return await asyncio.sleep(command.seconds)
-        if isinstance(command, flows.Fetch):
+        if isinstance(command, protocol.Fetch):
             return await self._fetch(command)
         return await self.exchange(command)
 
-    async def exchange(self, send: flows.Send) -> flows.Reply | flows.Fault:
+    async def exchange(self, send: protocol.Send) -> protocol.Reply | protocol.Fault:
         """Send one request: its answer, or why there is none."""
         clients = self._open()
         timeout_s = min(self._request_timeout_s, send.timeout_s or self._request_timeout_s)
@@ -114,18 +114,18 @@ class Transport:
                 # The deadline begins with its turn: one that ends before that would look like a lost answer.
                 async with clients.submit_turns, asyncio.timeout(timeout_s):
                     if clients.submits.is_closed:
-                        return flows.Fault("unsent", "the client was closed")
+                        return protocol.Fault("unsent", "the client was closed")
                     reply = await _request(clients.submits, "POST", url, send)
         except _NEVER_CONNECTED as error:
             host = urlsplit(self._base_url).netloc
-            return flows.Fault("unsent", f"no connection to {host} ({type(error).__name__})")
+            return protocol.Fault("unsent", f"no connection to {host} ({type(error).__name__})")
         except (TimeoutError, httpx2.TimeoutException):
-            return flows.Fault("timeout", "no answer in time")
+            return protocol.Fault("timeout", "no answer in time")
         except Exception as error:  # noqa: BLE001 - whatever it is: for a POST the answer is lost, and that is said
-            return flows.Fault("lost", f"the connection broke ({type(error).__name__})")
+            return protocol.Fault("lost", f"the connection broke ({type(error).__name__})")
         return dataclasses.replace(reply, hide=self._key.hide)
 
-    async def _fetch(self, fetch: flows.Fetch) -> Downloaded | ApixoError:
+    async def _fetch(self, fetch: protocol.Fetch) -> Downloaded | ApixoError:
         clients = self._open()
         return await download_once(
             clients.pictures, fetch.url, fetch.target, self._limits, clients.picture_proxy
@@ -209,7 +209,7 @@ def _no_cookies() -> CookieJar:
     return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
-async def _request(client: httpx2.AsyncClient, method: str, url: str, send: flows.Send) -> flows.Reply:
+async def _request(client: httpx2.AsyncClient, method: str, url: str, send: protocol.Send) -> protocol.Reply:
     body = {"json": dict(send.body)} if send.body is not None else {}
     async with client.stream(method, url, **body) as response:  # type: ignore[arg-type]
         content = bytearray()
@@ -218,4 +218,4 @@ async def _request(client: httpx2.AsyncClient, method: str, url: str, send: flow
             if len(content) > _MAX_ANSWER_BYTES:  # no answer of APIXO's; what is cut off cannot be parsed
                 break
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return flows.Reply(response.status_code, headers, bytes(content))
+        return protocol.Reply(response.status_code, headers, bytes(content))
