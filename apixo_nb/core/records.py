@@ -210,6 +210,21 @@ class Run(BaseModel):
         return bool(self.task_id) and not self.is_final
 
     @property
+    def is_unanswered(self) -> bool:
+        """Whether its submit was never answered and nobody has said since whether it was charged."""
+        return self.state == UNKNOWN and self.cost_micros is None
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether it is a success whose result could not be read; its task still has it."""
+        return self.state == SUCCESS and not self.result_urls and bool(self.task_id)
+
+    @property
+    def at_stake_micros(self) -> int:
+        """What it may still cost: its price, or 0 if its cost is known or it is only planned."""
+        return 0 if self.cost_micros is not None or self.state == PLANNED else self.price_micros
+
+    @property
     def missing(self) -> int:
         """How many of its result pictures are not on disk."""
         return len(self.result_urls) - len(self.files) if self.state == SUCCESS else 0

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from apixo_nb.text import dollars, printable, to_micros
 
-from .records import FAILED, PLANNED, Run
+from .records import FAILED, Run
 
 
 def spent_micros(runs: Iterable[Run]) -> int:
@@ -18,7 +18,7 @@ def spent_micros(runs: Iterable[Run]) -> int:
 
 def at_stake_micros(runs: Iterable[Run]) -> int:
     """The price of the runs that may have been charged, or may still be: nobody knows their end."""
-    return sum(run.price_micros for run in runs if run.cost_micros is None and run.state != PLANNED)
+    return sum(run.at_stake_micros for run in runs)
 
 
 def spent_text(runs: Sequence[Run]) -> str:

@@ -94,14 +94,10 @@ def progress_of(jobs: Sequence[Job], bought: Collection[Job]) -> Progress:
         total=len(jobs),
         spent_micros=sum(job.run.cost_micros or 0 for job in bought),
         price_micros=sum(job.run.price_micros for job in bought),
-        stake_micros=sum(job.run.price_micros for job in bought if _at_stake(job)),
+        # While somebody waits for it, its price is no news.
+        stake_micros=sum(job.run.at_stake_micros for job in bought if job.done),
         sandbox=any(job.run.sandbox for job in jobs),
     )
-
-
-def _at_stake(job: Job) -> bool:
-    """Whether nobody waits for it any more, and it may have been charged, or may still be."""
-    return job.done and job.run.cost_micros is None and job.run.state != PLANNED
 
 
 class Forecast:

@@ -282,7 +282,7 @@ def _take(run: Run, state: _ImportState) -> None:
             state.images.rewrite_sidecar(run, image.index)
         state.ledger.insert(run)
         state.done.added += 1
-        state.done.cost_micros += 0 if run.sandbox else _stake(run)
+        state.done.cost_micros += 0 if run.sandbox else (run.cost_micros or 0) + run.at_stake_micros
         return
     gained = _merge(run, known, state.ledger)
     merged = state.ledger.get(run.run_id) or known
@@ -308,12 +308,6 @@ def _refusal(known: Run, run: Run, state: _ImportState) -> str | None:
         return ""
     busy = run.run_id in state.ledger.leases.held()
     return "it is worked on here; import it once more afterwards" if busy else None
-
-
-def _stake(run: Run) -> int:
-    if run.cost_micros is not None:
-        return run.cost_micros
-    return 0 if run.state == "planned" else run.price_micros
 
 
 def _merge(run: Run, known: Run, ledger: Ledger) -> bool:

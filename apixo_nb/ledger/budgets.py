@@ -10,10 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from apixo_nb.core.records import PLANNED, Run
+from apixo_nb.core.records import Run
 from apixo_nb.errors import BudgetError
 from apixo_nb.text import dollars
 
+from . import rows
 from .schema import budgets, runs
 
 TOTAL, DAY = "total", "day"
@@ -82,9 +83,6 @@ def day_start() -> datetime:
     return datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
 
 
-_PRICE = runs.c.num_images * runs.c.unit_price_micros
-
-
 def _counts(scope: str, *, sandbox: bool) -> sa.ColumnElement[bool]:
     """Which runs count against a budget."""
     which = runs.c.sandbox == sandbox
@@ -109,8 +107,7 @@ def read(connection: sa.Connection, *, sandbox: bool) -> list[Budget]:
 
 def _with_sums(connection: sa.Connection, row: Any) -> Budget:
     """A row of the table of budgets, with what counts against it at this moment."""
-    open_price = sa.case((runs.c.cost_micros.is_(None) & (runs.c.state != PLANNED), _PRICE), else_=0)
-    sums = sa.select(sa.func.sum(runs.c.cost_micros), sa.func.sum(open_price))
+    sums = sa.select(sa.func.sum(runs.c.cost_micros), sa.func.sum(rows.AT_STAKE_MICROS))
     spent, at_stake = connection.execute(sums.where(_counts(row.scope, sandbox=row.sandbox))).one()
     return Budget(row.scope, row.sandbox, row.limit_micros, int(spent or 0), int(at_stake or 0))
 

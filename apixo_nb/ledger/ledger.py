@@ -270,7 +270,7 @@ class Ledger:
     def unfinished(self) -> list[Run]:
         """Runs that still want something: a task whose end was not seen, or a picture not on disk."""
         candidates = self._select(runs.c.state.not_in(_RESTING) | (runs.c.missing > 0))
-        return [run for run in candidates if run.is_open or run.missing or _unread(run)]
+        return [run for run in candidates if run.is_open or run.missing or run.is_unread]
 
     def successes(self) -> list[Run]:
         """Runs that have, or should have, pictures; oldest first."""
@@ -282,7 +282,7 @@ class Ledger:
 
     def lost(self) -> list[Run]:
         """Runs whose submit was never answered: maybe billed."""
-        return self._select((runs.c.state == UNKNOWN) & runs.c.cost_micros.is_(None))
+        return self._select(rows.UNANSWERED)
 
     def durations_s(self, run: Run) -> list[float]:
         """How long the last tasks like this one took at APIXO, in seconds (costTime); newest first."""
@@ -300,7 +300,3 @@ class Ledger:
         wanted = sa.select(runs).where(condition).order_by(runs.c.created_at, runs.c.run_id)
         with self._database.reading() as connection:
             return rows.read_runs(connection, wanted)
-
-
-def _unread(run: Run) -> bool:
-    return run.state == SUCCESS and not run.result_urls and bool(run.task_id)

@@ -24,6 +24,15 @@ from apixo_nb.errors import LedgerError
 from .schema import images, missing_pictures, runs
 
 _MOST_AT_ONCE = 500  # values in one statement; databases have a limit
+
+# How a run stands, in SQL: the rules of `Run.is_unanswered` and `Run.at_stake_micros`. `unfinished` has them
+# in plain SQL, as it must do without SQLAlchemy.
+UNANSWERED = (runs.c.state == UNKNOWN) & runs.c.cost_micros.is_(None)
+AT_STAKE_MICROS = sa.case(
+    (runs.c.cost_micros.is_(None) & (runs.c.state != PLANNED), runs.c.num_images * runs.c.unit_price_micros),
+    else_=0,
+)
+
 _RUN = tuple(column for column in runs.c if column.name in Run.model_fields)
 
 
@@ -99,8 +108,7 @@ def check_new(connection: sa.Connection, run_id: str) -> None:
 def rival(connection: sa.Connection, same_take: sa.ColumnElement[bool]) -> Run | None:
     """The run of a request and take that was asked for already, by whoever was quicker."""
     # One with an unknown end counts too: it has become so since this kernel looked.
-    settled = (runs.c.state == UNKNOWN) & runs.c.cost_micros.is_not(None)
-    asked = same_take & runs.c.state.not_in((FAILED, PLANNED)) & ~settled
+    asked = same_take & (runs.c.state.not_in((FAILED, PLANNED, UNKNOWN)) | UNANSWERED)
     row = connection.execute(sa.select(runs).where(asked).limit(1)).mappings().first()
     return None if row is None else run_of(row)
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from apixo_nb.core import checks
 from apixo_nb.core import event_loop as loop
 from apixo_nb.core.models import RESULT_DAYS
-from apixo_nb.core.records import FAILED, SCHEMA_VERSION, SUCCESS, UNKNOWN, Image, Run
+from apixo_nb.core.records import FAILED, SCHEMA_VERSION, UNKNOWN, Image, Run
 from apixo_nb.core.spending import balance_text, count_text, spent_text
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ConfigurationError, InvalidRequestError, LedgerError
@@ -58,7 +58,7 @@ def _wants(session: Session, run: Run) -> bool:
 def rescued_lines(before: int, runs: Sequence[Run]) -> list[str]:
     """What came of it: how many pictures are here now, and which are not, and why."""
     missing = [(run, image) for run in runs for image in run.images if not image.file]
-    unread = [run for run in runs if run.state == SUCCESS and not run.result_urls]
+    unread = [run for run in runs if run.is_unread]
     saved = sum(len(run.files) for run in runs) - before
     lines = [f"{saved} picture{'' if saved == 1 else 's'} downloaded, {len(missing)} still missing."]
     lines += [f"  run {run.run_id}, picture {image.index + 1}: {image.error}" for run, image in missing]

@@ -95,7 +95,7 @@ def _decide(
     if draw is not None:
         return Decision("show" if draw.state == SUCCESS and not draw.missing else "follow", draw)
     for run in same:
-        if run.state == UNKNOWN and run.cost_micros is None:  # else it is settled
+        if run.is_unanswered:
             if leave:
                 return Decision("leave", run)
             raise lost_submit(run)
