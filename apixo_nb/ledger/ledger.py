@@ -214,16 +214,21 @@ class Ledger:
             connection.execute(balances.insert().values(**facts))
         return (last.seen_at, to_usd(last.micros)) if last else None
 
-    # --- looking back ---
+    # --- runs; `sandbox` takes those of the sandbox, or the real ones, and None both ---
 
     def get(self, run_id: str) -> Run | None:
         """One run, or None."""
         found = self._select(runs.c.run_id == run_id)
         return found[0] if found else None
 
-    def runs(self) -> list[Run]:
+    def with_task(self, task_id: str) -> Run | None:
+        """The first run that has this task, or None."""
+        found = self._select(runs.c.task_id == task_id)
+        return found[0] if found else None
+
+    def runs(self, *, sandbox: bool | None = None) -> list[Run]:
         """All runs, oldest first."""
-        return self._select(sa.true())
+        return self._select(sa.true(), sandbox=sandbox)
 
     def some(self, run_ids: Sequence[str]) -> list[Run]:
         """Runs of these ids, oldest first."""
@@ -267,22 +272,22 @@ class Ledger:
         """All runs of the same request, oldest first; those of the sandbox and real ones never mix."""
         return self._select((runs.c.digest == planned.digest) & (runs.c.sandbox == planned.sandbox))
 
-    def unfinished(self) -> list[Run]:
+    def unfinished(self, *, sandbox: bool | None = None) -> list[Run]:
         """Runs that still want something: a task whose end was not seen, or a picture not on disk."""
-        candidates = self._select(runs.c.state.not_in(_RESTING) | (runs.c.missing > 0))
+        candidates = self._select(runs.c.state.not_in(_RESTING) | (runs.c.missing > 0), sandbox=sandbox)
         return [run for run in candidates if run.is_open or run.missing or run.is_unread]
 
-    def successes(self) -> list[Run]:
+    def successes(self, *, sandbox: bool | None = None) -> list[Run]:
         """Runs that have, or should have, pictures; oldest first."""
-        return self._select(runs.c.state == SUCCESS)
+        return self._select(runs.c.state == SUCCESS, sandbox=sandbox)
 
-    def since(self, when: datetime) -> list[Run]:
+    def since(self, when: datetime, *, sandbox: bool | None = None) -> list[Run]:
         """Runs made at that time or later, oldest first."""
-        return self._select(runs.c.created_at >= when)
+        return self._select(runs.c.created_at >= when, sandbox=sandbox)
 
-    def lost(self) -> list[Run]:
-        """Runs whose submit was never answered: maybe billed."""
-        return self._select(rows.UNANSWERED)
+    def unanswered(self, *, sandbox: bool | None = None) -> list[Run]:
+        """Runs whose submit was never answered, and may have been charged; oldest first."""
+        return self._select(rows.UNANSWERED, sandbox=sandbox)
 
     def durations_s(self, run: Run) -> list[float]:
         """How long the last tasks like this one took at APIXO, in seconds (costTime); newest first."""
@@ -296,7 +301,9 @@ class Ledger:
             found = connection.execute(columns.order_by(runs.c.created_at.desc()).limit(_DURATIONS)).all()
         return [ms / 1000 for ms, references in found if bool(references) == bool(run.image_urls)]
 
-    def _select(self, condition: sa.ColumnElement[bool]) -> list[Run]:
+    def _select(self, condition: sa.ColumnElement[bool], *, sandbox: bool | None = None) -> list[Run]:
         wanted = sa.select(runs).where(condition).order_by(runs.c.created_at, runs.c.run_id)
+        if sandbox is not None:
+            wanted = wanted.where(runs.c.sandbox == sandbox)
         with self._database.reading() as connection:
             return rows.read_runs(connection, wanted)

@@ -85,7 +85,7 @@ class History:
     def lost(self) -> list[Run]:
         """Runs whose submit was never answered, and nobody waits for it any more: maybe billed."""
         self.ledger.leases.mark_abandoned()
-        return [run for run in self.ledger.lost() if run.sandbox == self.is_sandbox]
+        return self.ledger.unanswered(sandbox=self.is_sandbox)
 
     def elsewhere(self) -> list[Run]:
         """Runs that other living kernels or programs work on."""
@@ -106,11 +106,11 @@ class History:
 
     def runs(self) -> list[Run]:
         """All runs of this service, real or sandbox, oldest first."""
-        return [run for run in self.ledger.runs() if run.sandbox == self.is_sandbox]
+        return self.ledger.runs(sandbox=self.is_sandbox)
 
     def successes(self) -> list[Run]:
         """Runs of this service that have, or should have, pictures."""
-        return [run for run in self.ledger.successes() if run.sandbox == self.is_sandbox]
+        return self.ledger.successes(sandbox=self.is_sandbox)
 
     def find(self, query: Query) -> Found:
         """The runs of this service that a query asks for; see `search.Query`."""

@@ -22,6 +22,7 @@ from apixo_nb.core.spending import balance_text, count_text, spent_text
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ConfigurationError, InvalidRequestError, LedgerError
 from apixo_nb.ledger.budgets import DAY, TOTAL, Budget, notebook_scope
+from apixo_nb.ledger.query import Query
 from apixo_nb.storage.originals import SUFFIXES, read_sidecar, runs_of_sidecars
 from apixo_nb.text import dollars, printable, to_micros
 
@@ -108,8 +109,8 @@ def _scope(session: Session, scope: str) -> str:
 def compare_balance(session: Session, usd: float) -> str:
     """What the balance did since it was last compared, beside what the ledger says; "" the first time."""
     before = session.ledger.see_balance(usd, sandbox=session.is_sandbox)
-    since = session.ledger.since(before[0]) if before else []
-    return balance_text(usd, before, [run for run in since if run.sandbox == session.is_sandbox])
+    since = session.ledger.since(before[0], sandbox=session.is_sandbox) if before else []
+    return balance_text(usd, before, since)
 
 
 def adopt(session: Session, run_id: str, task_id: str) -> Run:
@@ -123,7 +124,7 @@ def adopt(session: Session, run_id: str, task_id: str) -> Run:
         APIXO does not know the task.
     """
     run = _unanswered(session, run_id)
-    taken = next((other for other in session.ledger.runs() if other.task_id == task_id), None)
+    taken = session.ledger.with_task(task_id)
     if taken is not None:
         text = f"Task {printable(task_id, 80)} is that of run {taken.run_id} already"
         raise InvalidRequestError(text, field="task_id", value=task_id)
@@ -160,9 +161,8 @@ def _unanswered(session: Session, run_id: str) -> Run:
 
 def status_lines(session: Session) -> list[str]:
     """Where requests go, with which key, what the ledger holds, what was spent; never the key itself."""
-    everything = session.ledger.runs()
-    runs = [run for run in everything if run.sandbox == session.is_sandbox]
-    others = len(everything) - len(runs)
+    runs = session.runs()
+    others = session.ledger.find(Query(sandbox=not session.is_sandbox, limit=0)).total
     beside = f" (and {others} {'of APIXO' if session.is_sandbox else 'of the sandbox, not paid'})"
     sandbox = "SANDBOX, on this machine; nothing is paid"
     return [

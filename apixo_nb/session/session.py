@@ -303,13 +303,14 @@ class Session(History):
         checks.timeout(timeout_s)
         self.ledger.merge_journal()
         self.ledger.leases.mark_abandoned()
-        theirs = self.ledger.leases.held_elsewhere() if run_id is None else ()
-        runs = self.ledger.unfinished() if run_id is None else [self.run(run_id)]
-        runs = [run for run in runs if run.run_id not in theirs]
-        mine = [run for run in runs if run.sandbox == self.is_sandbox and run.task_id]
-        if run_id is not None and not mine:
-            raise cannot_resume(runs[0])
-        return [self.follow(run, timeout_s) for run in mine]
+        if run_id is not None:
+            run = self.run(run_id)
+            if run.sandbox != self.is_sandbox or not run.task_id:
+                raise cannot_resume(run)
+            return [self.follow(run, timeout_s)]
+        others = self.ledger.leases.held_elsewhere()
+        runs = self.ledger.unfinished(sandbox=self.is_sandbox)
+        return [self.follow(run, timeout_s) for run in runs if run.task_id and run.run_id not in others]
 
     def follow(self, run: Run, timeout_s: float | None = None) -> Job:
         """Take up one run that has a task; see `Runner.resume`."""

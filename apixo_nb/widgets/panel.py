@@ -358,8 +358,8 @@ def unfinished_text(session: Session) -> str:
     """What an earlier kernel has left, in a sentence; "" if nothing."""
     try:
         here = {job.run.run_id for job in session.jobs()} | session.ledger.leases.held_elsewhere()
-        left = [run for run in session.ledger.unfinished() if run.run_id not in here]
-        open_runs = [run for run in left if run.sandbox == session.is_sandbox and run.task_id]
+        left = session.ledger.unfinished(sandbox=session.is_sandbox)
+        open_runs = [run for run in left if run.task_id and run.run_id not in here]
         lost = session.lost()
     except ApixoError:
         return ""

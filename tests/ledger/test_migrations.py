@@ -204,7 +204,7 @@ def test_upgraded_ledger_does_all_that_a_new_one_does(place: Path):
         assert ledger.choose("run07", 1, rating=5, tags=("grün",))
         assert [found.run_id for found in ledger.find(Query(rating_min=5)).runs] == ["run07"]
         ledger.leases.mark_abandoned()
-        assert [found.run_id for found in ledger.lost()] == ["run01", "run04"]
+        assert [found.run_id for found in ledger.unanswered()] == ["run01", "run04"]
 
 
 def test_schema_of_an_upgraded_ledger_is_that_of_a_new_one(place: Path, tmp_path: Path):
