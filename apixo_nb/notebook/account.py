@@ -73,7 +73,7 @@ def logout(_args: argparse.Namespace, _context: Context) -> list[str]:
 
 def balance(_args: argparse.Namespace, context: Context) -> list[str]:
     """What is left for the key, and what became of it since it was last compared."""
-    from apixo_nb.session.maintenance import compare_balance
+    from apixo_nb.session.account import compare_balance
 
     session = context.session
     usd = session.balance()
@@ -99,7 +99,7 @@ def unknown_group(words: Sequence[str]) -> InvalidRequestError:
 
 def budget(args: argparse.Namespace, context: Context) -> list[str]:
     """Set a budget, or end it, and show those that are set."""
-    from apixo_nb.session.maintenance import budgets, set_budget
+    from apixo_nb.session.account import budgets, set_budget
 
     if args.scope and args.sum is None:
         context.refuse("a sum is missing, or off")

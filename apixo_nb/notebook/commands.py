@@ -102,7 +102,7 @@ def _config(_args: argparse.Namespace, _context: Context) -> list[str]:
 
 
 def _status(_args: argparse.Namespace, context: Context) -> list[str]:
-    from apixo_nb.session.maintenance import status_lines
+    from apixo_nb.session.account import status_lines
 
     return status_lines(context.session)
 

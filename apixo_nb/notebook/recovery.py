@@ -22,7 +22,7 @@ def resume(args: argparse.Namespace, context: Context) -> list[str]:
 
     session = context.session
     if args.task is not None:
-        from apixo_nb.session.maintenance import adopt
+        from apixo_nb.session.recovery import adopt
 
         adopt(session, args.run, args.task)
     jobs = session.resume(args.run)
@@ -61,33 +61,33 @@ def _lines_of_unresolved(run: Run) -> list[str]:
 
 def settle(args: argparse.Namespace, context: Context) -> list[str]:
     """Say how a submit without an answer ended."""
-    from apixo_nb.session import maintenance
+    from apixo_nb.session.recovery import resolve
 
-    run = maintenance.settle(context.session, args.run, paid=args.end == "paid")
+    run = resolve(context.session, args.run, paid=args.end == "paid")
     return [f"Run {run.run_id} counts as {dollars(run.cost_micros or 0)}, and is settled."]
 
 
 def rescue(_args: argparse.Namespace, context: Context) -> list[str]:
     """Download every picture that is not on disk."""
     from apixo_nb.display.live import Watch
-    from apixo_nb.session import maintenance
+    from apixo_nb.session.recovery import download_missing, downloaded_lines
 
     session = context.session
-    jobs = maintenance.rescue(session)
+    jobs = download_missing(session)
     if not jobs:
         return ["Nothing to rescue: every picture that was made is on disk."]
     before = sum(len(job.run.files) for job in jobs)
     with contextlib.suppress(ApixoError):  # said below, for each picture
         Watch(session, jobs, context.shell).block()
-    return maintenance.rescued_lines(before, [job.run for job in jobs])
+    return downloaded_lines(before, [job.run for job in jobs])
 
 
 def doctor(args: argparse.Namespace, context: Context) -> Message:
     """Compare ledger and pictures; before that, make the rows anew that are missing, if asked for."""
-    from apixo_nb.session.maintenance import examine, rebuild
+    from apixo_nb.session.doctor import check, rebuild
 
     session = context.session
     if args.rebuild:
         say(*rebuild(session), "")
-    report = examine(session)
+    report = check(session)
     return Message(report.lines(), ok=not report.wrong)

@@ -34,7 +34,7 @@ from apixo_nb.experiments.cell_options import MOST_DRAWS
 from apixo_nb.experiments.grid import Grid
 from apixo_nb.experiments.plan import SweepOptions, make_plan
 from apixo_nb.experiments.prompts import Template
-from apixo_nb.session.maintenance import budgets
+from apixo_nb.session.account import budgets
 from apixo_nb.session.session import Session, current
 from apixo_nb.text import dollars, to_micros
 

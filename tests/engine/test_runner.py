@@ -29,7 +29,7 @@ from apixo_nb.ledger import database
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers
 from apixo_nb.sandbox.account import Account
-from apixo_nb.session.maintenance import status_lines
+from apixo_nb.session.account import status_lines
 from apixo_nb.session.session import Session
 from tests.support.factories import KEY
 from tests.support.sandboxes import Clock, Gate

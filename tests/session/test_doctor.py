@@ -19,7 +19,7 @@ from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, LedgerError
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import maintenance as doctor
+from apixo_nb.session import doctor
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
 from tests.support import sandboxes

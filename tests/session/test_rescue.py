@@ -13,7 +13,7 @@ from tornado.web import HTTPError
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError
 from apixo_nb.sandbox import Sandbox, handlers
-from apixo_nb.session.maintenance import rescue, rescued_lines
+from apixo_nb.session.recovery import download_missing, downloaded_lines
 from apixo_nb.session.session import Session
 from tests.support import sandboxes
 from tests.support.commands import told
@@ -86,7 +86,7 @@ def test_what_expires_first_is_fetched_first(session: Session, sandbox: Sandbox)
     days = [3.0, 14.0, 1.0, 9.0]
     runs = [not_downloaded(session, sandbox, f"[seconds:0] {day}", days=day) for day in days]
     session.ledger.update(runs[0].run_id, expires_at=None)
-    jobs = rescue(session)
+    jobs = download_missing(session)
     for job in jobs:
         job.wait()
     assert [job.run.prompt for job in jobs] == [f"[seconds:0] {day}" for day in (14.0, 9.0, 1.0, 3.0)]
@@ -149,7 +149,7 @@ def test_runs_of_a_living_kernel_are_left_to_it(
     with another_kernel("a fox") as kernel:
         assert gate.arrived.wait(PATIENCE_S)
         until(lambda: session.ledger.runs()[0].state == "success", "the result to be written")
-        assert rescue(session) == []
+        assert download_missing(session) == []
         assert "Nothing to rescue" in told("rescue")
         gate.open.set()
         kernel.wait(PATIENCE_S)
@@ -190,8 +190,8 @@ def test_rescue_that_fails_for_all_changes_no_success(session: Session, sandbox:
 
 def test_what_came_of_it_counts_one_and_many():
     one = a_run(state="success", result_urls=("u",))
-    assert rescued_lines(0, [])[0] == "0 pictures downloaded, 0 still missing."
-    assert rescued_lines(0, [one.replace(result_urls=())]) == [
+    assert downloaded_lines(0, [])[0] == "0 pictures downloaded, 0 still missing."
+    assert downloaded_lines(0, [one.replace(result_urls=())]) == [
         "0 pictures downloaded, 0 still missing.",
         f"  run {one.run_id}: ",
     ]

@@ -27,7 +27,7 @@ from apixo_nb.core.spending import (
 from apixo_nb.errors import ApixoError
 from apixo_nb.notebook import account, commands
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session.maintenance import compare_balance
+from apixo_nb.session.account import compare_balance
 from apixo_nb.session.session import Session
 from tests.support import sandboxes, waiting
 from tests.support.commands import told

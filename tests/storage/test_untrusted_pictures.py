@@ -25,7 +25,8 @@ from apixo_nb.experiments.sweep_view import SweepOutput
 from apixo_nb.export.contact_sheet import write_sheet
 from apixo_nb.export.site import write_site
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session.maintenance import examine, rescue
+from apixo_nb.session import doctor
+from apixo_nb.session.recovery import download_missing
 from apixo_nb.session.session import Session
 from apixo_nb.storage.originals import Images, is_bare_name
 from apixo_nb.storage.thumbnails import GONE
@@ -183,8 +184,9 @@ def test_maintenance_takes_such_a_picture_for_one_that_is_gone(session: Session,
     for name in ("parent", "absolute", "windows parent", "drive", "too long"):
         run = with_name(images, NAMES[name](images.folder)).replace(sandbox=True)
         session.ledger.insert(run)
-        assert any("missing file: " in line and run.run_id in line for line in examine(session).wrong), name
-        assert [job.run.run_id for job in rescue(session)][-1:] == [run.run_id], name
+        wrong = doctor.check(session).wrong
+        assert any("missing file: " in line and run.run_id in line for line in wrong), name
+        assert [job.run.run_id for job in download_missing(session)][-1:] == [run.run_id], name
 
 
 def test_pictures_of_a_hostile_run_id_are_not_stored(images: Images):
