@@ -23,8 +23,7 @@ from apixo_nb.core.records import SCHEMA_VERSION
 from apixo_nb.errors import LedgerError
 from apixo_nb.text import printable
 
-from . import dialects as sqltext
-from . import schema as tables
+from . import dialects, schema
 
 _BUSY_MS = 10_000  # how long a write waits for another kernel's
 _LOCK = 0x41_70_69_78_6F  # the number of our advisory lock on PostgreSQL: "Apixo"
@@ -114,7 +113,7 @@ class Database:
     def _is_current(self) -> bool:
         """Whether it needs no upgrade; so that a ledger on a read-only folder can still be read."""
         with self.reading() as connection:
-            if not sa.inspect(connection).has_table(tables.meta.name):
+            if not sa.inspect(connection).has_table(schema.meta.name):
                 return False
             self._newer = newer = _newer_version(connection)
             return newer is not None or _version(connection) == SCHEMA_VERSION
@@ -126,7 +125,7 @@ class Database:
             found = next((each for name in _own(connection) if (each := _checked(connection, name))), "")
         if found:
             text = f"The ledger {self.shown_place} is damaged: {printable(found)}"
-            raise LedgerError(text, damaged=True, next_step=MEND)
+            raise LedgerError(text, damaged=True, next_step=REBUILD_STEP)
 
     def check_still_there(self) -> None:
         """An SQLite file that was removed still takes rows, and they are gone with the process."""
@@ -204,7 +203,7 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
         "foreign_keys=ON",
     ):
         connection.execute(f"PRAGMA {pragma}")
-    sqltext.teach(connection)
+    dialects.teach(connection)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -228,30 +227,30 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _upgrade(connection: sa.Connection) -> str | None:
     """Make a new ledger, or bring an older one to this version, in one transaction; a newer one's version."""
-    fresh = not sa.inspect(connection).has_table(tables.runs.name)
+    fresh = not sa.inspect(connection).has_table(schema.runs.name)
     if not fresh and (newer := _newer_version(connection)) is not None:
         return newer
     found = SCHEMA_VERSION if fresh else _version(connection)
     if fresh and connection.dialect.name == "sqlite" and sa.inspect(connection).get_table_names():
         text = f"The ledger {connection.engine.url.database} is a database of something else"
-        raise LedgerError(text, damaged=True, next_step=MEND)
-    tables.metadata.create_all(connection)
+        raise LedgerError(text, damaged=True, next_step=REBUILD_STEP)
+    schema.metadata.create_all(connection)
     if fresh:
-        tables.watch_texts(connection)
-        tables.hold_states(connection)
-    for migration in tables.MIGRATIONS:
+        schema.watch_texts(connection)
+        schema.hold_states(connection)
+    for migration in schema.MIGRATIONS:
         if migration.version > found:
             migration.carry_out(connection)
             done = {"version": migration.version, "name": migration.name, "applied_at": datetime.now(UTC)}
-            connection.execute(tables.migrations.insert().values(**done))
-    version = tables.meta.c.key == "schema_version"
-    connection.execute(tables.meta.delete().where(version))
-    connection.execute(tables.meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
+            connection.execute(schema.migrations.insert().values(**done))
+    version = schema.meta.c.key == "schema_version"
+    connection.execute(schema.meta.delete().where(version))
+    connection.execute(schema.meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
     return None
 
 
 def _version(connection: sa.Connection) -> int:
-    found = connection.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.key == "schema_version"))
+    found = connection.scalar(sa.select(schema.meta.c.value).where(schema.meta.c.key == "schema_version"))
     if found is None or not found.isdecimal():
         raise LedgerError(
             f"The ledger's schema version is {printable(repr(found), 40)}, which is none",
@@ -275,7 +274,7 @@ def _too_new(version: str) -> LedgerError:
 
 # --- errors -----------------------------------------------------------------------------------------
 
-MEND = (
+REBUILD_STEP = (
     "Nothing was sent. `%apixo doctor --rebuild` sets it aside, never deletes it, and makes a new one from "
     "what can still be read and from the facts beside your pictures."
 )
@@ -287,18 +286,18 @@ _CAUSES = (
     ("unable to open", "it cannot be opened", _ELSEWHERE),
     ("full", "the disk is full", "Make room, then try again."),
     ("disk i/o", "the disk reports an error", "Check the disk and the room on it, then try again."),
-    ("not a database", "it is not a ledger, or is damaged", MEND),
-    ("malformed", "it is damaged", MEND),
+    ("not a database", "it is not a ledger, or is damaged", REBUILD_STEP),
+    ("malformed", "it is damaged", REBUILD_STEP),
 )
 
 
 def _explain(error: Exception, place: str) -> LedgerError:
-    said = str(getattr(error, "orig", None) or error)
+    text_of_error = str(getattr(error, "orig", None) or error)
     for mark, cause, step in _CAUSES:
-        if mark in said.casefold():
+        if mark in text_of_error.casefold():
             text = f"The ledger {place} cannot be used: {cause}"
-            return LedgerError(text, damaged=step is MEND, next_step=step)
-    text = f"The ledger {place} cannot be used: {type(error).__name__}: {printable(said, 160)}"
+            return LedgerError(text, damaged=step is REBUILD_STEP, next_step=step)
+    text = f"The ledger {place} cannot be used: {type(error).__name__}: {printable(text_of_error, 160)}"
     if isinstance(error, sa.exc.ArgumentError):  # also: no such module
         return LedgerError(text, next_step=f"{_URL_RULE}. Nothing was sent.")
     return LedgerError(text, next_step="Check APIXO_LEDGER and its database. Nothing more was sent.")

@@ -92,7 +92,7 @@ class Ledger:
         Raises
         ------
         BudgetError
-            It would pass a cap. Nothing was written.
+            It would pass a budget. Nothing was written.
         LedgerError
             Its row is there already: whoever wrote it has bought it, or is about to.
         """
@@ -100,8 +100,9 @@ class Ledger:
             owner = self.leases.renew(connection)
             rows.check_new(connection, run.run_id)
             same = (runs.c.digest == run.digest) & (runs.c.sandbox == run.sandbox)
-            if once and (rival := rows.rival(connection, same & (runs.c.take == run.take))) is not None:
-                return rival
+            competing = rows.competing_run(connection, same & (runs.c.take == run.take)) if once else None
+            if competing is not None:
+                return competing
             budgets.check(connection, [run])
             last = connection.scalar(sa.select(sa.func.max(runs.c.take)).where(same))
             numbered = run.replace(take=run.take or (last or 0) + 1)
@@ -179,7 +180,7 @@ class Ledger:
             rows.count_missing(connection, run_id)
 
     def choose(self, run_id: str, index: int, **choice: Any) -> bool:
-        """Write some of a person's choice of a picture, see `run.CHOICE`; False if there is none such.
+        """Write some of a person's choice of a picture, see `records.CHOICE`; False if there is none such.
 
         The run's rating becomes that of its best picture, in the same transaction.
         """
@@ -203,15 +204,15 @@ class Ledger:
         with self._database.reading() as connection:
             return budgets.read(connection, sandbox=sandbox)
 
-    def see_balance(self, usd: float, *, sandbox: bool) -> tuple[datetime, float] | None:
-        """Note a balance; returns the one before it: when, and how many US dollars."""
+    def record_balance(self, usd: float, *, sandbox: bool) -> tuple[datetime, float] | None:
+        """Write a balance; returns the one before it: when, and how many US dollars."""
         with self._database.writing() as connection:
             kind = balances.c.sandbox == sandbox
             last = connection.execute(
                 sa.select(balances).where(kind).order_by(balances.c.seen_at.desc())
             ).first()
-            facts = {"seen_at": datetime.now(UTC), "sandbox": sandbox, "micros": to_micros(usd)}
-            connection.execute(balances.insert().values(**facts))
+            columns = {"seen_at": datetime.now(UTC), "sandbox": sandbox, "micros": to_micros(usd)}
+            connection.execute(balances.insert().values(**columns))
         return (last.seen_at, to_usd(last.micros)) if last else None
 
     # --- runs; `sandbox` takes those of the sandbox, or the real ones, and None both ---
@@ -251,13 +252,13 @@ class Ledger:
         with self._database.reading() as connection:
             return search.facets(connection, sandbox=sandbox)
 
-    def cast(self, vote: Vote) -> None:
-        """Keep a vote."""
+    def record_vote(self, vote: Vote) -> None:
+        """Write a vote."""
         with self._database.writing() as connection:
             connection.execute(votes.insert().values(**dataclasses.asdict(vote)))
 
-    def take_back(self, vote_id: str) -> None:
-        """Forget a vote."""
+    def remove_vote(self, vote_id: str) -> None:
+        """Delete a vote."""
         with self._database.writing() as connection:
             connection.execute(votes.delete().where(votes.c.vote_id == vote_id))
 
@@ -265,8 +266,8 @@ class Ledger:
         """All votes, or those of a ballot, oldest first."""
         chosen = sa.true() if ballot is None else votes.c.ballot == ballot
         with self._database.reading() as connection:
-            cast = sa.select(votes).where(chosen).order_by(votes.c.voted_at, votes.c.vote_id)
-            return [Vote(**row) for row in connection.execute(cast).mappings()]
+            wanted = sa.select(votes).where(chosen).order_by(votes.c.voted_at, votes.c.vote_id)
+            return [Vote(**row) for row in connection.execute(wanted).mappings()]
 
     def draws(self, planned: Run) -> list[Run]:
         """All runs of the same request, oldest first; those of the sandbox and real ones never mix."""

@@ -1,4 +1,4 @@
-"""The filters of a table, in the words people use for them, as a `search.Query` without an end."""
+"""The filters of a table, in the words people use for them, and the `Query` that they make."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def query_of(
     state : str, or list of str
         One of these.
     text : str
-        Words that must all occur; see `search.Query`.
+        Words that must all occur; see `Query`.
 
     Raises
     ------

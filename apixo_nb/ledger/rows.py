@@ -105,9 +105,9 @@ def check_new(connection: sa.Connection, run_id: str) -> None:
         raise LedgerError(f"Run {run_id} is in the ledger already", run_id=run_id, next_step=step)
 
 
-def rival(connection: sa.Connection, same_take: sa.ColumnElement[bool]) -> Run | None:
-    """The run of a request and take that was asked for already, by whoever was quicker."""
-    # One with an unknown end counts too: it has become so since this kernel looked.
+def competing_run(connection: sa.Connection, same_take: sa.ColumnElement[bool]) -> Run | None:
+    """The run of the same request and take that another kernel or thread has asked for already, or None."""
+    # One without an answer counts too: it has lost its answer since this kernel looked.
     asked = same_take & (runs.c.state.not_in((FAILED, PLANNED, UNKNOWN)) | UNANSWERED)
     row = connection.execute(sa.select(runs).where(asked).limit(1)).mappings().first()
     return None if row is None else run_of(row)
@@ -119,14 +119,14 @@ def parts(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
         yield run_ids[at : at + _MOST_AT_ONCE]
 
 
-def catch_up(connection: sa.Connection, run: Run, living: Collection[str]) -> bool:
+def catch_up(connection: sa.Connection, run: Run, live: Collection[str]) -> bool:
     """Bring a row up to what is known from elsewhere, see `Ledger.catch_up`; True if that said anything new.
 
-    `living` are the ids of the owners that are alive. A row of another task, or without an end that could be
-    that of `run`, is left as it is; nothing that it knows is forgotten.
+    `live` are the ids of the owners whose processes live. A row of another task, or without an end that
+    could be that of `run`, is left as it is; nothing that it knows is forgotten.
     """
     row = connection.execute(sa.select(runs).where(runs.c.run_id == run.run_id)).mappings().first()
-    if row is None or row["owner"] in living:
+    if row is None or row["owner"] in live:
         return False
     known = run_of(row)
     another = known.task_id and run.task_id and known.task_id != run.task_id
@@ -148,7 +148,7 @@ def catch_up(connection: sa.Connection, run: Run, living: Collection[str]) -> bo
 def may_end(known: Run, run: Run) -> bool:
     """Whether a record from elsewhere tells of the end of this very run, which is open here.
 
-    A task that was paid for ends only with itself, and what a person has settled only with a task. Where no
+    A task that was paid for ends only with itself, and what a person has resolved only with a task. Where no
     task is known, the request must be the same.
     """
     if not run.is_final or (known.task_id and known.task_id != run.task_id):
@@ -175,9 +175,9 @@ def count_missing(connection: sa.Connection, run_id: str) -> None:
 
 
 def put_picture(connection: sa.Connection, run_id: str, image: Image) -> None:
-    """Write what is known of a picture; what a person said of it stands."""
-    facts = image.model_dump(exclude={"index", *CHOICE})
-    if not connection.execute(images.update().where(_picture(run_id, image)).values(**facts)).rowcount:
+    """Write what is known of a picture; a person's choice stands."""
+    columns = image.model_dump(exclude={"index", *CHOICE})
+    if not connection.execute(images.update().where(_picture(run_id, image)).values(**columns)).rowcount:
         connection.execute(images.insert().values(run_id=run_id, **image.model_dump()))
         if image.rating is not None:
             keep_best(connection, run_id)
@@ -193,13 +193,13 @@ def merge_picture(connection: sa.Connection, run_id: str, image: Image) -> bool:
         put_picture(connection, run_id, image)
         return True
     here = Image.model_validate(dict(row))
-    facts = {} if here.file else image.model_dump(exclude={"index", *CHOICE})
-    facts |= image.choice if image.is_chosen and not here.is_chosen else {}
-    if facts:
-        connection.execute(images.update().where(_picture(run_id, image)).values(**facts))
-        if facts.get("rating") is not None:
+    columns = {} if here.file else image.model_dump(exclude={"index", *CHOICE})
+    columns |= image.choice if image.is_chosen and not here.is_chosen else {}
+    if columns:
+        connection.execute(images.update().where(_picture(run_id, image)).values(**columns))
+        if columns.get("rating") is not None:
             keep_best(connection, run_id)
-    return bool(facts)
+    return bool(columns)
 
 
 def choose(connection: sa.Connection, run_id: str, index: int, choice: dict[str, Any]) -> bool:

@@ -166,7 +166,7 @@ migrations = sa.Table(
 )
 
 # Since version 4, on SQLite only: the runs whose texts are not in the index of texts yet, or have changed
-# since; see `lookup`. Triggers write it, whatever program it is that writes a run: all that a purchase pays.
+# since; see `search`. Triggers write it, whatever program it is that writes a run: all that a purchase pays.
 unsearched = sa.Table("unsearched", sa.MetaData(), sa.Column("run_id", sa.String(64), primary_key=True))
 
 #: What is searched of a run; its task id may be missing, its tags are a list.

@@ -233,12 +233,12 @@ def facets(connection: sa.Connection, *, sandbox: bool | None) -> Facets:
     states, names, tags = Counter[str](), Counter[str](), Counter[str]()
     # In one go, as it reads all rows; few have each their own name and tags.
     alike = (runs.c.state, runs.c.name, sa.cast(runs.c.tags, sa.Text))
-    for state, name, said, count in connection.execute(
+    for state, name, words, count in connection.execute(
         sa.select(*alike, sa.func.count()).where(kind).group_by(*alike)
     ):
         states[state] += count
         names[name] += count
-        tags.update(dict.fromkeys(words_in(said), count))
+        tags.update(dict.fromkeys(words_in(words), count))
     tags.update(tag for own in _of_pictures(connection, kind).values() for tag in own)
     del states[""], names[""]  # no state and no name are nothing to ask for
     return Facets(_ranked(states), _ranked(tags), _ranked(names))

@@ -1,4 +1,4 @@
-"""What ``%load_ext`` says of unfinished business: read with sqlite3 alone, as SQLAlchemy takes its time."""
+"""What ``%load_ext`` prints about unfinished runs: read with sqlite3 alone, as SQLAlchemy loads slowly."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def pending_line(ledger: Path, *, sandbox: bool) -> str:
         address = f"{ledger.absolute().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE_S)) as connection:
             rows = connection.execute(_QUESTION, (sandbox, sandbox)).fetchall()
-        left = [row for row in rows if not _lives(row[5:])]
+        left = [row for row in rows if not _is_leased(row[5:])]
     except (sqlite3.Error, OSError, ValueError):
         return ""  # no ledger yet, an older one, or one that cannot be read: the first command says which
     missing = sum(row[2] for row in left)
     waiting = sum(bool(row[1]) for row in left if not row[2])
-    lost = [row[4] for row in left if not row[1] and row[0] in ("unknown", "submitting")]
-    said = [
+    unanswered = [row[4] for row in left if not row[1] and row[0] in ("unknown", "submitting")]
+    notes = [
         f"{waiting} {_many('run', waiting)} unfinished" if waiting else "",
         f"{missing} {_many('picture', missing)} not downloaded" if missing else "",
         _expiry([_time(row[3]) for row in left if row[2] and row[3]]),
-        _stake(lost),
+        _stake(unanswered),
     ]
-    text = ", ".join(part for part in said if part)
+    text = ", ".join(part for part in notes if part)
     return f"apixo_nb: {text}: `%apixo resume`" if text else ""
 
 
-def _lives(owner: tuple[str | None, str, int, str, str]) -> bool:
+def _is_leased(owner: tuple[str | None, str, int, str, str]) -> bool:
     name, host, pid, started, heartbeat_at = owner
     return bool(name and host) and ProcessIdentity(host, pid, started, str(name)).is_alive(
         _time(heartbeat_at)

@@ -77,6 +77,6 @@ def _scope(session: Session, scope: str) -> str:
 
 def compare_balance(session: Session, usd: float) -> str:
     """What the balance did since it was last compared, beside what the ledger says; "" the first time."""
-    before = session.ledger.see_balance(usd, sandbox=session.is_sandbox)
+    before = session.ledger.record_balance(usd, sandbox=session.is_sandbox)
     since = session.ledger.since(before[0], sandbox=session.is_sandbox) if before else []
     return balance_text(usd, before, since)

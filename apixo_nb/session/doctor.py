@@ -96,9 +96,9 @@ def _files_without_row(session: Session, runs: Iterable[Run]) -> Iterator[str]:
 def _tasks(session: Session, runs: Iterable[Run]) -> Iterator[str]:
     """Tasks that nobody waits for, and submits whose end nobody knows."""
     old = datetime.now(UTC) - timedelta(days=RESULT_DAYS)
-    theirs = session.ledger.leases.held_elsewhere()
+    others = session.ledger.leases.held_elsewhere()
     for run in runs:
-        if run.is_open and run.run_id not in theirs:
+        if run.is_open and run.run_id not in others:
             late = " Its pictures have probably expired." if run.created_at < old else ""
             what = f"run {_short(run.run_id)}, {_short(run.state)}"
             yield f"open task: {what}. `%apixo resume` brings it to its end.{late}"

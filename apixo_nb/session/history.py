@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from apixo_nb.core.records import Run
 from apixo_nb.core.settings import Apixo
 from apixo_nb.errors import InvalidRequestError, LedgerError
-from apixo_nb.ledger.database import MEND
+from apixo_nb.ledger.database import REBUILD_STEP
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.query import Facets, Found, Query, Since, query_of
 from apixo_nb.storage.originals import Images
@@ -74,7 +74,7 @@ class History:
             return
         if emptied and any(self.images.folder.glob("*.json")):
             text = f"The ledger {file} is empty, though there are pictures in {self.images.folder}"
-            raise LedgerError(text, damaged=True, next_step=MEND)
+            raise LedgerError(text, damaged=True, next_step=REBUILD_STEP)
 
     def ledger_file(self) -> Path:
         """The file of the ledger where it is no database of its own address."""
@@ -113,7 +113,7 @@ class History:
         return self.ledger.successes(sandbox=self.is_sandbox)
 
     def find(self, query: Query) -> Found:
-        """The runs of this service that a query asks for; see `search.Query`."""
+        """The runs of this service that a query asks for; see `query.Query`."""
         return self.ledger.find(dataclasses.replace(query, sandbox=self.is_sandbox))
 
     def facets(self) -> Facets:
@@ -132,7 +132,7 @@ class History:
     ) -> pd.DataFrame:
         """Runs as a DataFrame, oldest first: all of the ledger, or those that fit all that is given.
 
-        See `filters.query_of` for the filters, `frame.history_frame` for columns, dtypes and units. It is a
+        See `query.query_of` for the filters, `frame.history_frame` for columns, dtypes and units. It is a
         plain table; those of `apixo_nb.history` have ``df.apixo`` as well.
         """
         from apixo_nb.analysis.frame import history_frame
@@ -160,7 +160,7 @@ class History:
     # --- files, and other programs ---
 
     def export_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write `history` to a CSV file, exactly; see `frame.write_csv`."""
+        """Write `history` to a CSV file, exactly; see `formats.write_csv`."""
         from apixo_nb.analysis.formats import write_csv
 
         return write_csv(self.history(), path)
@@ -187,7 +187,7 @@ class History:
         return export(chosen, path, kind, self.images, self._shown_paths())
 
     def import_bundle(self, path: str | os.PathLike[str]) -> Imported:
-        """Merge a ZIP bundle, or a folder of pictures and facts, into this ledger by the ids of the runs.
+        """Merge a ZIP bundle, or a folder of pictures and sidecars, into this ledger by the ids of the runs.
 
         Twice is once. Imported runs count towards budgets like others; see `importer.import_bundle`.
         """

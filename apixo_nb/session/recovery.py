@@ -21,12 +21,12 @@ def download_missing(session: Session, timeout_s: float | None = None) -> list[J
 
     A file that was there once and is gone counts as well, as long as its address may still live.
     """
-    theirs = session.ledger.leases.held_elsewhere()
-    wanting = [run for run in session.successes() if run.run_id not in theirs and _wants(session, run)]
+    others = session.ledger.leases.held_elsewhere()
+    wanting = [run for run in session.successes() if run.run_id not in others and _wants(session, run)]
     for run in wanting:
         for image in missing_files(session, run):
-            lost = Image(index=image.index, url=image.url, error="The file is gone from the folder")
-            session.ledger.put_image(run.run_id, lost)
+            gone = Image(index=image.index, url=image.url, error="The file is gone from the folder")
+            session.ledger.put_image(run.run_id, gone)
     wanting.sort(key=lambda run: run.expires_at or datetime.max.replace(tzinfo=UTC))
     return [session.follow(session.run(run.run_id), timeout_s) for run in wanting]
 

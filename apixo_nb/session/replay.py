@@ -22,8 +22,8 @@ from apixo_nb.text import to_usd
 class Decision:
     """What to do for one request: `run` is the stored one, or the one to buy, with its take.
 
-    "leave": its end is unknown, so it is neither shown nor bought. `once`: not if another kernel asks for
-    the same take meanwhile.
+    "leave": its submit has no answer, so it is neither shown nor bought. `once`: not if another kernel asks
+    for the same take meanwhile.
     """
 
     action: Literal["show", "follow", "buy", "leave"]
@@ -31,7 +31,7 @@ class Decision:
     once: bool = False
 
     @property
-    def said(self) -> str:
+    def note(self) -> str:
         """What to tell the person about it; "" for an ordinary purchase."""
         if self.action == "show":
             return f"The stored result of {_day(self.run)}, shown again at $0. --new buys another."
@@ -98,7 +98,7 @@ def _decide(
         if run.is_unanswered:
             if leave:
                 return Decision("leave", run)
-            raise lost_submit(run)
+            raise unanswered_error(run)
     return Decision("buy", planned.replace(take=take), once=True)
 
 
@@ -113,7 +113,7 @@ def _is_draw(run: Run) -> bool:
     )
 
 
-def lost_submit(run: Run) -> SubmitUnknownError:
+def unanswered_error(run: Run) -> SubmitUnknownError:
     """The error of a request that was submitted before, with an unknown end."""
     return SubmitUnknownError(
         f"This request was submitted on {_day(run)}, and its answer was lost",

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 from apixo_nb.client.client import AsyncClient
 from apixo_nb.client.retry import RetryPolicy
-from apixo_nb.core import credentials as keys
-from apixo_nb.core import settings
 from apixo_nb.core.cadence import Cadence
+from apixo_nb.core.credentials import ApiKey, find_key
 from apixo_nb.core.files import Limits
 from apixo_nb.core.models import DEFAULT_MODEL, MODELS
 from apixo_nb.core.process import after_fork
 from apixo_nb.core.records import Run
+from apixo_nb.core.settings import Apixo
 from apixo_nb.errors import LedgerError
 
 if TYPE_CHECKING:
     from apixo_nb.sandbox import Sandbox
 
-#: The sandbox makes a task in about 3 s where APIXO takes 30: its rhythm is ten times as fast.
+#: The sandbox makes a task in about 3 s where APIXO takes 30: it is polled ten times as often.
 SANDBOX_TASK_S = 3.0
 
 _LIMITS = Limits(keep_unreadable=True)
@@ -30,32 +30,32 @@ _LEARN_AGAIN_S = 60.0  # how long a look at the ledger's durations is good for
 
 
 class Service:
-    """The other side, as the settings name it.
+    """The service that the settings name: APIXO, or the sandbox on this machine.
 
     Parameters
     ----------
     settings : Apixo
         Frozen: they do not change any more.
     key : ApiKey, optional
-        Default: found when it is first needed, see `keys.find_key`.
+        Default: found when it is first needed, see `credentials.find_key`.
     """
 
-    def __init__(self, settings: settings.Apixo, key: keys.ApiKey | None) -> None:
+    def __init__(self, settings: Apixo, key: ApiKey | None) -> None:
         self._settings = settings
         self._key = key
         self._learned: dict[tuple[str, int, bool], tuple[Cadence, float]] = {}
 
     @property
-    def key(self) -> keys.ApiKey | None:
+    def key(self) -> ApiKey | None:
         """The key that requests to APIXO carry, or None while there is none."""
-        return self._key or keys.find_key()
+        return self._key or find_key()
 
     def client(self) -> AsyncClient:
         """A new client; raises MissingKeyError where there is no key."""
         if self._settings.sandbox:
             # Never with the real key: whatever listens on a port of this machine has no business with it.
             return AsyncClient(
-                keys.ApiKey("sandbox", "of the sandbox"),
+                ApiKey("sandbox", "of the sandbox"),
                 base_url=self.sandbox().base_url,
                 request_timeout_s=self._settings.request_timeout,
                 cadence=self.cadence,

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from apixo_nb.client.client import AsyncClient
 from apixo_nb.core import checks
-from apixo_nb.core import credentials as keys
 from apixo_nb.core import settings as config
 from apixo_nb.core.cadence import Cadence
+from apixo_nb.core.credentials import ApiKey, usable_key
 from apixo_nb.core.environment import current_shell
 from apixo_nb.core.event_loop import run as run_on_loop
 from apixo_nb.core.models import MODELS
@@ -33,7 +33,7 @@ from apixo_nb.errors import ConfigurationError, CostLimitError
 from apixo_nb.text import dollars, to_micros
 
 from .history import History
-from .replay import Decision, decide_all, lost_submit
+from .replay import Decision, decide_all, unanswered_error
 from .service import Service
 
 
@@ -46,14 +46,14 @@ class Session(History):
         Default: the process's settings, from the environment and ``%config Apixo``. Copied: later changes
         are for later sessions.
     key : str or ApiKey, optional
-        Default: found when it is first needed, see `keys.find_key`.
+        Default: found when it is first needed, see `credentials.find_key`.
     """
 
-    def __init__(self, settings: config.Apixo | None = None, *, key: str | keys.ApiKey | None = None) -> None:
+    def __init__(self, settings: config.Apixo | None = None, *, key: str | ApiKey | None = None) -> None:
         # A copy, with absolute folders: a setting changed later, or a chdir, must not part a run from its
         # mark, its ledger from its pictures, or a real client from the word "real".
         super().__init__((settings or config.settings()).frozen_copy())
-        given = keys.usable_key(key) if key is not None else None
+        given = usable_key(key) if key is not None else None
         key = None  # no traceback of what follows can show it
         if isinstance(given, ConfigurationError):
             raise given
@@ -218,7 +218,7 @@ class Session(History):
         return decide_all(planned, self._draws, _drawn, buy=buy, leave=leave)
 
     def _draws(self, planned: Run) -> list[Run]:
-        """All runs of the same request, those included that stand in line here and have no row yet."""
+        """All runs of the same request, those included that wait in the queue here and have no row yet."""
         rows = self.ledger.draws(planned)
         known = {run.run_id for run in rows}
         here = [job.run for job in self.jobs()]
@@ -236,11 +236,11 @@ class Session(History):
             return job
         if decision.action == "follow":
             job = self.runner.resume(decision.run, timeout_s or self.settings.timeout)
-            job.note = decision.said
+            job.note = decision.note
             return job
-        job = Job(decision.run, decision.said)
+        job = Job(decision.run, decision.note)
         if decision.action == "leave":
-            job.fail(lost_submit(decision.run))
+            job.fail(unanswered_error(decision.run))
         job.succeed()
         job.end()
         return job

@@ -174,7 +174,7 @@ class VoteController(Controller):
             left, right = self._open[0]
             keys = (*left.key, *right.key)
             vote = Vote(secrets.token_hex(16), utc_now(), self._ballot.name, *keys, outcome=str(outcome))
-            self._ballot.ledger.cast(vote)
+            self._ballot.ledger.record_vote(vote)
             del self._open[0]
             self._show_pair()
         return {}
@@ -185,7 +185,7 @@ class VoteController(Controller):
             votes = self._ballot.votes()
             if not votes:
                 return {}
-            self._ballot.ledger.take_back(votes[-1].vote_id)
+            self._ballot.ledger.remove_vote(votes[-1].vote_id)
             known = {picture.key: picture for picture in self._ballot.pictures}
             self._open.insert(0, (known[votes[-1].left], known[votes[-1].right]))
             self._show_pair()

@@ -178,9 +178,9 @@ def test_votes_outlive_the_kernel(tmp_path):
     ink, oil = pictures_of(a_run("ink"), a_run("oil"))
     first, second = a_vote(ink, oil, "left"), a_vote(oil, ink, "tie")
     ledger = Ledger(tmp_path / "ledger.db")
-    ledger.cast(first)
-    ledger.cast(second)
-    ledger.take_back(first.vote_id)
+    ledger.record_vote(first)
+    ledger.record_vote(second)
+    ledger.remove_vote(first.vote_id)
     ledger.close()
     again = Ledger(tmp_path / "ledger.db")
     assert again.votes("style") == again.votes() == [second]

@@ -194,7 +194,7 @@ def test_upgraded_ledger_does_all_that_a_new_one_does(place: Path):
         ledger.set_budget(TOTAL, sandbox=True, limit_micros=10_000_000)
         [budget] = ledger.budgets(sandbox=True)
         assert (budget.spent_micros, budget.at_stake_micros) == (4 * 350_000, 5 * 350_000)
-        assert ledger.see_balance(1.0, sandbox=True) is None
+        assert ledger.record_balance(1.0, sandbox=True) is None
         run = ledger.add(a_run(notebook="a.ipynb"))
         assert ledger.leases.claim("run03") is not None
         ledger.put_image("run09", Image(index=0, url="u0", file="new.png"))

@@ -34,14 +34,14 @@ def decide(stored: list[Run], drawn: list[Run], *, count: int = 1, buy: bool = F
 
 def test_nothing_stored_is_bought_as_the_first_take():
     [decision] = decide([], [])
-    assert (decision.action, decision.run.take, decision.said) == ("buy", 1, "")
+    assert (decision.action, decision.run.take, decision.note) == ("buy", 1, "")
 
 
 def test_a_stored_success_is_shown():
     first = made(1)
     [decision] = decide([first], [])
     assert (decision.action, decision.run) == ("show", first)
-    assert "shown again at $0" in decision.said
+    assert "shown again at $0" in decision.note
 
 
 def test_the_next_press_in_one_kernel_is_the_next_take():

@@ -209,9 +209,9 @@ def test_balance_tells_whether_a_lost_submit_was_charged(session: Session):
 
 
 def test_balances_of_sandbox_and_real_service_are_never_compared(session: Session):
-    session.ledger.see_balance(5.0, sandbox=False)
+    session.ledger.record_balance(5.0, sandbox=False)
     assert compare_balance(session, 100.0) == ""
-    assert session.ledger.see_balance(5.0, sandbox=False) is not None
+    assert session.ledger.record_balance(5.0, sandbox=False) is not None
 
 
 def test_run_that_ends_after_the_look_counts_in_the_next_comparison(session: Session, sandbox: Sandbox):
