@@ -36,7 +36,7 @@ from .database import Database
 from .journal import JournalEntry, TaskJournal
 from .leases import Leases, live_owners
 from .query import Facets, Found, Query
-from .schema import balances, runs, votes
+from .schema import WITHOUT_TASK, balances, runs, votes
 
 _RESTING = (PLANNED, FAILED, UNKNOWN, SUCCESS)  # nobody waits for these
 _DURATIONS = 200  # the last ones, from which a task's time is foretold
@@ -111,7 +111,12 @@ class Ledger:
         return numbered
 
     def insert(self, run: Run) -> bool:
-        """Write a row that comes from elsewhere, pictures and all, owned by nobody; False if it is there."""
+        """Write a row that comes from elsewhere, with its pictures, leased to nobody; False if it is there.
+
+        A state that no run with a task can have becomes `submitted`: the database refuses it.
+        """
+        if run.task_id and run.state in WITHOUT_TASK:
+            run = run.but(state=SUBMITTED)
         with self._database.writing() as connection:
             if connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run.run_id)) is not None:
                 return False
