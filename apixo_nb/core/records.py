@@ -216,8 +216,8 @@ class Run(BaseModel):
 
     @property
     def is_unread(self) -> bool:
-        """Whether it is a success whose result could not be read; its task still has it."""
-        return self.state == SUCCESS and not self.result_urls and bool(self.task_id)
+        """Whether it is a success whose result could not be read; its task, if any, still has it."""
+        return self.state == SUCCESS and not self.result_urls
 
     @property
     def at_stake_micros(self) -> int:

@@ -116,7 +116,7 @@ class Ledger:
         A state that no run with a task can have becomes `submitted`: the database refuses it.
         """
         if run.task_id and run.state in WITHOUT_TASK:
-            run = run.but(state=SUBMITTED)
+            run = run.replace(state=SUBMITTED)
         with self._database.writing() as connection:
             if connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run.run_id)) is not None:
                 return False
@@ -281,7 +281,7 @@ class Ledger:
     def unfinished(self, *, sandbox: bool | None = None) -> list[Run]:
         """Runs that still want something: a task whose end was not seen, or a picture not on disk."""
         candidates = self._select(runs.c.state.not_in(_RESTING) | (runs.c.missing > 0), sandbox=sandbox)
-        return [run for run in candidates if run.is_open or run.missing or run.is_unread]
+        return [run for run in candidates if run.is_open or run.missing or (run.is_unread and run.task_id)]
 
     def successes(self, *, sandbox: bool | None = None) -> list[Run]:
         """Runs that have, or should have, pictures; oldest first."""

@@ -32,7 +32,7 @@ def download_missing(session: Session, timeout_s: float | None = None) -> list[J
 
 
 def _wants(session: Session, run: Run) -> bool:
-    if run.missing or not run.result_urls:
+    if run.missing or run.is_unread:
         return bool(run.task_id)
     may_live = run.expires_at is None or run.expires_at > datetime.now(UTC)
     return may_live and bool(missing_files(session, run))
