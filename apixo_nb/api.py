@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ from .core.formatting import HtmlResult
 from .core.models import DEFAULT_MODEL
 from .core.records import Run
 from .engine.job import stop_all
-from .errors import ApixoError
+from .errors import ApixoError, ConfigurationError
 from .ledger.query import Since
 from .session.session import current
 
@@ -34,29 +35,27 @@ def generate(
     max_cost_usd: float | None = None,
     timeout_s: float | None = None,
     replay: bool | None = None,
+    new: bool = False,
+    take: int | None = None,
     **parameters: Any,
 ) -> Run:
     """Make pictures, wait for them, and return their `Run`.
 
     Parameters
     ----------
-    prompt : str
-        1 to 10,000 characters.
-    aspect_ratio : "1:1" (default), "2:3" or "3:2"
-    num_images : 1 (default), 2 or 4
-    image_urls : list of str
-        Up to 5 public URLs of reference pictures.
-    model : str
-    name, note : str
-    tags : list of str
-        Kept on the row.
-    max_cost_usd : float
-        Refuse to start above it.
-    timeout_s : float
-        Give up waiting after so many seconds; the task is kept and can be resumed.
+    prompt : str, 1 to 10,000 characters
+    aspect_ratio, num_images : "1:1" (default), "2:3" or "3:2"; 1 (default), 2 or 4
+    image_urls : list of str, up to 5 public URLs of reference pictures
+    name, tags, note : str, list of str, str; kept on the row
+    max_cost_usd, timeout_s : float
+        Refuse to start above it; give up waiting after so many seconds, as the task can be resumed.
     replay : bool
-        Show what the ledger holds for this request in place of buying it; default: in IPython, as cells are
-        run again, and not in a plain script.
+        Show what this cell has of this request; default: in IPython, and not in a plain script.
+    new : bool
+        Buy another variation, whatever the cell has.
+    take : int
+        Ask for one variation of this request by its number, from 1. It is shown, followed where somebody is
+        making it, or bought once by whoever comes first: the same call gives the same in every process.
 
     Raises
     ------
@@ -77,6 +76,8 @@ def generate(
             max_cost_usd=max_cost_usd,
             timeout_s=timeout_s,
             replay=replay,
+            new=new,
+            take=take,
             **parameters,
         )
         .wait()
@@ -96,9 +97,24 @@ async def agenerate(
     max_cost_usd: float | None = None,
     timeout_s: float | None = None,
     replay: bool | None = None,
+    new: bool = False,
+    take: int | None = None,
     **parameters: Any,
 ) -> Run:
-    """As `generate`, to ``await``. The work runs on apixo_nb's own loop, so yours stays free."""
+    """As `generate`, to ``await``. The work runs on apixo_nb's own loop, so yours stays free.
+
+    Raises
+    ------
+    ConfigurationError
+        The loop that awaits is none of asyncio; nothing was sent.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        step = "Nothing was sent. Await it under asyncio, or call `generate` in a thread."
+        raise ConfigurationError(
+            "agenerate is for asyncio, and another loop runs here", next_step=step
+        ) from None
     return await current().begin(
         prompt,
         aspect_ratio=aspect_ratio,
@@ -111,6 +127,8 @@ async def agenerate(
         max_cost_usd=max_cost_usd,
         timeout_s=timeout_s,
         replay=replay,
+        new=new,
+        take=take,
         **parameters,
     )
 

@@ -34,3 +34,13 @@ def has_widgets(shell: InteractiveShell | None) -> bool:
     """Whether somebody can click here. Voila runs notebooks without input, and shows their widgets."""
     voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
     return takes_input(shell) or (voila and has_kernel(shell))
+
+
+def ask(question: str) -> bool | None:
+    """What somebody answers to a question; None where there is nobody to ask."""
+    try:
+        answer = input(question)
+    except (EOFError, NotImplementedError, OSError, RuntimeError):
+        # No input at all, a front end that takes none (nbconvert, papermill), no terminal.
+        return None
+    return answer.strip().casefold() in ("y", "yes")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from traitlets import Bool, Float, TraitError, Unicode, default, validate
+from traitlets import Bool, Enum, Float, TraitError, Unicode, default, validate
 from traitlets.config import Configurable
 
 from apixo_nb.errors import ConfigurationError
@@ -173,9 +173,14 @@ class Apixo(Configurable):
     ask_above_usd = Float(
         5.0, help="A sweep that would newly cost more than so many US dollars asks first; --yes does not."
     ).tag(config=True)
+    rerun = Enum(
+        ("reuse", "ask", "buy"),
+        "reuse",
+        help="A cell that is run again shows what it has (reuse), asks whether to buy another (ask), or "
+        "buys another (buy).",
+    ).tag(config=True)
     replay = Bool(
-        default_value=True,
-        help="Cells show what the ledger holds for the same request, in place of buying it.",
+        default_value=True, help="False is another way to say that a cell that is run again buys (rerun)."
     ).tag(config=True)
     notebook = Unicode(
         help="Which notebook this is, for its budget (APIXO_NOTEBOOK); Jupyter Server tells it by itself."

@@ -173,7 +173,7 @@ class Runner:
         live = self._live.get(run.run_id)
         if live is not None and not (live.stopped or live.done):
             return live
-        return self._launch(Job(run), functools.partial(self._resume, timeout_s=timeout_s))
+        return self._launch(Job(run), functools.partial(self._resume, timeout_s=timeout_s, after=live))
 
     # --- begin and end of a run's coroutine ---
 
@@ -356,9 +356,11 @@ class Runner:
 
     # --- resume ---
 
-    async def _resume(self, job: Job, *, timeout_s: float) -> None:
-        """All steps of a run that has a task."""
+    async def _resume(self, job: Job, *, timeout_s: float, after: Job | None = None) -> None:
+        """All steps of a run that has a task; or is about to, once `after`, which was stopped, has ended."""
         with job.stoppable(_WAITING):
+            if after is not None:  # the answer of its submit is still read and recorded there
+                await asyncio.shield(asyncio.wrap_future(after.ended))
             claimed = await self._claim(job, time.monotonic() + timeout_s)
             if claimed.state == SUCCESS and claimed.result_urls and await self._downloader.try_download(job):
                 return

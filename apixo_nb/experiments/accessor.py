@@ -194,9 +194,10 @@ class Table:
     # --- again ---
 
     def rerun(self, i: int, *, max_cost_usd: float | None = None, timeout_s: float | None = None) -> Run:
-        """Buy the request of a row anew, wait for it, and return the new `Run`: another draw, another row.
+        """Buy the request of a row anew, wait for it, and return the new `Run`: another row.
 
-        It costs what the request costs now, which is said, and every budget holds.
+        It costs what the request costs now, which is said, and every budget holds. A cell that is run again
+        gets the run that it has bought so, at $0.
 
         Parameters
         ----------
@@ -216,11 +217,11 @@ class Table:
         at = checks.whole(i, "i", -len(self._table), len(self._table) - 1)
         [old] = Table(self._table.iloc[[at]], self._given).runs()
         session = self._session
-        run = session.plan_again(old)
-        session.check_cost([run], max_cost_usd)
-        said = f"Another draw of run {old.run_id}: {plan_summary([run])}"
+        decision = session.decide_rerun(old)
+        session.agree([decision], max_cost_usd)
+        said = f"Another variation of run {old.run_id}: {decision.note or plan_summary([decision.run])}"
         display(HtmlResult(sentence_html(said), said))
-        return session.start(run, timeout_s).wait()
+        return session.carry_out(decision, timeout_s).wait()
 
     # --- to files ---
 

@@ -22,9 +22,8 @@ from apixo_nb.core.records import Run
 from apixo_nb.core.request import make_labels
 from apixo_nb.display.live import Watch
 from apixo_nb.engine.job import Job, stop_all
-from apixo_nb.errors import ConfigurationError, CostLimitError, remember
+from apixo_nb.errors import ConfigurationError, remember
 from apixo_nb.session.session import Session, current
-from apixo_nb.text import dollars, to_micros
 
 from .cell_options import Options, model_parameters
 from .plan import Plan, SweepOptions, checked_repeat, make_plan, split_values, typed_lists
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 class StartOptions:
     """How a sweep is started; the first three fields as in `sweep`.
 
-    `draws`: whether its runs count as this kernel's draws, see `Sweep.forget_draws`; as with `generate`,
+    `draws`: whether its cell has its runs from now on, see `Sweep.release`; as with `generate`,
     where replay is wanted.
     """
 
@@ -138,11 +137,9 @@ class Sweep:
         CostLimitError
             It is above a limit, or nobody agreed to it.
         """
-        plan, limit_usd = self.plan, self._session.settings.ask_above_usd
-        defaults = self._defaults
-        self._session.check_cost(plan.bought, defaults.max_cost_usd if max_cost_usd is None else max_cost_usd)
-        if not (yes or defaults.yes) and plan.price_micros > to_micros(limit_usd):
-            _ask(plan, limit_usd)
+        plan, defaults = self.plan, self._defaults
+        limit_usd = defaults.max_cost_usd if max_cost_usd is None else max_cost_usd
+        self._session.agree(plan.decisions, limit_usd, yes=yes or defaults.yes, summary=plan.summary)
         self._agreed = True
         return self
 
@@ -168,7 +165,7 @@ class Sweep:
             self._begun = True
         self._carry_out(timeout_s or self._defaults.timeout_s)
         if not self._defaults.draws:
-            self.forget_draws()
+            self.release()
         return self
 
     def _check_not_begun(self) -> None:
@@ -199,11 +196,11 @@ class Sweep:
             self._open -= 1
             last = self._open == 0
         if last and any(status_of(job) != Status.DONE for job in self.jobs):
-            self.forget_draws()
+            self.release()
 
-    def forget_draws(self) -> None:
+    def release(self) -> None:
         """Let whoever asks for the same again in this kernel get these, and not further draws."""
-        self._session.not_drawn(self.jobs)
+        self._session.release(self.jobs)
 
     # --- waiting ---
 
@@ -286,20 +283,6 @@ class Sweep:
         if not self.done or (shell is not None and shell.execution_count == self._shown_in):
             return {"text/plain": repr(self)}
         return self.shown.lasting()
-
-
-def _ask(plan: Plan, limit_usd: float) -> None:
-    price, limit = dollars(plan.price_micros), dollars(to_micros(limit_usd))
-    try:
-        answer = input(f"{plan.summary}\nStart it, for {price}? [y/N] ")
-    except (EOFError, NotImplementedError, OSError, RuntimeError):
-        # No input at all, a front end that takes none (nbconvert, papermill), no terminal.
-        step = "Nothing was sent. Say `--yes` (in Python yes=True), or raise `%config Apixo.ask_above_usd`."
-        raise CostLimitError(
-            f"This would cost {price}, above {limit}, and there is nobody to ask here", next_step=step
-        ) from None
-    if answer.strip().casefold() not in ("y", "yes"):
-        raise CostLimitError(f"Not started: it would cost {price}", next_step="Nothing was sent.")
 
 
 # --- making one ---------------------------------------------------------------------------------------

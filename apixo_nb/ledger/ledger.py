@@ -26,6 +26,7 @@ from apixo_nb.core.records import (
     Image,
     Run,
     Vote,
+    utc_now,
 )
 from apixo_nb.errors import LedgerError
 from apixo_nb.text import to_micros, to_usd
@@ -87,7 +88,8 @@ class Ledger:
         """Write a new row, owned by this process; one without a take gets the next.
 
         In one transaction with the check of every budget, so kernels that race never pass one together.
-        `once`: unless another process was quicker to ask for this very take; then its row is returned.
+        `once`: unless another process was quicker to ask for the same, which is the same cell and place, or
+        else the same take; then its row is returned.
 
         Raises
         ------
@@ -100,12 +102,11 @@ class Ledger:
             owner = self.leases.renew(connection)
             rows.check_new(connection, run.run_id)
             same = (runs.c.digest == run.digest) & (runs.c.sandbox == run.sandbox)
-            competing = rows.competing_run(connection, same & (runs.c.take == run.take)) if once else None
+            competing = rows.competing_run(connection, same & rows.same_place(run)) if once else None
             if competing is not None:
                 return competing
             budgets.check(connection, [run])
-            last = connection.scalar(sa.select(sa.func.max(runs.c.take)).where(same))
-            numbered = run.replace(take=run.take or (last or 0) + 1)
+            numbered = run.replace(take=run.take or rows.next_take(connection, same), bought_at=utc_now())
             connection.execute(runs.insert().values(**rows.row_of(numbered), owner=owner.id))
             rows.count_missing(connection, run.run_id)
         return numbered

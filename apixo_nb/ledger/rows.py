@@ -105,10 +105,30 @@ def check_new(connection: sa.Connection, run_id: str) -> None:
         raise LedgerError(f"Run {run_id} is in the ledger already", run_id=run_id, next_step=step)
 
 
-def competing_run(connection: sa.Connection, same_take: sa.ColumnElement[bool]) -> Run | None:
-    """The run of the same request and take that another kernel or thread has asked for already, or None."""
-    # One without an answer counts too: it has lost its answer since this kernel looked.
-    asked = same_take & (runs.c.state.not_in((FAILED, PLANNED, UNKNOWN)) | UNANSWERED)
+def same_place(run: Run) -> sa.ColumnElement[bool]:
+    """Of the runs of one request, those of the same cell and place; else those of the same take."""
+    if not run.cell_id:
+        return runs.c.take == run.take
+    return (
+        (runs.c.cell_id == run.cell_id)
+        & (runs.c.cell_position == run.cell_position)
+        & ((runs.c.rerun_of != "") == bool(run.rerun_of))
+    )
+
+
+def next_take(connection: sa.Connection, same: sa.ColumnElement[bool]) -> int:
+    """The number of the next variation of a request: what failed, or was never sent, has none."""
+    return 1 + (connection.scalar(sa.select(sa.func.max(runs.c.take)).where(same & _is_variation())) or 0)
+
+
+def _is_variation() -> sa.ColumnElement[bool]:
+    # One without an answer counts too, until a person has said how it ended.
+    return runs.c.state.not_in((FAILED, PLANNED, UNKNOWN)) | UNANSWERED
+
+
+def competing_run(connection: sa.Connection, same_place: sa.ColumnElement[bool]) -> Run | None:
+    """The run of the same request and place that another kernel or thread has asked for already, or None."""
+    asked = same_place & _is_variation()
     row = connection.execute(sa.select(runs).where(asked).limit(1)).mappings().first()
     return None if row is None else run_of(row)
 

@@ -13,6 +13,7 @@ from traitlets.config import Config
 from apixo_nb.core.settings import settings
 from apixo_nb.errors import ConfigurationError
 from apixo_nb.ledger.unfinished import pending_line
+from apixo_nb.session import cells
 from apixo_nb.text import is_loopback
 
 from .command_line import say
@@ -86,6 +87,7 @@ def load(shell: InteractiveShell) -> None:
         registry.append(ours)
     for event, callback in _EVENTS.items():
         shell.events.register(event, callback)
+    cells.tracker.watch(shell)
     if shell.display_formatter is not None:
         shell.display_formatter.mimebundle_formatter.for_type_by_name(
             "apixo_nb.core.records", "Run", _card_of
@@ -127,6 +129,7 @@ def unload(shell: InteractiveShell) -> None:
             registry.remove(ours)
     # IPython adds every Magics object to this list, and has no call to take it out.
     shell.configurables[:] = [kept for kept in shell.configurables if not isinstance(kept, ApixoMagics)]
+    cells.tracker.forget()
     for event, callback in _EVENTS.items():
         with contextlib.suppress(ValueError):
             shell.events.unregister(event, callback)

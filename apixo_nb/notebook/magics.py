@@ -67,6 +67,7 @@ class ApixoMagics(Magics):
             runs,
             new=given.new,
             max_cost_usd=given.max_cost_usd,
+            yes=given.yes,
             timeout_s=given.timeout_s,
             batch=object(),  # cells take turns, however many pictures each asks for
         )

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -15,11 +15,11 @@ from apixo_nb.core import checks
 from apixo_nb.core import settings as config
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.credentials import ApiKey, usable_key
-from apixo_nb.core.environment import current_shell
+from apixo_nb.core.environment import ask, current_shell
 from apixo_nb.core.event_loop import run as run_on_loop
 from apixo_nb.core.models import MODELS
 from apixo_nb.core.process import after_fork
-from apixo_nb.core.records import SUBMITTING, Run, new_run
+from apixo_nb.core.records import Run, new_run
 from apixo_nb.core.request import (
     Labels,
     Request,
@@ -32,8 +32,9 @@ from apixo_nb.engine.runner import Runner
 from apixo_nb.errors import ConfigurationError, CostLimitError
 from apixo_nb.text import dollars, to_micros
 
+from . import cells
 from .history import History
-from .replay import Decision, decide_all, unanswered_error
+from .replay import Decision, Replay, check_take, unanswered_error
 from .service import Service
 
 
@@ -213,43 +214,76 @@ class Session(History):
         SubmitUnknownError
             One of them was submitted before, and its answer lost.
         """
-        self.ledger.leases.mark_abandoned()
-        buy = new or not self.settings.replay
-        return decide_all(planned, self._draws, _drawn, buy=buy, leave=leave)
+        self._read_what_others_left()
+        buy = new or self.settings.rerun == "buy" or not self.settings.replay
+        return self._replay().decide_all(planned, buy=buy, leave=leave)
 
-    def _draws(self, planned: Run) -> list[Run]:
-        """All runs of the same request, those included that wait in the queue here and have no row yet."""
-        rows = self.ledger.draws(planned)
-        known = {run.run_id for run in rows}
-        here = [job.run for job in self.jobs()]
-        here = [run for run in here if run.digest == planned.digest and run.sandbox == planned.sandbox]
-        # On their way to be submitted, as far as another press of the same cell is concerned.
-        return [*rows, *(run.replace(state=SUBMITTING) for run in here if run.run_id not in known)]
+    def decide_rerun(self, old: Run) -> Decision:
+        """As `decide`, for the request of `old` made anew: a cell that did so before gets that run again."""
+        planned = self.plan_again(old).replace(rerun_of=old.run_id)
+        [decision] = self.decide([planned], new=current_shell() is None)
+        return decision
+
+    def _replay(self) -> Replay:
+        if (shell := current_shell()) is not None:
+            cells.tracker.watch(shell)
+        return Replay(self.ledger, self.jobs(), cells.tracker)
+
+    def _read_what_others_left(self) -> None:
+        """Task ids in journals, and runs whose process has died: before anything is decided by a row."""
+        self.ledger.merge_journal()
+        self.ledger.leases.mark_abandoned()
 
     def carry_out(self, decision: Decision, timeout_s: float | None = None, batch: Hashable = None) -> Job:
-        """Do what was decided; counts as this kernel's draw."""
-        _drawn.add(decision.run.run_id)
+        """Do what was decided; the cell that asked has this run from now on."""
+        job = self._job_of(decision, timeout_s, batch)
+        if (cell := decision.cell) is not None:
+            asked = cells.Asked.of(decision.planned)
+            cell.asked[asked] = max(cell.asked[asked], decision.position)
+            if not cell.cell_id:
+                cells.tracker.claim(cell, (asked, decision.position), job)
+        return job
+
+    def _job_of(self, decision: Decision, timeout_s: float | None, batch: Hashable) -> Job:
         if decision.action == "buy":
             job = self.start(decision.run, timeout_s, batch=batch, once=decision.once)
-            # Another kernel may have been quicker: then the job is about its run.
-            job.ended.add_done_callback(lambda _ended: _drawn.add(job.run.run_id))
-            return job
-        if decision.action == "follow":
-            job = self.runner.resume(decision.run, timeout_s or self.settings.timeout)
             job.note = decision.note
             return job
-        job = Job(decision.run, decision.note)
+        run, said = self._claimed(decision)
+        if decision.action == "follow":
+            job = self.runner.resume(run, timeout_s or self.settings.timeout)
+            job.note = said
+            return job
+        job = Job(run, said)
         if decision.action == "leave":
-            job.fail(unanswered_error(decision.run))
+            job.fail(unanswered_error(run))
         job.succeed()
         job.end()
         return job
 
-    def not_drawn(self, jobs: Iterable[Job]) -> None:
-        """These were no draws after all: whoever asks for the same again in this kernel gets them again."""
-        for job in jobs:
-            # Not before `carry_out` has had its say.
-            job.ended.add_done_callback(functools.partial(_forget, job))
+    def _claimed(self, decision: Decision) -> tuple[Run, str]:
+        """A stored run with its cell and the labels that the cell gives it; and what to tell of it."""
+        run, planned, said = decision.run, decision.planned, decision.note
+        changes: dict[str, Any] = {}
+        if decision.cell is not None and decision.cell.cell_id and not run.cell_id:
+            changes |= {"cell_id": decision.cell.cell_id, "cell_position": decision.position}
+            changes |= {"notebook": planned.notebook}
+        labels = {
+            "name": planned.name or run.name,
+            "tags": tuple(dict.fromkeys([*run.tags, *planned.tags])),
+            "note": planned.note or run.note,
+        }
+        new = {name: value for name, value in labels.items() if value != getattr(run, name)}
+        if changes or new:
+            self.ledger.update(run.run_id, **changes, **new)
+            run = run.replace(**changes, **new)
+        if not new:
+            return run, said
+        return run, f"{said} Its {', '.join(new)} {'is' if len(new) == 1 else 'are'} now as this cell says."
+
+    def release(self, jobs: Iterable[Job]) -> None:
+        """Let whoever asks for these requests again in this kernel get these runs, and not further ones."""
+        cells.tracker.release(jobs)
 
     def begin(
         self,
@@ -261,18 +295,26 @@ class Session(History):
         max_cost_usd: float | None = None,
         timeout_s: float | None = None,
         replay: bool | None = None,
+        new: bool = False,
+        take: int | None = None,
         **request: Any,
     ) -> Job:
         """Check, plan and start one run: what `generate` and `agenerate` share."""
         checks.timeout(timeout_s)
         checks.optional_switch(replay, "replay")
+        checks.switch(new, "new")
         labels = make_labels(name, tags, note)
         run = self.plan(make_request(prompt, allow_loopback=self.is_sandbox, **request), labels)
-        if not (current_shell() is not None if replay is None else replay):
-            self.check_cost([run], max_cost_usd)
-            return self.start(run, timeout_s)
-        [job] = self.begin_all([run], max_cost_usd=max_cost_usd, timeout_s=timeout_s)
-        return job
+        if take is not None:
+            check_take(take, new=new, replay=replay)
+            self._read_what_others_left()
+            decision = self._replay().decide_by_number(run.replace(take=take))
+        elif current_shell() is not None or replay:
+            [decision] = self.decide([run], new=new or replay is False)
+        else:
+            decision = Decision("buy", run, run)
+        self.agree([decision], max_cost_usd)
+        return self.carry_out(decision, timeout_s)
 
     def begin_all(
         self,
@@ -280,17 +322,54 @@ class Session(History):
         *,
         new: bool = False,
         max_cost_usd: float | None = None,
+        yes: bool = False,
         timeout_s: float | None = None,
         batch: Hashable = None,
     ) -> list[Job]:
-        """Decide about planned runs, check what they cost together, and only then begin them.
+        """Decide about planned runs, have their cost agreed to, and only then begin them.
 
-        Batches take turns, however many runs are in each. Raises as `decide` and `check_cost` do; nothing is
+        Batches take turns, however many runs are in each. Raises as `decide` and `agree` do; nothing is
         bought then.
         """
         decisions = self.decide(planned, new=new)
-        self.check_cost([decision.run for decision in decisions if decision.action == "buy"], max_cost_usd)
+        self.agree(decisions, max_cost_usd, yes=yes)
         return [self.carry_out(decision, timeout_s, batch) for decision in decisions]
+
+    def agree(
+        self,
+        decisions: Sequence[Decision],
+        max_cost_usd: float | None,
+        *,
+        yes: bool = False,
+        summary: str = "",
+    ) -> None:
+        """What stands in front of every purchase of a notebook: limit, budgets, and a question above a sum.
+
+        `yes` answers the question, `summary` says what it is about.
+
+        Raises
+        ------
+        CostLimitError
+            It is above a limit, or nobody agreed to it.
+        BudgetError
+            It would pass a budget.
+        """
+        bought = [decision.run for decision in decisions if decision.action == "buy"]
+        self.check_cost(bought, max_cost_usd)
+        price_micros = sum(run.price_micros for run in bought)
+        limit_micros = to_micros(self.settings.ask_above_usd)
+        several = len(decisions) > 1  # one run of a script is asked for in so many words
+        if yes or price_micros <= limit_micros or not (several or current_shell()):
+            return
+        price = dollars(price_micros)
+        tasks = f"{len(bought)} task{'' if len(bought) == 1 else 's'} to buy."
+        answer = ask(f"{summary or tasks}\nStart it, for {price}? [y/N] ")
+        if answer is None:
+            text = f"This would cost {price}, above {dollars(limit_micros)}, and there is nobody to ask here"
+            step = "Say `--yes` (in Python yes=True), or raise `%config Apixo.ask_above_usd`."
+            raise CostLimitError(text, next_step=f"Nothing was sent. {step}")
+        if not answer:
+            raise CostLimitError(f"Not started: it would cost {price}", next_step="Nothing was sent.")
 
     # --- taking up again ---
 
@@ -324,13 +403,6 @@ class Session(History):
         """US dollars left for the key."""
         return run_on_loop(self.client.balance())
 
-
-def _forget(job: Job, _ended: object) -> None:
-    _drawn.discard(job.run.run_id)
-
-
-# Ids of the runs that this kernel has bought or shown; they outlive a session that a setting renews.
-_drawn: set[str] = set()
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 

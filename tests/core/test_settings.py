@@ -133,6 +133,7 @@ def test_blank_variables_are_as_good_as_none(monkeypatch, text):
         "ask_above_usd": 5.0,
         "notebook": "",
         "replay": True,
+        "rerun": "reuse",
         "sandbox": False,
     }
 

@@ -90,7 +90,7 @@ def test_few_new_texts_are_read_from_their_rows(ledger: Ledger, place: Path, mon
         "UPDATE runs SET prompt = 'a lynx', prompt_template = ''",
         "UPDATE OR ABORT runs SET note = 'Lynx'",
         "UPDATE runs SET tags = '[\"lynx\"]'",
-        "UPDATE runs SET task_id = 'a-LYNX'",
+        "UPDATE runs SET task_id = 'a-LYNX', state = 'submitted'",
         "UPDATE images SET note = 'lynx'",
         "UPDATE images SET tags = '[\"lynx\"]'",
         """INSERT INTO images (run_id, "index", url, file, sha256, format, error, note)

@@ -239,7 +239,8 @@ ledger = Ledger(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(25):
-    run = ledger.add(new_run(make_request("a fox"), unit_price_micros=1, sandbox=True))
+    planned = new_run(make_request("a fox"), unit_price_micros=1, sandbox=True)
+    run = ledger.add(planned.replace(state="submitting"))
     ledger.update(run.run_id, state="submitted", task_id=run.run_id)
 """
 

@@ -15,9 +15,10 @@ import sqlite3
 import tempfile
 import time
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +36,8 @@ from apixo_nb.errors import ApixoError, LedgerError
 from apixo_nb.ledger.budgets import TOTAL
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions
-from apixo_nb.session import session as session_module
+from apixo_nb.session import cells
+from apixo_nb.session.cells import CellTracker
 from apixo_nb.session.session import Session
 from tests.kills.checker import Account, Evidence, Task, violations
 
@@ -58,27 +60,33 @@ FAULTS = [
 ]
 #: To choose with, of lists whose length hangs on what happened: hypothesis must see the same choices again.
 NUMBERS = st.integers(0, 1000)
+#: Cells, by the ids that a front end sends; None: as in a front end that sends none.
+CELLS = st.sampled_from([None, None, "x", "y"])
 KEY = "sk-test-story-0451"
 
 
 class Kernel:
-    """A session with what a kernel remembers: which draws it has made."""
+    """A session with what a kernel remembers: what its cells have asked for."""
 
     def __init__(self, home: Path, base_url: str) -> None:
         traits: dict[str, Any] = {"first_poll": 0.01, "poll_interval": 0.05, "home": str(home)}
         self.session = Session(config.Apixo(base_url=base_url, **traits), key=keys.ApiKey(KEY, "of the test"))
         self.session.client.retry = RetryPolicy(attempts=3, base_s=0.002, cap_s=0.01)
-        self.drawn: set[str] = set()
+        self.tracker = CellTracker()
         self.jobs: list[Job] = []
 
-    def press(self, prompt: str, num_images: int, *, new: bool) -> None:
-        """What ``%%apixo`` does."""
-        session_module._drawn = self.drawn
+    def press(self, prompt: str, num_images: int, *, new: bool, cell_id: str | None) -> None:
+        """What ``%%apixo --bg`` does, in a cell whose id is sent, or None."""
+        cells.tracker = self.tracker
         planned = self.session.plan(make_request(prompt, num_images=num_images))
-        with contextlib.suppress(ApixoError):
+        self.tracker.begin(SimpleNamespace(cell_id=cell_id))
+        try:
             [decision] = self.session.decide([planned], new=new)
-            self.session.check_cost([decision.run] if decision.action == "buy" else [], None)
+            self.session.agree([decision], None)
             self.jobs.append(self.session.carry_out(decision, timeout_s=PATIENCE_S))
+            self.tracker.end(SimpleNamespace(success=True))
+        except ApixoError:
+            self.tracker.end(SimpleNamespace(success=False))
 
     def die(self) -> None:
         """As by SIGKILL: from here on nothing of it is written, and its process is gone."""
@@ -120,6 +128,7 @@ class Story(RuleBasedStateMachine):
         self.numbers = itertools.count(1)
         self.prompts: list[tuple[str, int]] = []
         self.presses: Counter[tuple[int, str]] = Counter()  # by kernel and prompt
+        self.cells: defaultdict[str, set[str]] = defaultdict(set)  # with an id, by prompt
         self.news: Counter[str] = Counter()
         self.cap_micros: int | None = None
         self.before: list[Run] = []
@@ -130,23 +139,28 @@ class Story(RuleBasedStateMachine):
 
     # --- what people and machines do ---
 
-    @rule(fault=st.sampled_from(FAULTS), count=st.sampled_from([1, 2]), which=st.integers(0, 1))
-    def ask(self, fault: str, count: int, which: int) -> None:
+    @rule(
+        fault=st.sampled_from(FAULTS), count=st.sampled_from([1, 2]), which=st.integers(0, 1), cell_id=CELLS
+    )
+    def ask(self, fault: str, count: int, which: int, cell_id: str | None) -> None:
         prompt = f"fox {next(self.numbers)} {fault}"
         self.prompts.append((prompt, count))
-        self.press(which, prompt, count)
+        self.press(which, prompt, count, cell_id)
 
     @precondition(lambda self: self.prompts)
-    @rule(number=NUMBERS, which=st.integers(0, 1), new=st.booleans())
-    def press_again(self, number: int, which: int, *, new: bool) -> None:
+    @rule(number=NUMBERS, which=st.integers(0, 1), new=st.booleans(), cell_id=CELLS)
+    def press_again(self, number: int, which: int, cell_id: str | None, *, new: bool) -> None:
         prompt, count = self.prompts[number % len(self.prompts)]
-        self.press(which, prompt, count, new=new)
+        self.press(which, prompt, count, cell_id, new=new)
 
-    def press(self, which: int, prompt: str, count: int, *, new: bool = False) -> None:
+    def press(self, which: int, prompt: str, count: int, cell_id: str | None, *, new: bool = False) -> None:
         kernel = self.kernels[which % len(self.kernels)]
-        self.presses[id(kernel), prompt] += 1
+        if cell_id is None:
+            self.presses[id(kernel), prompt] += 1
+        else:
+            self.cells[prompt].add(cell_id)
         self.news[prompt] += new
-        kernel.press(prompt, count, new=new)
+        kernel.press(prompt, count, new=new, cell_id=cell_id)
 
     @rule()
     def tasks_end(self) -> None:
@@ -253,13 +267,16 @@ class Story(RuleBasedStateMachine):
         return self.account().bill_micros
 
     def allowed(self, prompt: str) -> int:
-        """How often it may be bought: as often as one kernel was asked, each --new, and each that failed."""
+        """How often it may be bought: once a cell with an id, else as often as one kernel was asked.
+
+        Besides for each --new, and once more for each task that failed.
+        """
         most = max((count for (_, asked), count in self.presses.items() if asked == prompt), default=0)
         failed = sum(
             task.prompt == prompt and task.script.fail is not None
             for task in self.sandbox.account.tasks.values()
         )
-        return most + self.news[prompt] + failed
+        return most + len(self.cells[prompt]) + self.news[prompt] + failed
 
     def picture(self, url: str) -> bytes:
         if url not in self.pictures:

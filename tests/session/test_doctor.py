@@ -230,7 +230,8 @@ def test_text_of_facts_and_rows_is_printed_safely(session: Session, field: str):
     changed: dict[str, Any] = {**json.loads(place.read_text("utf-8")), field: HOSTILE}
     place.write_text(json.dumps(changed), "utf-8")
     said = told("doctor") + told("doctor --rebuild")
-    for row in ({"state": "timeout", "task_id": "t"}, {"state": "unknown"}):
+    rows = [{"state": "timeout", "task_id": "t"}, {"state": "unknown"}]
+    for row in rows[:1] if field == "task_id" else rows:  # what has a task is not unknown
         session.ledger.insert(Run.model_validate({**a_run().model_dump(), **row, field: f"{HOSTILE}{row}"}))
     assert unprintable(said + told("doctor") + told("status") + told("spend")) == set()
 

@@ -52,9 +52,18 @@ class Kernel:
         self.manager = manager
         self.client = client
 
-    def start(self, code: str, *, allow_stdin: bool = False) -> str:
-        """Send a cell; returns its message id at once. `allow_stdin` tells a front end from a runner."""
-        return str(self.client.execute(code, allow_stdin=allow_stdin))
+    def start(self, code: str, *, allow_stdin: bool = False, cell_id: str | None = None) -> str:
+        """Send a cell; returns its message id at once.
+
+        `allow_stdin` tells a front end from a runner. `cell_id`: sent along, as JupyterLab does.
+        """
+        if cell_id is None:
+            return str(self.client.execute(code, allow_stdin=allow_stdin))
+        content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}}
+        content |= {"allow_stdin": allow_stdin, "stop_on_error": True}
+        message = self.client.session.msg("execute_request", content, metadata={"cellId": cell_id})
+        self.client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
 
     def finish(self, message_id: str) -> list[dict[str, Any]]:
         """The messages a cell put out, once it is idle."""
@@ -67,9 +76,11 @@ class Kernel:
                 return seen
             seen.append(message)
 
-    def run(self, code: str, *, allow_stdin: bool = False) -> list[dict[str, Any]]:
+    def run(
+        self, code: str, *, allow_stdin: bool = False, cell_id: str | None = None
+    ) -> list[dict[str, Any]]:
         """Run a cell to its end; returns its messages."""
-        return self.finish(self.start(code, allow_stdin=allow_stdin))
+        return self.finish(self.start(code, allow_stdin=allow_stdin, cell_id=cell_id))
 
     def wait_for(self, message_id: str, needle: str) -> None:
         """Wait until the cell has put out a text; that its code holds the text as well is not enough."""
