@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from .core.event_loop import allow_nested_asyncio
     from .display.live import wait
     from .errors import ApixoError
-    from .experiments.grid import contact_sheet, grid
-    from .experiments.review import rate
+    from .experiments.review import contact_sheet, grid, rate
     from .experiments.sweep import sweep
     from .session.session import Session
     from .widgets.panel import panel
-    from .widgets.vote import vote
+    from .widgets.review import vote
 
 __version__ = "0.1.0"
 
@@ -57,10 +56,10 @@ _HOMES = {
     "agenerate": "api",
     "allow_nested_asyncio": "core.event_loop",
     "compare": "api",
-    "contact_sheet": "experiments.grid",
+    "contact_sheet": "experiments.review",
     "export_csv": "api",
     "generate": "api",
-    "grid": "experiments.grid",
+    "grid": "experiments.review",
     "history": "api",
     "images": "api",
     "import_bundle": "api",
@@ -68,7 +67,7 @@ _HOMES = {
     "rate": "experiments.review",
     "resume": "api",
     "sweep": "experiments.sweep",
-    "vote": "widgets.vote",
+    "vote": "widgets.review",
     "wait": "display.live",
 }
 

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from apixo_nb.core.formatting import remark_of, seconds
+from apixo_nb.core.formatting import at_stake_micros, remark_of, seconds, spent_micros, spent_text
 from apixo_nb.core.records import BEST, FAILED, SUCCESS, Image, Run
-from apixo_nb.core.spending import at_stake_micros, spent_micros, spent_text
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.text import dollars, printable, redacted
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from apixo_nb.core.formatting import GROUPS, at_stake_micros, spent_micros
 from apixo_nb.core.records import FAILED, Run
-from apixo_nb.core.spending import GROUPS, at_stake_micros, spent_micros
 from apixo_nb.errors import ApixoError, InvalidRequestError
 from apixo_nb.text import printable, to_usd
 

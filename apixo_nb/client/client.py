@@ -30,8 +30,8 @@ from apixo_nb.errors import ConfigurationError, ImageError, InvalidRequestError,
 from apixo_nb.text import printable
 
 from . import protocol
+from .protocol import Clock, Quota, RetryPolicy
 from .responses import TaskStatus
-from .retry import Clock, Quota, RetryPolicy
 from .transport import Transport
 
 Seen = Callable[[TaskStatus], None]

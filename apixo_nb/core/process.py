@@ -1,17 +1,20 @@
-"""Who works on a run: a process, and whether it still lives. So two kernels never take up the same run.
-
-Also what a process that was forked from this one has to do first, as it shares no thread and no lock with it.
-"""
+"""The process that runs this code: its identity, its forks, and the IPython shell or terminal it serves."""
 
 from __future__ import annotations
 
 import os
 import platform
 import secrets
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
 
 #: A process of another machine cannot be looked at. It counts as dead once its heartbeat is so old.
 STALE = timedelta(minutes=3)
@@ -93,3 +96,39 @@ def _start_elsewhere(pid: int) -> str | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.0f}"
     except psutil.Error:
         return None
+
+
+def current_shell() -> InteractiveShell | None:
+    """The IPython shell of this process; None in a plain script. IPython is not imported for it."""
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()
+
+
+def has_kernel(shell: InteractiveShell | None) -> bool:
+    """Whether output goes to a front end that shows HTML, and not to a terminal."""
+    return getattr(shell, "kernel", None) is not None
+
+
+def takes_input(shell: InteractiveShell | None) -> bool:
+    """Whether the request that is carried out says that somebody can answer.
+
+    nbclient, nbconvert and papermill take no input, and would keep dead widgets in the file.
+    """
+    kernel = getattr(shell, "kernel", None)
+    return kernel is not None and bool(kernel.get_parent().get("content", {}).get("allow_stdin", True))
+
+
+def has_widgets(shell: InteractiveShell | None) -> bool:
+    """Whether somebody can click here. Voila runs notebooks without input, and shows their widgets."""
+    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return takes_input(shell) or (voila and has_kernel(shell))
+
+
+def ask(question: str) -> bool | None:
+    """What somebody answers to a question; None where there is nobody to ask."""
+    try:
+        answer = input(question)
+    except (EOFError, NotImplementedError, OSError, RuntimeError):
+        # No input at all, a front end that takes none (nbconvert, papermill), no terminal.
+        return None
+    return answer.strip().casefold() in ("y", "yes")

@@ -20,9 +20,9 @@ from typing import Any, Protocol, TypeVar
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display, update_display
 
-from apixo_nb.core.environment import has_kernel, takes_input
 from apixo_nb.core.event_loop import loop_thread
 from apixo_nb.core.formatting import phase, progress_share, progress_text
+from apixo_nb.core.process import has_kernel, takes_input
 from apixo_nb.core.records import Run
 from apixo_nb.engine.job import Job, cancel_all, stop_all
 from apixo_nb.errors import remember

@@ -14,8 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from apixo_nb.client.protocol import Fault, Flow, Reply, Send, Sleep
-from apixo_nb.client.retry import Clock
+from apixo_nb.client.protocol import Clock, Fault, Flow, Reply, Send, Sleep
 from apixo_nb.errors import ApixoError
 
 # Polls; below the number of connections, which are shared with other calls. Where an answer takes 0.15 s,

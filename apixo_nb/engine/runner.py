@@ -48,12 +48,11 @@ from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import to_usd
 
-from .downloader import Downloader
 from .fair_queue import AtMost, FairQueue, Slot
 from .job import Job, cancel_all, failed_elsewhere, outcome, refusal, stopped_error
 from .poller import Poller
 from .rate_limit import RateLimiter
-from .recorder import Listener, Recorder
+from .recorder import Downloader, Listener, Recorder
 
 Steps = Callable[[Job], Coroutine[Any, Any, None]]
 

@@ -20,11 +20,9 @@ from IPython.display import display
 from apixo_nb.analysis.formats import write_csv, write_excel_csv, write_jsonl, write_parquet
 from apixo_nb.analysis.summary import labels_by, plot_cost, plot_time, spending, summary
 from apixo_nb.core import checks
-from apixo_nb.core.formatting import HtmlResult, plan_summary, sentence_html
+from apixo_nb.core.formatting import GROUPS, HtmlResult, plan_summary, sentence_html
 from apixo_nb.core.records import Run
-from apixo_nb.core.spending import GROUPS
-from apixo_nb.display.cards import Picture
-from apixo_nb.display.comparison import MOST_COMPARED
+from apixo_nb.display.cards import MOST_COMPARED, Picture
 from apixo_nb.display.gallery import gallery, shown_columns, thumbs
 from apixo_nb.errors import ApixoError, InvalidRequestError
 from apixo_nb.session.session import Session, current
@@ -150,7 +148,7 @@ class Table:
 
     def grid(self, x: str | None = None, y: str | None = None) -> Any:
         """The runs of these rows as a grid; see `grid.grid`."""
-        from .grid import grid
+        from .review import grid
 
         return grid(self.runs(), x=x, y=y)
 

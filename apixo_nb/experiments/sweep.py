@@ -15,9 +15,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from apixo_nb.core import checks
-from apixo_nb.core.environment import current_shell
 from apixo_nb.core.event_loop import TICK_S
 from apixo_nb.core.models import DEFAULT_MODEL
+from apixo_nb.core.process import current_shell
 from apixo_nb.core.records import Run
 from apixo_nb.core.request import make_labels
 from apixo_nb.display.live import Watch
@@ -26,9 +26,8 @@ from apixo_nb.errors import ConfigurationError, remember
 from apixo_nb.session.session import Session, current
 
 from .cell_options import Options, model_parameters
-from .plan import Plan, SweepOptions, checked_repeat, make_plan, split_values, typed_lists
+from .plan import Plan, SweepOptions, checked_repeat, make_plan, read_templates, split_values, typed_lists
 from .progress import Status, status_of
-from .prompt_table import read_templates
 from .prompts import Template, split_prompts, values_of
 from .sweep_view import SweepOutput, plan_bundle
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .grid import Grid
+    from .review import Grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,7 @@ class Sweep:
 
     def grid(self, x: str | None = None, y: str | None = None) -> Grid:
         """Its pictures as a grid, such as ``grid(x="style", y="aspect_ratio")``; see `grid.grid`."""
-        from .grid import grid
+        from .review import grid
 
         return grid(self, x, y)
 

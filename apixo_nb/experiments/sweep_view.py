@@ -14,7 +14,7 @@ from apixo_nb.core.formatting import render
 from apixo_nb.core.records import Image, Run
 from apixo_nb.engine.job import Job
 from apixo_nb.session.session import Session
-from apixo_nb.storage.thumbnails import data_uri, scaled
+from apixo_nb.storage.originals import data_uri, scaled
 from apixo_nb.text import dollars, printable
 
 from .plan import Plan

@@ -13,8 +13,7 @@ from apixo_nb.analysis.pivot import Cell, Layout, Section, Slide, why_none
 from apixo_nb.core import checks
 from apixo_nb.core.files import checked_target, new_file, open_picture
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.storage.originals import Images
-from apixo_nb.storage.thumbnails import GONE, in_threads
+from apixo_nb.storage.originals import GONE, Images, in_threads
 from apixo_nb.text import printable
 
 if TYPE_CHECKING:

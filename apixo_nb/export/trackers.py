@@ -1,187 +1,317 @@
-"""What experiment trackers are told of a run, whichever it is: short facts in fields, the rest in files.
-
-Their fields are cut at some thousand characters, silently, so prompts go along as files. Callback addresses,
-queries of addresses and the names of notebooks stay here.
-"""
+"""Runs in experiment trackers: MLflow, and Weights & Biases."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-from apixo_nb.core.records import PLANNED, Image, Run, checked_runs
+from apixo_nb.core.files import is_picture
+from apixo_nb.core.records import CANCELLED, FAILED, SUCCESS, TIMEOUT, UNKNOWN, Run
 from apixo_nb.errors import ApixoError
-from apixo_nb.storage.originals import Images, left_out
-from apixo_nb.text import bare_address, redacted, to_usd
+from apixo_nb.storage.originals import Images
+from apixo_nb.text import printable, without_secrets
 
-PROMPT, RECORD = "prompt.txt", "run.json"  # the files beside the pictures
-SHORT = 250  # characters that fit a field of any tracker, and a column on the screen
+from .tracked_runs import (
+    PROMPT,
+    RECORD,
+    Outcome,
+    Pushed,
+    TrackedRun,
+    environment,
+    not_installed,
+    short,
+    tracked_runs,
+)
 
-Outcome = Literal["new", "updated", "same"]
-
-
-@dataclass(slots=True)
-class Pushed:
-    """What came of it: runs that are new there, that were brought up to date, that were there as they are.
-
-    `notes` names the pictures that had to be left out.
-    """
-
-    place: str
-    new: int = 0
-    updated: int = 0
-    same: int = 0
-    notes: list[str] = field(default_factory=list)
-
-    def count(self, outcome: Outcome) -> None:
-        """One more run of that outcome."""
-        setattr(self, outcome, getattr(self, outcome) + 1)
-
-    def lines(self) -> list[str]:
-        """For people."""
-        return [
-            f"{self.place}: {self.new} new, {self.updated} updated, {self.same} there already.",
-            *self.notes,
-        ]
+_STATUS = {SUCCESS: "FINISHED", FAILED: "FAILED", UNKNOWN: "KILLED", CANCELLED: "KILLED", TIMEOUT: "KILLED"}
+_ID, _DIGEST, _PICTURES = "apixo.run_id", "apixo.digest", "apixo.pictures"
+_ODD = re.compile(r"[^\w.\- ]")  # what the name of a parameter cannot hold
+_PAGE = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class TrackedRun:
-    """A run with the pictures of it that are intact."""
+def push_to_mlflow(
+    runs: Iterable[Run], images: Images, *, experiment: str = "apixo", tracking_uri: str | None = None
+) -> Pushed:
+    """Bring runs to MLflow: parameters, times, cost, ratings, the whole prompt, the pictures.
 
-    run: Run
-    pictures: tuple[Image, ...]
+    A run that is there already is brought up to date if anything has changed, such as a rating; what has not
+    changed is not sent again. Start and end are those of the run. A run that failed is FAILED there; one
+    whose end nobody knows is KILLED, one that is under way RUNNING.
 
-    @property
-    def digest(self) -> str:
-        """Changes whenever there is something to tell."""
-        told = [self.record, [image.sha256 for image in self.pictures]]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def prompt_bytes(self) -> bytes:
-        """The prompt, for a file of its own."""
-        return self.run.prompt.encode("utf-8", "replace")
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """All that is known of the run, as JSON, but for what stays here."""
-        run = self.run
-        facts = run.model_dump(mode="json", exclude={"callback_url", "notebook"})
-        for image in facts["images"]:
-            image |= {"url": bare_address(image["url"]), "error": redacted(image["error"], run.callback_url)}
-        texts = {name: redacted(facts[name], run.callback_url) for name in ("fail_code", "fail_msg")}
-        addresses = {name: [*map(bare_address, facts[name])] for name in ("image_urls", "result_urls")}
-        return {**facts, **texts, **addresses, "raw": _answer(run)}
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """What was asked for, in short texts: never changes."""
-        run = self.run
-        asked = {"model": run.model, **{name: str(value) for name, value in run.parameters.items()}}
-        asked |= {"references": str(len(run.image_urls)), "take": str(run.take)}
-        asked |= {f"variable.{name}": value for name, value in run.variables.items()}
-        return {name: short(value) for name, value in asked.items()}
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """Numbers to compare, as far as they are known; times are milliseconds."""
-        run = self.run
-        known = {
-            "cost_time_ms": run.cost_time_ms,
-            "wait_ms": run.wait_ms,
-            "cost_usd": None if run.cost_micros is None else to_usd(run.cost_micros),
-            "pictures": len(self.pictures),
-            "rating": run.rating,
-        }
-        return {name: float(value) for name, value in known.items() if value is not None}
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """What it is, how it ended and what people say of it, in short texts: may change."""
-        run, record = self.run, self.record
-        told = {
-            "run_id": run.run_id,
-            "task_id": run.task_id or "",
-            "state": run.state,
-            "fail_code": record["fail_code"],
-            "fail_msg": record["fail_msg"],
-            "sandbox": str(run.sandbox).lower(),
-            "name": run.name,
-            "tags": ", ".join(run.tags),
-            "note": run.note,
-            "rating": "" if run.rating is None else str(run.rating),
-            "starred": ", ".join(str(image.index + 1) for image in run.images if image.starred),
-            "prompt": run.prompt,
-            "prompt_sha256": hashlib.sha256(self.prompt_bytes).hexdigest(),
-        }
-        return {name: short(value) for name, value in told.items()}
-
-
-def _answer(run: Run) -> str:
-    """APIXO's last answer without the queries of addresses; JSON in it may be text in JSON."""
-
-    def without(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: without(part) for name, part in value.items()}
-        if isinstance(value, list):
-            return [without(part) for part in value]
-        if not isinstance(value, str):
-            return value
-        with contextlib.suppress(ValueError, RecursionError):
-            inner = json.loads(value)
-            if isinstance(inner, (dict, list)):
-                return json.dumps(without(inner), ensure_ascii=False)
-        return redacted(value, run.callback_url)
-
-    try:
-        return json.dumps(without(json.loads(run.raw)), ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return redacted(run.raw, run.callback_url)
-
-
-def short(text: str) -> str:
-    """As much of a text as fits a field; the whole of it is in a file."""
-    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
-
-
-def tracked_runs(runs: Iterable[Run], images: Images) -> tuple[list[TrackedRun], list[str]]:
-    """Runs with their pictures, and what there is to say of pictures that are not as they were.
-
-    Runs that were never sent are none. A run that is given twice counts once.
+    Parameters
+    ----------
+    runs : iterable of Run
+    images : Images
+        The originals.
+    experiment : str
+        Made if there is none of that name.
+    tracking_uri : str, optional
+        MLflow's address, or the name of an SQLite file ending in .db; default: what MLflow is set to.
 
     Raises
     ------
-    InvalidRequestError
-        One of them is no run.
+    ApixoError
+        MLflow is not installed, or refuses; what was brought there stays, and to do it again is safe.
     """
-    once = {run.run_id: run for run in checked_runs(runs) if run.state != PLANNED}
-    stored, gone = images.stored(once.values())
-    intact: dict[str, list[Image]] = {}
-    for run, image in stored:
-        intact.setdefault(run.run_id, []).append(image)
-    found = [TrackedRun(run, tuple(intact.get(run_id, ()))) for run_id, run in once.items()]
-    return found, left_out(gone)
-
-
-def not_installed(library: str, extra: str) -> ApixoError:
-    """The error where a tracker's library is missing."""
-    step = f"Run `pip install 'apixo-nb[{extra}]'`, then try again; nothing was written."
-    return ApixoError(f"{library} is not installed", next_step=step)
-
-
-@contextlib.contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """Settings of a library for the time in which it looks at them; what you have set yourself stands."""
-    ours = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(ours)
+    told, notes = tracked_runs(runs, images)
+    mlflow = _mlflow()
+    address = _address(mlflow, tracking_uri)
+    shown = without_secrets(address).strip("'\"")
+    pushed = Pushed(f"MLflow at {shown}, experiment {printable(experiment, 60)}", notes=notes)
     try:
-        yield
+        client = mlflow.MlflowClient(address)
+        where = _experiment(client, experiment, address)
+        known = _known(client, where)
+        for tracked in told:
+            pushed.count(_push(client, where, tracked, known.get(tracked.run.run_id), images))
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        done = f"{pushed.new + pushed.updated} run(s) were brought there before; to do it again is safe."
+        why = printable(without_secrets(str(error)).strip("'\""), 200)
+        raise ApixoError(f"MLflow at {shown} refused: {why}", next_step=done) from None
+    return pushed
+
+
+def _mlflow() -> Any:
+    try:
+        with environment(MLFLOW_DISABLE_TELEMETRY="true"):  # nothing is sent but what was asked for
+            import mlflow
+    except ImportError:
+        raise not_installed("MLflow", "mlflow") from None
+    return mlflow
+
+
+def _address(mlflow: Any, given: str | None) -> str:
+    if given is None:
+        return str(mlflow.get_tracking_uri())
+    if "://" not in given and Path(given).suffix in (".db", ".sqlite"):
+        return f"sqlite:///{Path(given).expanduser().absolute()}"
+    return given
+
+
+def _experiment(client: Any, name: str, address: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    # Files beside the database, not in whatever folder the kernel happens to work.
+    beside = None
+    if address.startswith("sqlite:///"):
+        beside = (Path(address.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+    return str(client.create_experiment(name, artifact_location=beside))
+
+
+def _known(client: Any, where: str) -> dict[str, Any]:
+    """The runs that are there, by the ids of ours."""
+    found: dict[str, Any] = {}
+    token = None
+    while True:
+        page = client.search_runs([where], f"tags.`{_ID}` LIKE '%'", max_results=_PAGE, page_token=token)
+        found.update((run.data.tags[_ID], run) for run in page)
+        token = page.token
+        if not token:
+            return found
+
+
+def _push(client: Any, where: str, tracked: TrackedRun, there: Any, images: Images) -> Outcome:
+    known = there.data.tags if there is not None else {}
+    if known.get(_DIGEST) == tracked.digest:
+        return "same"
+    run = tracked.run
+    if there is None:
+        name = run.name or run.run_id
+        tags = {_ID: run.run_id}
+        there = client.create_run(
+            where, start_time=_ms(run.submitted_at or run.created_at), tags=tags, run_name=name
+        )
+    _files(client, there.info.run_id, tracked, known, images)
+    _fields(client, there, tracked)
+    _end(client, there.info.run_id, run)
+    # Last: without it all is done again, which changes nothing that is there.
+    client.set_tag(there.info.run_id, _DIGEST, tracked.digest)
+    return "updated" if known.get(_DIGEST) else "new"
+
+
+def _files(client: Any, there: str, tracked: TrackedRun, known: dict[str, str], images: Images) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, PROMPT).write_bytes(tracked.prompt_bytes)
+        Path(folder, RECORD).write_text(json.dumps(tracked.record, indent=1), "utf-8")
+        client.log_artifacts(there, folder)
+    hashes = " ".join(image.sha256 for image in tracked.pictures)
+    if hashes and known.get(_PICTURES) != hashes:
+        for image in tracked.pictures:
+            client.log_artifact(there, str(images.path(image)), "pictures")
+        client.set_tag(there, _PICTURES, hashes)
+
+
+def _fields(client: Any, there: Any, tracked: TrackedRun) -> None:
+    mlflow = _mlflow()
+    now = _ms(datetime.now().astimezone())
+    figures = dict(tracked.figures)
+    if "rating" in there.data.metrics and "rating" not in figures:
+        figures["rating"] = float("nan")  # it was taken back; a metric cannot be
+    changed = {name: value for name, value in figures.items() if there.data.metrics.get(name) != value}
+    inputs = {_ODD.sub("_", name): value for name, value in tracked.inputs.items()}
+    labels = {f"apixo.{name}": value for name, value in tracked.labels.items()}
+    if tracked.run.note:
+        labels["mlflow.note.content"] = tracked.run.note[:5000]
+    client.log_batch(
+        there.info.run_id,
+        metrics=[mlflow.entities.Metric(name, value, now, 0) for name, value in changed.items()],
+        params=[mlflow.entities.Param(*pair) for pair in inputs.items() if pair[0] not in there.data.params],
+        tags=[mlflow.entities.RunTag(*pair) for pair in labels.items()],
+    )
+
+
+def _end(client: Any, there: str, run: Run) -> None:
+    status = _STATUS.get(run.state)
+    if status is None:
+        client.update_run(there, status="RUNNING")
+    else:
+        client.set_terminated(there, status, _ms(run.finished_at or run.submitted_at or run.created_at))
+
+
+def _ms(when: datetime) -> int:
+    """As MLflow tells times: milliseconds since 1970."""
+    return round(when.timestamp() * 1000)
+
+
+_MARK = "apixo.json"  # in a folder that was written to its end: of which run it tells, and what
+_MOST_TAG = 64  # characters
+_QUIET = {
+    "mode": "offline",
+    "silent": True,
+    "console": "off",  # a cell's output is nobody's but the notebook's
+    "save_code": False,
+    "disable_code": True,
+    "disable_git": True,
+    "host": "",
+    "x_disable_meta": True,  # user and folders of this machine
+    "x_disable_machine_info": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+}
+
+
+def write_for_wandb(
+    runs: Iterable[Run],
+    images: Images,
+    *,
+    project: str = "apixo",
+    folder: str | os.PathLike[str] = ".",
+) -> Pushed:
+    """Write runs as offline runs of wandb, into ``wandb`` in a folder; ``wandb sync`` brings them to it.
+
+    A run has the same id there as here and may be resumed, so what was synced before is brought up to date.
+    One that is in the folder already is written again only if anything has changed, such as a rating; the
+    older one is then removed, unless it was synced.
+
+    Raises
+    ------
+    ApixoError
+        wandb is not installed, or refuses; what was written stays, and to do it again is safe.
+    """
+    told, notes = tracked_runs(runs, images)
+    with environment(WANDB_ERROR_REPORTING="false"):
+        wandb = _wandb()
+        try:
+            place = Path(folder).expanduser().absolute()
+            (place / "wandb").mkdir(parents=True, exist_ok=True)  # else it would choose another folder
+            pushed = Pushed(f"wandb offline in {printable(place / 'wandb', 200)}", notes=notes)
+            for tracked in told:
+                pushed.count(_write(wandb, tracked, project, place, images))
+        except (wandb.Error, OSError, ValueError, TypeError, RuntimeError) as error:
+            why = printable(getattr(error, "strerror", None) or error, 200)
+            step = "What was written before stays; to do it again is safe."
+            raise ApixoError(f"wandb refused: {why}", next_step=step) from None
+    return pushed
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise not_installed("wandb", "wandb") from None
+    return wandb
+
+
+def _write(wandb: Any, tracked: TrackedRun, project: str, place: Path, images: Images) -> Outcome:
+    before = dict(_earlier(place, tracked.run.run_id))
+    if tracked.digest in before.values():
+        return "same"
+    done = _offline_run(wandb, tracked, project, place, images)
+    (done / _MARK).write_text(json.dumps({"run_id": tracked.run.run_id, "digest": tracked.digest}), "utf-8")
+    for older in before:
+        if older != done and not any(older.glob("*.synced")):
+            shutil.rmtree(older, ignore_errors=True)
+    return "updated" if before else "new"
+
+
+def _earlier(place: Path, run_id: str) -> Iterator[tuple[Path, str]]:
+    """The folders that tell of this run, each with the digest of what it tells."""
+    for mark in place.glob(f"wandb/offline-run-*/{_MARK}"):
+        try:
+            facts = json.loads(mark.read_text("utf-8"))
+            if facts["run_id"] == run_id:
+                yield mark.parent, str(facts["digest"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+
+
+def _offline_run(wandb: Any, tracked: TrackedRun, project: str, place: Path, images: Images) -> Path:
+    """Write one; returns its folder."""
+    run = tracked.run
+    settings = wandb.Settings(**_QUIET, root_dir=str(place))
+    there = wandb.init(
+        project=project,
+        id=run.run_id,
+        resume="allow",
+        reinit="create_new",  # a run of yours in this kernel goes on
+        name=run.name or run.run_id,
+        group=run.name or None,
+        notes=run.note or None,
+        tags=[tag[:_MOST_TAG] for tag in dict.fromkeys(run.tags)],
+        config=_config(tracked),
+        settings=settings,
+    )
+    try:
+        for name, content in {PROMPT: tracked.prompt_bytes, RECORD: _json(tracked.record)}.items():
+            file = Path(there.dir, name)
+            file.write_bytes(content)
+            there.save(str(file), base_path=there.dir, policy="now")
+        caption = short(run.prompt)
+        for image in tracked.pictures:
+            path = images.path(image)
+            if is_picture(path):  # wandb opens any format, as `open_picture` does not
+                shown = wandb.Image(str(path), caption=caption)
+                there.log({f"picture_{image.index + 1}": shown}, step=0)
+        there.summary.update(_summary(tracked))
+        return Path(there.settings.sync_dir)
     finally:
-        for name in ours:
-            os.environ.pop(name, None)
+        there.finish(exit_code=int(run.state == FAILED))
+
+
+def _config(tracked: TrackedRun) -> dict[str, Any]:
+    """What was asked for, whole: its fields are not cut."""
+    run, record = tracked.run, tracked.record
+    names = ("run_id", "model", "prompt", "prompt_template", "variables", "parameters", "image_urls", "take")
+    times = ("created_at", "submitted_at", "sandbox", "unit_price_micros")
+    return {**run.parameters, **{name: record[name] for name in (*names, *times)}}
+
+
+def _summary(tracked: TrackedRun) -> dict[str, Any]:
+    """How it ended; what is not known, or was taken back, is None."""
+    record = tracked.record
+    names = ("state", "task_id", "finished_at", "fail_code", "fail_msg", "name", "tags", "note", "rating")
+    known = dict.fromkeys(("cost_time_ms", "wait_ms", "cost_usd")) | tracked.figures
+    choices = [{"picture": image.index + 1, **image.choice} for image in tracked.run.images]
+    return {**known, **{name: record[name] for name in names}, "choices": choices}
+
+
+def _json(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, indent=1).encode()

@@ -18,8 +18,7 @@ from apixo_nb.errors import LedgerError
 from apixo_nb.text import to_micros
 
 from . import rows
-from .database import Database
-from .dialects import Dialect, dialect_of, words_in
+from .database import Database, Dialect, dialect_of, words_in
 from .query import Facets, Found, Query
 from .schema import RUN_TEXTS, images, runs, unsearched
 

@@ -14,7 +14,7 @@ from apixo_nb.experiments.cell_options import parser as cell_parser
 from apixo_nb.ledger.unfinished import pending_line
 from apixo_nb.text import without_secrets
 
-from . import account, recovery
+from . import maintenance
 from .command_line import Argument, Command, Context, LineParser, Message, Option, say, split_words
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _config(_args: argparse.Namespace, _context: Context) -> list[str]:
 
 
 def _status(_args: argparse.Namespace, context: Context) -> list[str]:
-    from apixo_nb.session.account import status_lines
+    from apixo_nb.session.maintenance import status_lines
 
     return status_lines(context.session)
 
@@ -191,23 +191,23 @@ COMMANDS: dict[str, Command] = {
         Command(
             "login",
             "store an API key; it is asked for, never typed on the line",
-            account.login,
-            refusal=account.key_on_the_line,
+            maintenance.login,
+            refusal=maintenance.key_on_the_line,
         ),
-        Command("logout", "remove the stored key", account.logout),
+        Command("logout", "remove the stored key", maintenance.logout),
         Command("status", "where requests go, which key, what the ledger holds and what was spent", _status),
-        Command("balance", "US dollars left for the key, beside what the ledger says", account.balance),
+        Command("balance", "US dollars left for the key, beside what the ledger says", maintenance.balance),
         Command(
             "spend",
             "what was spent by state, day and tag; %apixo spend day shows one",
-            account.spend,
-            (Argument("by", "these tables alone", choices=account.GROUPS, nargs="*"),),
-            refusal=account.unknown_group,
+            maintenance.spend,
+            (Argument("by", "these tables alone", choices=maintenance.GROUPS, nargs="*"),),
+            refusal=maintenance.unknown_group,
         ),
         Command(
             "budget",
             "show or set what may be spent; %apixo budget 5.00 --day caps a day, off ends it",
-            account.budget,
+            maintenance.budget,
             (
                 Argument("sum", "a sum in US dollars such as 5.00, or off", "SUM"),
                 Option("--total", "scope", "for ever (default)", "total"),
@@ -227,7 +227,7 @@ COMMANDS: dict[str, Command] = {
         Command(
             "resume",
             "bring unfinished runs to their end, download what is missing; costs nothing",
-            recovery.resume,
+            maintenance.resume,
             (
                 Argument("run", "this run alone", "RUN"),
                 Argument("task", "the task that a lost submit became", "TASK"),
@@ -237,7 +237,7 @@ COMMANDS: dict[str, Command] = {
         Command(
             "settle",
             "say how a submit without an answer ended: %apixo settle RUN paid (or free)",
-            recovery.settle,
+            maintenance.settle,
             (
                 Argument("run", "the id of the run", "RUN", nargs=None),
                 Argument("end", "whether it was charged", choices=("paid", "free"), nargs=None),
@@ -247,12 +247,12 @@ COMMANDS: dict[str, Command] = {
         Command(
             "rescue",
             "download every picture that is not on disk before its address ends; costs nothing",
-            recovery.rescue,
+            maintenance.rescue,
         ),
         Command(
             "doctor",
             "compare ledger and pictures; %apixo doctor --rebuild mends the ledger",
-            recovery.doctor,
+            maintenance.doctor,
             (
                 Option(
                     "--rebuild",

@@ -7,17 +7,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from IPython.core.completer import SimpleCompletion, context_matcher
+from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from apixo_nb.core.settings import settings
 from apixo_nb.errors import ConfigurationError
+from apixo_nb.experiments.cell_options import known_flags, values_of
 from apixo_nb.ledger.unfinished import pending_line
 from apixo_nb.session import cells
 from apixo_nb.text import is_loopback
 
 from .command_line import say
-from .completion import complete
+from .commands import COMMANDS
 from .magics import ApixoMagics
 
 if TYPE_CHECKING:
@@ -72,7 +75,7 @@ def _card_of(run: Run, **_options: Any) -> tuple[dict[str, str], dict[str, Any]]
 
 def _show_grid(grid: Any) -> None:
     """A grid as the value of a cell can be worked with, where somebody can click."""
-    from apixo_nb.widgets.grid import show_grid
+    from apixo_nb.widgets.review import show_grid
 
     show_grid(grid)
 
@@ -93,7 +96,7 @@ def load(shell: InteractiveShell) -> None:
             "apixo_nb.core.records", "Run", _card_of
         )
         shell.display_formatter.ipython_display_formatter.for_type_by_name(
-            "apixo_nb.experiments.grid", "Grid", _show_grid
+            "apixo_nb.experiments.review", "Grid", _show_grid
         )
     with contextlib.suppress(ConfigurationError):  # the first command tells of a bad variable
         _say_unfinished(shell)
@@ -137,7 +140,7 @@ def unload(shell: InteractiveShell) -> None:
         with contextlib.suppress(KeyError):
             shell.display_formatter.mimebundle_formatter.pop("apixo_nb.core.records.Run")
         with contextlib.suppress(KeyError):
-            shell.display_formatter.ipython_display_formatter.pop("apixo_nb.experiments.grid.Grid")
+            shell.display_formatter.ipython_display_formatter.pop("apixo_nb.experiments.review.Grid")
 
 
 _EVENTS: dict[str, Callable[[Any], None]] = {
@@ -154,3 +157,69 @@ def _registries(shell: InteractiveShell) -> list[tuple[list[Any], Any]]:
     if shell.Completer is not None:
         found.append((shell.Completer.custom_matchers, complete))
     return found
+
+
+def _nothing() -> dict[str, Any]:
+    # A new one each time: IPython writes into it, and a shared one breaks the next, unrelated completion.
+    return {"completions": [], "suppress": False}
+
+
+@context_matcher(identifier="apixo_nb", priority=500)  # type: ignore[untyped-decorator]
+def complete(context: Any) -> dict[str, Any]:
+    """Complete ``%%apixo --ar <TAB>`` and ``%apixo <TAB>``; silence Python's own completion there."""
+    head = context.text_until_cursor
+    words = head.split()
+    typed_name_only = len(words) == 1 and not head.endswith(" ")
+    if not words or words[0] not in ("%apixo", "%%apixo") or typed_name_only:
+        return _nothing()
+    if words[0] == "%%apixo" and context.cursor_line != 0:
+        return _nothing()
+    fragment = "" if head[-1].isspace() else words[-1]
+    before = words if not fragment else words[:-1]
+    candidates = _of_list(before, fragment) or _candidates(before)
+    found = [word for word in candidates if word.startswith(fragment)]
+    if not found:
+        # Nothing of ours: Python's words would be wrong there as well, but for a file name or a variable.
+        return _nothing() | {"suppress": words[0] == "%apixo"}
+    completions = [SimpleCompletion(word, type="param") for word in found]
+    # The whole fragment is replaced, from its dashes on.
+    return {"completions": completions, "suppress": True, "matched_fragment": fragment}
+
+
+def _candidates(before: list[str]) -> list[str]:
+    if before[0] == "%%apixo":
+        return list(values_of(before[-1])) or known_flags()
+    if len(before) == 1:
+        return list(COMMANDS)
+    command = COMMANDS.get(before[1])
+    return [word for word in command.words if word not in before] if command else []
+
+
+def _of_list(before: list[str], fragment: str) -> list[str]:
+    """Words for the next value of a list, after ``1:1,``, or for a list of the notebook, after ``@``."""
+    flag, values = before[-1], values_of(before[-1])
+    head, at, _name = fragment.rpartition("@")
+    if at and ((flag == "--set" and head.endswith("=")) or (values and not head)):
+        return [f"{head}@{name}" for name in _lists()]
+    head, comma, _value = fragment.rpartition(",")
+    taken = head.split(",")
+    return [f"{head},{value}" for value in values if value not in taken] if comma else []
+
+
+# Nothing is asked of a value but its type: a property of a foreign object may do anything.
+_LISTS = (list, tuple, set, frozenset, range, dict)
+_FOREIGN = ("Series", "Index", "ndarray")
+
+
+def _lists() -> list[str]:
+    """Names of the notebook's lists."""
+    shell = get_ipython()
+    if shell is None:
+        return []
+    return [
+        name
+        for name, value in shell.user_ns.items()
+        if not name.startswith("_")
+        and name not in shell.user_ns_hidden
+        and (isinstance(value, _LISTS) or type(value).__name__ in _FOREIGN)
+    ]

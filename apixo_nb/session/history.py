@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from apixo_nb.core.files import Written
     from apixo_nb.export.importer import Imported
-    from apixo_nb.export.trackers import Pushed
+    from apixo_nb.export.tracked_runs import Pushed
 
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
 
@@ -199,7 +199,7 @@ class History:
         self, runs: Iterable[Run] | None = None, experiment: str = "apixo", tracking_uri: str | None = None
     ) -> Pushed:
         """Bring runs (default: all of this service) to MLflow; see `mlflow.push_to_mlflow`."""
-        from apixo_nb.export.mlflow import push_to_mlflow
+        from apixo_nb.export.trackers import push_to_mlflow
 
         chosen = self.runs() if runs is None else runs
         return push_to_mlflow(chosen, self.images, experiment=experiment, tracking_uri=tracking_uri)
@@ -211,7 +211,7 @@ class History:
         folder: str | os.PathLike[str] = ".",
     ) -> Pushed:
         """Write runs (default: all of this service) for wandb, offline; see `wandb.write_for_wandb`."""
-        from apixo_nb.export.wandb import write_for_wandb
+        from apixo_nb.export.trackers import write_for_wandb
 
         chosen = self.runs() if runs is None else runs
         return write_for_wandb(chosen, self.images, project=project, folder=folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apixo_nb.client.client import AsyncClient
-from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.client.protocol import RetryPolicy
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.credentials import ApiKey, find_key
 from apixo_nb.core.files import Limits

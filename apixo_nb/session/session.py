@@ -15,10 +15,9 @@ from apixo_nb.core import checks
 from apixo_nb.core import settings as config
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.credentials import ApiKey, usable_key
-from apixo_nb.core.environment import ask, current_shell
 from apixo_nb.core.event_loop import run as run_on_loop
 from apixo_nb.core.models import MODELS
-from apixo_nb.core.process import after_fork
+from apixo_nb.core.process import after_fork, ask, current_shell
 from apixo_nb.core.records import Run, new_run
 from apixo_nb.core.request import (
     Labels,

@@ -23,26 +23,33 @@ from IPython.core.getipython import get_ipython
 
 from apixo_nb.analysis.pivot import lay_out
 from apixo_nb.core import event_loop
-from apixo_nb.core.environment import has_widgets
 from apixo_nb.core.models import MODELS
+from apixo_nb.core.process import has_widgets
 from apixo_nb.core.records import Run
-from apixo_nb.display.cards import card
-from apixo_nb.display.comparison import MOST_COMPARED
+from apixo_nb.display.cards import MOST_COMPARED, card
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError, ConfigurationError, CostLimitError, InvalidRequestError
 from apixo_nb.experiments.cell_options import MOST_DRAWS
-from apixo_nb.experiments.grid import Grid
 from apixo_nb.experiments.plan import SweepOptions, make_plan
 from apixo_nb.experiments.prompts import Template
-from apixo_nb.session.account import budgets
+from apixo_nb.experiments.review import Grid
+from apixo_nb.session.maintenance import budgets
 from apixo_nb.session.session import Session, current
 from apixo_nb.text import dollars, to_micros
 
-from .cards import history_row, retry_price
-from .controller import Controller, FallbackText, Handler, error_reply
+from .cards import RunList, TrackedRun, history_row, retry_price
+from .controller import (
+    HANDLERS,
+    Controller,
+    FallbackText,
+    Handler,
+    error_reply,
+    export_runs,
+    review_picture,
+    send_picture,
+    send_pictures,
+)
 from .form import Form, cell_text, check_draws, model_facts, problems, python_text, read_form
-from .handlers import HANDLERS, export_runs, review_picture, send_picture, send_pictures
-from .run_list import RunList, TrackedRun
 
 _REDRAW_S = 0.25
 _SLOW = ("pictures", "export", "fetch", "compare")  # requests that read or write files

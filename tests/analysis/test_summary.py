@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apixo_nb.analysis.summary import SPENT, SUMMARY, spending, summary
+from apixo_nb.core.formatting import at_stake_micros, spent_micros
 from apixo_nb.core.records import Image, Run
-from apixo_nb.core.spending import at_stake_micros, spent_micros
 from apixo_nb.errors import InvalidRequestError
 from tests.support.factories import a_run
 

@@ -32,8 +32,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from apixo_nb.client.protocol import Fault, Reply, Send, TurnedAway, submit_once, wait
-from apixo_nb.client.retry import Clock, RetryPolicy
+from apixo_nb.client.protocol import Clock, Fault, Reply, RetryPolicy, Send, TurnedAway, submit_once, wait
 from apixo_nb.core import settings as config
 from apixo_nb.core.models import DEFAULT_MODEL, MODELS
 from apixo_nb.core.request import Request, make_request

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from apixo_nb.client.protocol import Fault, Reply, Send, Sleep, wait
-from apixo_nb.client.retry import Clock
+from apixo_nb.client.protocol import Clock, Fault, Reply, Send, Sleep, wait
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.models import DEFAULT_MODEL, MODELS
 from tests.benchmarks.table import Table, say

@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw
 
 from apixo_nb.sandbox import Sandbox, SandboxOptions
 from apixo_nb.sandbox.pictures import Sketch, draw
-from apixo_nb.storage.thumbnails import THUMBNAIL_PX
+from apixo_nb.storage.originals import THUMBNAIL_PX
 from tests.benchmarks.kernels import environment
 from tests.benchmarks.table import Table
 from tests.support.kernels import PATIENCE_S

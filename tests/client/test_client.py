@@ -20,8 +20,8 @@ import pytest
 
 from apixo_nb.client import transport
 from apixo_nb.client.client import AsyncClient, Client
+from apixo_nb.client.protocol import RetryPolicy
 from apixo_nb.client.responses import TaskStatus
-from apixo_nb.client.retry import RetryPolicy
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.errors import (
     ApixoError,
@@ -499,7 +499,7 @@ def test_asynchronous_client_may_move_to_another_loop(server):
         server,
         "import asyncio\n"
         "from apixo_nb import AsyncClient\n"
-        "from apixo_nb.client.retry import RetryPolicy\n"
+        "from apixo_nb.client.protocol import RetryPolicy\n"
         f"client = AsyncClient('{KEY}', base_url=sys.argv[1], retry=RetryPolicy(attempts=1))\n"
         "print(asyncio.run(client.balance()), asyncio.run(client.balance()))\n",
     )

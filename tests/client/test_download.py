@@ -17,7 +17,7 @@ from PIL import Image
 
 from apixo_nb.client.client import AsyncClient, Client
 from apixo_nb.client.download import _check_address
-from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.client.protocol import RetryPolicy
 from apixo_nb.core.files import Downloaded, Limits
 from apixo_nb.errors import APIConnectionError, ApixoError, ImageError, RateLimitError, ServerError
 from tests.support import fault_server as faults

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from apixo_nb import errors
 from apixo_nb.client import protocol as flows
-from apixo_nb.client.protocol import Fault, Fetch, Reply, Send, Sleep
+from apixo_nb.client.protocol import Clock, Fault, Fetch, Reply, RetryPolicy, Send, Sleep
 from apixo_nb.client.responses import TaskStatus
-from apixo_nb.client.retry import Clock, RetryPolicy
 from apixo_nb.core.models import MODELS
 from apixo_nb.core.request import make_request
 from apixo_nb.errors import ApixoError

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from apixo_nb.client.protocol import Fetch
-from apixo_nb.client.proxies import Proxies
-from apixo_nb.client.transport import Transport
+from apixo_nb.client.transport import Proxies, Transport
 from apixo_nb.core.credentials import ApiKey
 from apixo_nb.core.files import Downloaded, Limits
 from apixo_nb.errors import ApixoError, ImageError

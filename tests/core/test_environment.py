@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apixo_nb.core.environment import current_shell, has_kernel, has_widgets, takes_input
+from apixo_nb.core.process import current_shell, has_kernel, has_widgets, takes_input
 
 
 def shell(**content: Any) -> Any:
@@ -42,8 +42,6 @@ def test_voila_shows_widgets_though_it_takes_no_input(monkeypatch: pytest.Monkey
 
 
 def test_a_script_has_no_shell_and_does_not_import_ipython():
-    program = (
-        "import sys, apixo_nb.core.environment as e; e.current_shell(); sys.exit('IPython' in sys.modules)"
-    )
+    program = "import sys, apixo_nb.core.process as e; e.current_shell(); sys.exit('IPython' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
     assert current_shell() is None

@@ -15,7 +15,7 @@ from apixo_nb.core.models import DEFAULT_MODEL, MODELS
 from apixo_nb.core.records import Image, Run, new_run
 from apixo_nb.core.request import make_request
 from apixo_nb.display import cards
-from apixo_nb.storage.thumbnails import Thumbnail
+from apixo_nb.storage.originals import Thumbnail
 from apixo_nb.text import dollars
 from tests.support.factories import STATES
 from tests.support.hostile import HOSTILE_HTML, Skeleton

@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from apixo_nb.client.retry import Clock, RetryPolicy
+from apixo_nb.client.protocol import Clock, RetryPolicy
 from apixo_nb.core.records import new_run
 from apixo_nb.core.request import make_request
 from apixo_nb.engine.fair_queue import FairQueue, Slot

@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apixo_nb.client import protocol as flows
-from apixo_nb.client.protocol import Fault, Flow, Reply, Send, Sleep
-from apixo_nb.client.retry import Clock
+from apixo_nb.client.protocol import Clock, Fault, Flow, Reply, Send, Sleep
 from apixo_nb.core.cadence import ENOUGH_DURATIONS, Cadence
 from apixo_nb.core.models import MODELS
 from apixo_nb.engine.poller import MOST_AT_ONCE, Poller, Waiting

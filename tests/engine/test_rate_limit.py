@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb.client.retry import Clock, RetryPolicy
+from apixo_nb.client.protocol import Clock, RetryPolicy
 from apixo_nb.engine.rate_limit import MOST_AT_ONCE, Permit, RateLimiter
 from tests.support.rate_limits import LONG_S, Time, accept, leave, refuse
 

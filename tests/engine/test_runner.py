@@ -20,7 +20,7 @@ import pytest
 from PIL import Image as Pillow
 
 from apixo_nb import errors
-from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.client.protocol import RetryPolicy
 from apixo_nb.core import event_loop as loop
 from apixo_nb.core import settings as config
 from apixo_nb.core.records import Run
@@ -29,7 +29,7 @@ from apixo_nb.ledger import database
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers
 from apixo_nb.sandbox.account import Account
-from apixo_nb.session.account import status_lines
+from apixo_nb.session.maintenance import status_lines
 from apixo_nb.session.session import Session
 from tests.support.factories import KEY
 from tests.support.sandboxes import Clock, Gate

@@ -462,6 +462,6 @@ def test_it_shows_what_it_is():
 
 @pytest.mark.usefixtures("runs")
 def test_grid_is_of_these_rows():
-    pytest.importorskip("apixo_nb.experiments.grid")
+    pytest.importorskip("apixo_nb.experiments.review")
     shown = history().apixo.grid(x="aspect_ratio")
     assert "text/html" in shown._repr_mimebundle_()

@@ -17,7 +17,7 @@ from apixo_nb.core.request import Request, make_request
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.experiments import cell_options as options
 from apixo_nb.experiments.cell_options import Listed, Options, parse
-from apixo_nb.notebook.completion import complete
+from apixo_nb.notebook.extension import complete
 
 REF = "https://example.com/a.png"
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from apixo_nb.core.models import DEFAULT_MODEL, MODELS
 from apixo_nb.errors import InvalidRequestError
 from apixo_nb.experiments.cell_options import Listed, mark
-from apixo_nb.experiments.prompt_table import is_csv, is_table, templates_of_csv, templates_of_table
+from apixo_nb.experiments.plan import is_csv, is_table, templates_of_csv, templates_of_table
 from apixo_nb.experiments.prompts import MOST_TASKS, Cell, Template, expand, values_in, values_of
 
 MODEL = MODELS[DEFAULT_MODEL]

@@ -14,9 +14,8 @@ import apixo_nb
 from apixo_nb.analysis.pivot import lay_out
 from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.experiments import grid as grids
-from apixo_nb.experiments.grid import Grid, grid, grid_html, grid_text
-from apixo_nb.experiments.review import choose
+from apixo_nb.experiments import review as grids
+from apixo_nb.experiments.review import Grid, choose, grid, grid_html, grid_text
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import session as shared
 from apixo_nb.storage.originals import Images

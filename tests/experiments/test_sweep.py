@@ -31,7 +31,7 @@ from apixo_nb.experiments.progress import Forecast, about
 from apixo_nb.experiments.sweep_view import _GALLERY_CHARACTERS, Tile, _that_fit
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import current
-from apixo_nb.storage import thumbnails as originals
+from apixo_nb.storage import originals
 
 
 @pytest.fixture(autouse=True)

@@ -28,9 +28,9 @@ from apixo_nb.export import importer as intake
 from apixo_nb.notebook import commands
 from apixo_nb.notebook.command_line import split_words
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import doctor
+from apixo_nb.session import maintenance
 from apixo_nb.session import session as shared
-from apixo_nb.session.account import budgets, set_budget
+from apixo_nb.session.maintenance import budgets, set_budget
 from apixo_nb.session.session import Session
 from tests.support import picture_runs, sandboxes
 from tests.support.commands import told
@@ -72,7 +72,7 @@ def test_bundle_and_import_lose_nothing_but_the_callback(here: Session, there: S
     assert (done.added, done.pictures, done.problems) == (6, 4, [])
     pictures = {name: data for name, data in files(here.images.folder).items() if not name.endswith(".json")}
     assert {name: files(there.images.folder)[name] for name in pictures} == pictures
-    assert doctor.check(there).wrong == doctor.check(here).wrong
+    assert maintenance.check(there).wrong == maintenance.check(here).wrong
 
 
 def test_facts_beside_an_imported_picture_bring_its_row_back(here: Session, there: Session, tmp_path: Path):
@@ -81,7 +81,7 @@ def test_facts_beside_an_imported_picture_bring_its_row_back(here: Session, ther
     before = [run for run in there.ledger.runs() if run.images]
     there.close()
     there.ledger_file().unlink()
-    doctor.rebuild(there)
+    maintenance.rebuild(there)
     rebuilt = there.ledger.runs()
     assert [run.replace(raw="") for run in before] == rebuilt
 
@@ -219,7 +219,7 @@ def test_known_run_gains_the_picture_and_the_choice_it_lacks(here: Session, ther
     assert now.images[0] == here.run(run.run_id).images[0]
     assert (now.images[1].rating, now.images[1].note) == (2, "")  # a choice that was made here stands
     assert (now.missing, now.rating) == (0, 4)
-    assert doctor.check(there).wrong == []
+    assert maintenance.check(there).wrong == []
     facts = json.loads((there.images.folder / f"{run.run_id}-1.json").read_text())
     assert facts["image"]["rating"] == 4
 
@@ -231,7 +231,7 @@ def test_file_that_is_gone_here_comes_back(here: Session, there: Session, tmp_pa
     there.images.path(run.images[0]).unlink()
     done = there.import_bundle(path)
     assert (done.gained, done.pictures) == (1, 1)
-    assert doctor.check(there).wrong == []
+    assert maintenance.check(there).wrong == []
 
 
 def test_file_of_the_same_name_is_never_overwritten(here: Session, there: Session, tmp_path: Path):
@@ -700,7 +700,7 @@ def test_import_that_is_cut_off_is_finished_by_the_next(here: Session, there: Se
     assert len(there.ledger.runs()) == 1
     there.import_bundle(path)
     assert there.ledger.runs() == here.ledger.runs()
-    assert doctor.check(there).wrong == []
+    assert maintenance.check(there).wrong == []
 
 
 # --- the words --------------------------------------------------------------------------------------

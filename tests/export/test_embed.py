@@ -17,8 +17,8 @@ from PIL import Image as Pillow
 from PIL import ImageCms, PngImagePlugin
 
 from apixo_nb.core.records import Run
+from apixo_nb.export import embed as chunks
 from apixo_nb.export import embed as provenance
-from apixo_nb.export import image_chunks as chunks
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
 from tests.support import picture_runs, sandboxes

@@ -167,7 +167,7 @@ def test_export_that_breaks_off_leaves_the_earlier_one(
     def full(*_args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("apixo_nb.export.imagefolder.shutil.copyfile", full)
+    monkeypatch.setattr("apixo_nb.export.export.shutil.copyfile", full)
     with pytest.raises(ApixoError, match="No space left on device"):
         here.export(place, "imagefolder")
     assert files(place) == before

@@ -15,7 +15,7 @@ import pytest
 from apixo_nb.core.records import Image, Run, new_run
 from apixo_nb.core.request import make_request
 from apixo_nb.errors import ApixoError
-from apixo_nb.export import report
+from apixo_nb.export import pages
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
 from apixo_nb.storage.originals import Images
@@ -104,7 +104,7 @@ def lost_picture() -> Run:
 
 
 def page_of(*runs: Run, folder: Path) -> str:
-    path = report.write_report(runs, folder / "report.html", Images(folder / "images"))
+    path = pages.write_report(runs, folder / "report.html", Images(folder / "images"))
     return path.read_text("utf-8")
 
 
@@ -322,5 +322,5 @@ def test_report_that_cannot_be_written_is_an_error_of_two_lines(tmp_path: Path):
         page_of(a_run(), folder=tmp_path / "file")
     assert len(str(refused.value).splitlines()) == 2
     with pytest.raises(ApixoError, match=r"end it in \.html"):
-        report.write_report([a_run()], tmp_path / "report.csv", Images(tmp_path))
+        pages.write_report([a_run()], tmp_path / "report.csv", Images(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

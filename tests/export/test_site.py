@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from apixo_nb.analysis.pivot import lay_out
 from apixo_nb.core.records import Image, Run, utc_now
 from apixo_nb.errors import ApixoError
-from apixo_nb.export.site import write_site
+from apixo_nb.export.pages import write_site
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.storage.originals import Images
 from tests.support.accessibility import serious_violations

@@ -11,7 +11,7 @@ import pytest
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, InvalidRequestError
 from apixo_nb.experiments.review import choose
-from apixo_nb.export.trackers import TrackedRun, short, tracked_runs
+from apixo_nb.export.tracked_runs import TrackedRun, short, tracked_runs
 from apixo_nb.session.session import Session
 from tests.support import picture_runs
 from tests.support.factories import a_run

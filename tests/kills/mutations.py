@@ -13,7 +13,7 @@ from apixo_nb.client import client as api
 from apixo_nb.client import download, transport
 from apixo_nb.core import files
 from apixo_nb.core.records import Run
-from apixo_nb.engine.downloader import Downloader
+from apixo_nb.engine.recorder import Downloader
 from apixo_nb.errors import SubmitUnknownError
 from apixo_nb.ledger import budgets
 from apixo_nb.ledger.leases import Leases

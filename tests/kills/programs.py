@@ -30,7 +30,7 @@ from typing import Any
 
 import apixo_nb
 from apixo_nb.client import transport
-from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.client.protocol import RetryPolicy
 from apixo_nb.core import settings as config
 from apixo_nb.errors import ApixoError, SubmitUnknownError
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers

@@ -27,7 +27,7 @@ from apixo_nb.ledger.budgets import DAY, TOTAL, day_start, notebook_scope
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions
 from apixo_nb.session import session as shared
-from apixo_nb.session.account import budgets, set_budget
+from apixo_nb.session.maintenance import budgets, set_budget
 from apixo_nb.session.session import Session
 from tests.support import factories, postgres
 from tests.support.processes import crowd

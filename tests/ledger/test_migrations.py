@@ -23,7 +23,7 @@ from apixo_nb.errors import LedgerError
 from apixo_nb.ledger.budgets import TOTAL
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.query import Query
-from apixo_nb.notebook.recovery import unresolved_lines
+from apixo_nb.notebook.maintenance import unresolved_lines
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
 from tests.support import postgres, sandboxes

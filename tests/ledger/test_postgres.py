@@ -20,7 +20,7 @@ from apixo_nb.core.records import Image
 from apixo_nb.errors import LedgerError
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session.account import status_lines
+from apixo_nb.session.maintenance import status_lines
 from apixo_nb.session.session import Session
 from tests.support import postgres
 from tests.support.factories import KEY, a_full_run, a_run

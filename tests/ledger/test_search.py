@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import InvalidRequestError
-from apixo_nb.ledger import dialects
+from apixo_nb.ledger import database
 from apixo_nb.ledger import search as lookup
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.query import SORTS, Query
@@ -196,7 +196,7 @@ def test_list_that_is_none_is_passed_over(tmp_path: Path):
 def test_server_without_unicode_collations_knows_the_case_of_its_locale(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(dialects, "_ICU", "nowhere")
+    monkeypatch.setattr(database, "_ICU", "nowhere")
     kept(ledger, {"note": "grün"}, prompt="A Fox")
     assert found(ledger, text="fOX grün", sort="prompt") == ["A Fox"]
     assert found(ledger, text="cat") == []

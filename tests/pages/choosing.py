@@ -52,7 +52,7 @@ def shown(notebook: NotebookPage, cell: int) -> Locator:
     return notebook.page.locator(".jp-Cell").nth(cell)
 
 
-GRID = "from apixo_nb.experiments.grid import grid\ngrid(runs, x='style', y='aspect_ratio')"
+GRID = "from apixo_nb.experiments.review import grid\ngrid(runs, x='style', y='aspect_ratio')"
 
 
 def test_winner_of_a_cell_is_picked_in_the_grid_and_stays_in_the_notebook(clean: OpenClean) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from apixo_nb import errors
-from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.client.protocol import RetryPolicy
 from apixo_nb.core import settings as config
 from apixo_nb.core.formatting import progress_text
 from apixo_nb.core.models import fail_code

@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from apixo_nb.client.client import AsyncClient, Client
-from apixo_nb.client.protocol import TurnedAway
-from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.client.protocol import RetryPolicy, TurnedAway
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.files import Downloaded, Limits
 from apixo_nb.core.request import make_request

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from apixo_nb.client.client import AsyncClient, Client
-from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.client.protocol import RetryPolicy
 from apixo_nb.core import event_loop as loop
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.credentials import ApiKey

@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.client.protocol import RetryPolicy
 from apixo_nb.core import settings as config
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError

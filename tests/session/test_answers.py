@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.client.protocol import RetryPolicy
 from apixo_nb.core.formatting import remark_of
 from apixo_nb.core.records import UNKNOWN
 from apixo_nb.core.settings import Apixo
 from apixo_nb.errors import ApixoError, SubmitUnknownError
-from apixo_nb.notebook.recovery import unresolved_lines
+from apixo_nb.notebook.maintenance import unresolved_lines
 from apixo_nb.session.session import Session
 from tests.support.factories import KEY
 from tests.support.fault_server import FaultServer, answer, envelope

@@ -19,7 +19,7 @@ from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, LedgerError
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import doctor
+from apixo_nb.session import maintenance
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
 from tests.support import sandboxes
@@ -427,7 +427,7 @@ def test_facts_of_several_ledgers_can_be_brought_together(session: Session, tmp_
     shutil.copytree(session.images.folder, theirs / "images")
     with contextlib.closing(Ledger(theirs / "ledger.db")) as empty_one:
         assert empty_one.runs() == []
-    said = doctor.rebuild(Session(type(session.settings)(home=str(theirs))))
+    said = maintenance.rebuild(Session(type(session.settings)(home=str(theirs))))
     assert said == ["2 rows added, 2 of them from facts beside pictures."]
     with contextlib.closing(Ledger(theirs / "ledger.db")) as filled:
         assert facts(filled.runs()) == facts(run for run in mine if run.files)

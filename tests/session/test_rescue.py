@@ -13,7 +13,7 @@ from tornado.web import HTTPError
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError
 from apixo_nb.sandbox import Sandbox, handlers
-from apixo_nb.session.recovery import download_missing, downloaded_lines
+from apixo_nb.session.maintenance import download_missing, downloaded_lines
 from apixo_nb.session.session import Session
 from tests.support import sandboxes
 from tests.support.commands import told

@@ -26,7 +26,7 @@ from apixo_nb.sandbox import Sandbox, SandboxOptions
 from apixo_nb.sandbox.account import Account
 from apixo_nb.session import service as service_module
 from apixo_nb.session import session as shared_module
-from apixo_nb.session.account import status_lines
+from apixo_nb.session.maintenance import status_lines
 from apixo_nb.session.session import Session
 from tests.support.factories import KEY, a_session
 

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
-from apixo_nb.core.records import Run
-from apixo_nb.core.spending import (
+from apixo_nb.core.formatting import (
     FAILED_NOTE,
     GROUPS,
     at_stake_micros,
@@ -24,10 +23,11 @@ from apixo_nb.core.spending import (
     spend_lines,
     spent_micros,
 )
+from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError
-from apixo_nb.notebook import account, commands
+from apixo_nb.notebook import commands, maintenance
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session.account import compare_balance
+from apixo_nb.session.maintenance import compare_balance
 from apixo_nb.session.session import Session
 from tests.support import sandboxes, waiting
 from tests.support.commands import told
@@ -233,7 +233,7 @@ def test_spend_command_shows_what_is_asked_for(session: Session):
 
 
 def test_spend_command_offers_every_group():
-    assert tuple(GROUPS) == account.GROUPS
+    assert tuple(GROUPS) == maintenance.GROUPS
 
 
 def test_spend_command_names_what_it_does_not_know():

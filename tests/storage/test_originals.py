@@ -24,8 +24,7 @@ from apixo_nb.core.records import Image, Run, new_run
 from apixo_nb.core.request import make_request
 from apixo_nb.errors import ImageError
 from apixo_nb.storage import originals
-from apixo_nb.storage.originals import Images, read_sidecar
-from apixo_nb.storage.thumbnails import THUMBNAIL_PX
+from apixo_nb.storage.originals import THUMBNAIL_PX, Images, read_sidecar
 
 URL = "https://pictures.example/made/1.png?sig=x"
 KILLED = """

@@ -16,21 +16,19 @@ from PIL import Image as Pillow
 from apixo_nb.analysis.pivot import lay_out
 from apixo_nb.core.files import Limits, open_picture
 from apixo_nb.core.records import Image, Run
-from apixo_nb.display.cards import card
-from apixo_nb.display.comparison import compared
+from apixo_nb.display.cards import card, compared
 from apixo_nb.display.gallery import gallery, thumbs
 from apixo_nb.errors import ApixoError, ImageError
-from apixo_nb.experiments.grid import grid
+from apixo_nb.experiments.review import grid
 from apixo_nb.experiments.sweep_view import SweepOutput
 from apixo_nb.export.contact_sheet import write_sheet
-from apixo_nb.export.site import write_site
+from apixo_nb.export.pages import write_site
 from apixo_nb.sandbox import Sandbox
-from apixo_nb.session import doctor
-from apixo_nb.session.recovery import download_missing
+from apixo_nb.session import maintenance
+from apixo_nb.session.maintenance import download_missing
 from apixo_nb.session.session import Session
-from apixo_nb.storage.originals import Images, is_bare_name
-from apixo_nb.storage.thumbnails import GONE
-from apixo_nb.widgets import handlers
+from apixo_nb.storage.originals import GONE, Images, is_bare_name
+from apixo_nb.widgets import controller
 from tests.support.factories import a_session
 from tests.support.sweep_runs import drawn
 
@@ -78,7 +76,7 @@ def of_folder(folder: Path) -> str:
 
 
 def as_panel(session: Session, run: Run, _: Path) -> str:
-    data = [handlers.picture_bytes(session, run, 0, size)[1] for size in ("full", "card", "row")]
+    data = [controller.picture_bytes(session, run, 0, size)[1] for size in ("full", "card", "row")]
     return "".join(each.hex() for each in data)
 
 
@@ -184,7 +182,7 @@ def test_maintenance_takes_such_a_picture_for_one_that_is_gone(session: Session,
     for name in ("parent", "absolute", "windows parent", "drive", "too long"):
         run = with_name(images, NAMES[name](images.folder)).replace(sandbox=True)
         session.ledger.insert(run)
-        wrong = doctor.check(session).wrong
+        wrong = maintenance.check(session).wrong
         assert any("missing file: " in line and run.run_id in line for line in wrong), name
         assert [job.run.run_id for job in download_missing(session)][-1:] == [run.run_id], name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.client.protocol import RetryPolicy
 from apixo_nb.core import event_loop as loop
 from apixo_nb.core import settings as config
 from apixo_nb.core.records import Run, expiry, new_run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apixo_nb.client.retry import Clock
+from apixo_nb.client.protocol import Clock
 from apixo_nb.engine.rate_limit import Permit, RateLimiter
 
 LONG_S = 121.0  # so long without a refusal makes a new beginning

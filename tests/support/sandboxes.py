@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from apixo_nb.client.retry import RetryPolicy
+from apixo_nb.client.protocol import RetryPolicy
 from apixo_nb.sandbox import Sandbox, SandboxOptions
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import ApixoError, BudgetError, InvalidRequestError, LedgerError
 from apixo_nb.session.session import Session
-from apixo_nb.widgets import handlers
+from apixo_nb.widgets import controller
 from apixo_nb.widgets.controller import Handler, dispatch, error_reply
 from apixo_nb.widgets.panel import budget_facts, unfinished_text
 from tests.support import sandboxes
@@ -93,7 +93,7 @@ def with_pictures(session: Session, count: int = 2, **changes: Any) -> Run:
 
 
 def all_handlers(session: Session) -> dict[str, Handler]:
-    return {method: functools.partial(handle, session) for method, handle in handlers.HANDLERS.items()}
+    return {method: functools.partial(handle, session) for method, handle in controller.HANDLERS.items()}
 
 
 # --- whatever the page sends ------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_a_request_is_answered_or_refused_in_our_words(
 def test_what_is_said_of_a_picture_is_kept_or_refused(session: Session, said: dict[str, Any]):
     run = session.ledger.get("known") or with_pictures(session, run_id="known")
     try:
-        handlers.review_picture(session, {"run_id": run.run_id, "index": 0, **said})
+        controller.review_picture(session, {"run_id": run.run_id, "index": 0, **said})
     except ApixoError as error:
         json.dumps(error_reply(error), allow_nan=False).encode()
 
@@ -143,7 +143,9 @@ def test_wanted_pictures_that_cannot_be_are_left_out(session: Session, wanted: A
     run = session.ledger.get("known") or with_pictures(session, run_id="known")
     good = {"run_id": run.run_id, "index": 0, "size": "row"}
     found = list(
-        handlers.wanted_pictures(session, {"wanted": [*wanted, good] if isinstance(wanted, list) else wanted})
+        controller.wanted_pictures(
+            session, {"wanted": [*wanted, good] if isinstance(wanted, list) else wanted}
+        )
     )
     assert found == ([(run, 0, "row")] if isinstance(wanted, list) else [])
 
@@ -154,8 +156,8 @@ def test_wanted_pictures_that_cannot_be_are_left_out(session: Session, wanted: A
 def test_find_gives_a_page_of_rows_and_the_whole_count(session: Session):
     for number in range(30):
         session.ledger.insert(a_run(f"fox {number}", state="planned"))
-    first = handlers.find_runs(session, {"query": {"text": "fox"}})
-    second = handlers.find_runs(session, {"query": {"text": "fox", "offset": 25}})
+    first = controller.find_runs(session, {"query": {"text": "fox"}})
+    second = controller.find_runs(session, {"query": {"text": "fox", "offset": 25}})
     assert (len(first["rows"]), first["total"], first["page"]) == (25, 30, 25)
     assert [row["prompt"] for row in second["rows"]] == [f"fox {number}" for number in (4, 3, 2, 1, 0)]
 
@@ -183,7 +185,7 @@ def test_filters_are_those_of_the_form(session: Session, query: Any, found: int)
     with_pictures(session)  # made on 2026-11-23, at noon, for $0.70
     session.ledger.insert(a_run("a red house", state="planned", created_at=later))
     session.ledger.insert(a_run("a house", state="failed", created_at=later + timedelta(hours=1)))
-    assert handlers.find_runs(session, {"query": query})["total"] == found
+    assert controller.find_runs(session, {"query": query})["total"] == found
 
 
 @pytest.mark.parametrize(
@@ -200,30 +202,30 @@ def test_filters_are_those_of_the_form(session: Session, query: Any, found: int)
     ids=str,
 )
 def test_a_filter_that_makes_no_sense_is_named(session: Session, query: dict[str, Any], field: str):
-    assert refused(lambda: handlers.find_runs(session, {"query": query})).field == field
+    assert refused(lambda: controller.find_runs(session, {"query": query})).field == field
 
 
 def test_facets_are_the_words_that_are_there(session: Session):
     with_pictures(session)
     session.ledger.insert(a_run(state="planned", tags=("red",)))
-    assert handlers.list_facets(session, {}) == {"states": ["planned", "success"], "tags": ["red", "grün"]}
+    assert controller.list_facets(session, {}) == {"states": ["planned", "success"], "tags": ["red", "grün"]}
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 100])
 def test_two_to_four_runs_are_compared(session: Session, count: int):
     run = with_pictures(session)
-    error = refused(lambda: handlers.compare_runs(session, {"run_ids": [run.run_id] * count}))
+    error = refused(lambda: controller.compare_runs(session, {"run_ids": [run.run_id] * count}))
     assert (error.field, error.allowed) == ("compare", "2 to 4 runs")
-    assert len(handlers.compare_runs(session, {"run_ids": [run.run_id] * 3})["runs"]) == 3
+    assert len(controller.compare_runs(session, {"run_ids": [run.run_id] * 3})["runs"]) == 3
 
 
 def test_a_past_run_comes_back_as_a_form_and_its_whole_prompt(session: Session):
     run = a_run("x " * 2_000, state="planned", name="foxes", tags=("red",))
     session.ledger.insert(run)
-    form = handlers.fill_form(session, {"run_id": run.run_id})["form"]
+    form = controller.fill_form(session, {"run_id": run.run_id})["form"]
     assert (form["prompt"], form["name"], form["tags"], form["repeat"]) == (run.prompt, "foxes", ["red"], 1)
-    assert handlers.full_prompt(session, {"run_id": run.run_id}) == {"prompt": run.prompt}
-    for ask in (handlers.fill_form, handlers.full_prompt):
+    assert controller.full_prompt(session, {"run_id": run.run_id}) == {"prompt": run.prompt}
+    for ask in (controller.fill_form, controller.full_prompt):
         assert refused(functools.partial(ask, session, {"run_id": "nobody"})).field == "run_id"
 
 
@@ -247,7 +249,7 @@ def test_what_nobody_knows_is_refused(session: Session):
 def test_an_export_is_a_new_file_in_the_working_folder(session: Session, here: Path, kind: str, ending: str):
     run = with_pictures(session)
     session.ledger.insert(a_run(state="planned"))
-    answers = [handlers.export_runs(session, {"kind": kind, "run_ids": [run.run_id]}) for _ in range(3)]
+    answers = [controller.export_runs(session, {"kind": kind, "run_ids": [run.run_id]}) for _ in range(3)]
     written = {here / answer["file"] for answer in answers}
     assert written == set(here.iterdir()) == {Path(answer["place"]) for answer in answers}
     assert len(written) == 3
@@ -256,29 +258,29 @@ def test_an_export_is_a_new_file_in_the_working_folder(session: Session, here: P
 
 @pytest.mark.parametrize("kind", ["", "xlsx", "../csv", "csv/../../x", "x" * 5_000, "CSV", None, 7, ["csv"]])
 def test_another_kind_of_export_writes_nothing(session: Session, here: Path, kind: Any):
-    assert refused(lambda: handlers.export_runs(session, {"kind": kind})).field == "kind"
+    assert refused(lambda: controller.export_runs(session, {"kind": kind})).field == "kind"
     assert list(here.iterdir()) == []
 
 
 def test_an_export_of_all_is_of_all_that_is_found(session: Session, here: Path):
     for number in range(60):
         session.ledger.insert(a_run(f"fox-{number}", state="planned"))
-    answer = handlers.export_runs(session, {"kind": "jsonl", "query": {"text": "fox-1"}})
+    answer = controller.export_runs(session, {"kind": "jsonl", "query": {"text": "fox-1"}})
     assert len((here / answer["file"]).read_text("utf-8").splitlines()) == 11
 
 
 def test_pictures_are_the_original_or_small_and_say_what_is_missing(session: Session):
     run = session.begin("a fox", num_images=2).wait()
     original = session.images.path(run.images[0]).read_bytes()
-    facts, data = handlers.picture_bytes(session, run, 0, "full")
+    facts, data = controller.picture_bytes(session, run, 0, "full")
     assert (facts, data) == ({"mime": "image/png", "file": run.images[0].file}, original)
-    facts, data = handlers.picture_bytes(session, run, 0, "card")
+    facts, data = controller.picture_bytes(session, run, 0, "card")
     assert (facts["mime"], data[8:12]) == ("image/webp", b"WEBP")
     session.images.path(run.images[1]).unlink()
     for size in ("full", "card", "row"):
-        facts, data = handlers.picture_bytes(session, run, 1, size)
+        facts, data = controller.picture_bytes(session, run, 1, size)
         assert (facts["gone"], data) == ("Its file is not in the folder of the pictures.", b"")
-    assert handlers.picture_bytes(session, run, 9, "row") == ({"gone": "There is no such picture."}, b"")
+    assert controller.picture_bytes(session, run, 9, "row") == ({"gone": "There is no such picture."}, b"")
 
 
 def test_a_row_of_others_leads_to_no_file_outside_the_folder(session: Session, tmp_path: Path):
@@ -286,7 +288,7 @@ def test_a_row_of_others_leads_to_no_file_outside_the_folder(session: Session, t
     for file in ("../../secret.png", str(tmp_path / "secret.png")):
         run = a_full_run(images=(Image(index=0, url="u", file=file),))
         for size in ("full", "card"):
-            assert handlers.picture_bytes(session, run, 0, size)[1] == b""
+            assert controller.picture_bytes(session, run, 0, size)[1] == b""
 
 
 # --- what stands beside the form, and problems ------------------------------------------------------

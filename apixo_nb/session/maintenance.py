@@ -1,4 +1,4 @@
-"""Checks the ledger and the pictures, and makes a new ledger from what is left of a damaged one."""
+"""Looks after a session: its account and budgets, unanswered submits, the state of ledger and pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,14 +14,106 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from apixo_nb.core import checks, event_loop
+from apixo_nb.core.formatting import balance_text, count_text, spent_text
 from apixo_nb.core.models import RESULT_DAYS
-from apixo_nb.core.records import SCHEMA_VERSION, Image, Run
-from apixo_nb.errors import LedgerError
+from apixo_nb.core.records import FAILED, SCHEMA_VERSION, UNKNOWN, Image, Run
+from apixo_nb.engine.job import Job
+from apixo_nb.errors import ConfigurationError, InvalidRequestError, LedgerError
+from apixo_nb.ledger.budgets import DAY, TOTAL, Budget, notebook_scope
+from apixo_nb.ledger.query import Query
 from apixo_nb.storage.originals import SUFFIXES, read_sidecar, runs_of_sidecars
-from apixo_nb.text import dollars, printable
+from apixo_nb.text import dollars, printable, to_micros
 
-from .recovery import missing_files
 from .session import Session
+
+# --- pictures that are not on disk ------------------------------------------------------------------
+
+
+def download_missing(session: Session, timeout_s: float | None = None) -> list[Job]:
+    """Begin to download every picture that is not on disk, those that end soonest first; it is free.
+
+    A file that was there once and is gone counts as well, as long as its address may still live.
+    """
+    others = session.ledger.leases.held_elsewhere()
+    wanting = [run for run in session.successes() if run.run_id not in others and _wants(session, run)]
+    for run in wanting:
+        for image in missing_files(session, run):
+            gone = Image(index=image.index, url=image.url, error="The file is gone from the folder")
+            session.ledger.put_image(run.run_id, gone)
+    wanting.sort(key=lambda run: run.expires_at or datetime.max.replace(tzinfo=UTC))
+    return [session.follow(session.run(run.run_id), timeout_s) for run in wanting]
+
+
+def _wants(session: Session, run: Run) -> bool:
+    if run.missing or run.is_unread:
+        return bool(run.task_id)
+    may_live = run.expires_at is None or run.expires_at > datetime.now(UTC)
+    return may_live and bool(missing_files(session, run))
+
+
+def missing_files(session: Session, run: Run) -> list[Image]:
+    """The pictures of a run whose files are gone."""
+    return [image for image in run.images if image.file and not session.images.has(image)]
+
+
+def downloaded_lines(before: int, runs: Sequence[Run]) -> list[str]:
+    """How many pictures are on disk now that were not, `before` of them counted; which are not, and why."""
+    missing = [(run, image) for run in runs for image in run.images if not image.file]
+    unread = [run for run in runs if run.is_unread]
+    saved = sum(len(run.files) for run in runs) - before
+    lines = [f"{saved} picture{'' if saved == 1 else 's'} downloaded, {len(missing)} still missing."]
+    lines += [f"  run {run.run_id}, picture {image.index + 1}: {image.error}" for run, image in missing]
+    return [*lines, *(f"  run {run.run_id}: {run.fail_msg}" for run in unread)]
+
+
+# --- submits without an answer ----------------------------------------------------------------------
+
+
+def adopt(session: Session, run_id: str, task_id: str) -> Run:
+    """Give a run without an answer its task, as APIXO's console shows it; it can then be resumed.
+
+    Raises
+    ------
+    InvalidRequestError
+        The run has an answer.
+    NotFoundError
+        APIXO does not know the task.
+    """
+    run = _unanswered(session, run_id)
+    taken = session.ledger.with_task(task_id)
+    if taken is not None:
+        text = f"Task {printable(task_id, 80)} is that of run {taken.run_id} already"
+        raise InvalidRequestError(text, field="task_id", value=task_id)
+    status = event_loop.run(session.client.status(task_id, model=run.model))
+    session.ledger.record_task(run_id, status.task_id, run.submitted_at or run.created_at)
+    return session.run(run_id)
+
+
+def resolve(session: Session, run_id: str, *, paid: bool) -> Run:
+    """Say whether a run without an answer was charged. It then counts as that, and is no longer at stake.
+
+    Raises
+    ------
+    InvalidRequestError
+        The run has an answer.
+    """
+    run = _unanswered(session, run_id)
+    note = f"Settled by hand: {'charged' if paid else 'not charged'}. {run.fail_msg}"
+    if paid:
+        session.ledger.update(run_id, fail_msg=note, cost_micros=run.price_micros)
+    else:
+        session.ledger.update(run_id, fail_msg=note, cost_micros=0, state=FAILED)
+    return session.run(run_id)
+
+
+def _unanswered(session: Session, run_id: str) -> Run:
+    session.ledger.leases.mark_abandoned()
+    run = session.run(run_id)
+    if run.state != UNKNOWN:
+        text = f"Run {run_id} is {printable(run.state, 40)}: its submit was answered"
+        raise InvalidRequestError(text, field="run_id", value=run_id, allowed="a run that is unknown")
+    return run
 
 
 @dataclass(slots=True)
@@ -223,3 +315,73 @@ def _sha256(path: Path) -> str:
 
 def _age(path: Path) -> timedelta:
     return datetime.now(UTC) - datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def status_lines(session: Session) -> list[str]:
+    """Where requests go, with which key, what the ledger holds, what was spent; never the key itself."""
+    runs = session.runs()
+    others = session.ledger.find(Query(sandbox=not session.is_sandbox, limit=0)).total
+    beside = f" (and {others} {'of APIXO' if session.is_sandbox else 'of the sandbox, not paid'})"
+    sandbox = "SANDBOX, on this machine; nothing is paid"
+    return [
+        f"requests  {sandbox if session.is_sandbox else session.settings.base_url}",
+        f"API key   {_key_text(session)}",
+        f"ledger    {session.ledger.shown_place}",
+        f"pictures  {session.images.folder}",
+        f"runs      {count_text(runs)}{beside if others else ''}",
+        f"spent     {spent_text(runs)}",
+    ]
+
+
+def _key_text(session: Session) -> str:
+    if session.settings.sandbox:
+        return "none is needed"
+    key = session.service.key
+    return key.source if key else "none; try `%apixo login`"
+
+
+def budgets(session: Session) -> list[Budget]:
+    """The budgets that are set, with what counts against each."""
+    return session.ledger.budgets(sandbox=session.is_sandbox)
+
+
+def set_budget(session: Session, limit_usd: float | None, scope: str = TOTAL) -> None:
+    """Limit what runs may cost; None takes the budget away. Kept in the ledger.
+
+    Parameters
+    ----------
+    limit_usd : float or None
+        US dollars. A run that would pass it, with all that is spent and at stake, is refused.
+    scope : "total", "day" or "notebook"
+        What counts: all runs, those since midnight, or those of this notebook.
+
+    Raises
+    ------
+    InvalidRequestError
+        No such sum or scope.
+    ConfigurationError
+        The front end does not tell which notebook this is.
+    """
+    checks.number(limit_usd, "budget", "a sum in US dollars, 0 or more", 0.0)
+    limit = None if limit_usd is None else to_micros(limit_usd)
+    session.ledger.set_budget(_scope(session, scope), sandbox=session.is_sandbox, limit_micros=limit)
+
+
+def _scope(session: Session, scope: str) -> str:
+    if scope in (TOTAL, DAY):
+        return scope
+    if scope != "notebook":
+        raise InvalidRequestError(
+            f"Unknown budget {scope!r:.80}", field="scope", value=scope, allowed="total, day, notebook"
+        )
+    if not session.settings.notebook:
+        step = "Set APIXO_NOTEBOOK or `%config Apixo.notebook`, or use a budget in total or for a day."
+        raise ConfigurationError("This front end does not tell which notebook this is", next_step=step)
+    return notebook_scope(session.settings.notebook)
+
+
+def compare_balance(session: Session, usd: float) -> str:
+    """What the balance did since it was last compared, beside what the ledger says; "" the first time."""
+    before = session.ledger.record_balance(usd, sandbox=session.is_sandbox)
+    since = session.ledger.since(before[0], sandbox=session.is_sandbox) if before else []
+    return balance_text(usd, before, since)

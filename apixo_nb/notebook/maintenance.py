@@ -1,4 +1,4 @@
-"""Commands about the API key and about money: login, logout, balance, spend, budget."""
+"""Commands that look after a session: the account, and what did not end well."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 from apixo_nb.core import checks, credentials
 from apixo_nb.errors import ApixoError, AuthenticationError, ConfigurationError, InvalidRequestError
+from apixo_nb.text import dollars, printable, redacted
 
-from .command_line import Context, say
+from .command_line import Context, Message, say
 
 if TYPE_CHECKING:
+    from apixo_nb.core.records import Run
     from apixo_nb.core.settings import Apixo
     from apixo_nb.session.session import Session
+
 
 #: As in `spending.GROUPS`; spelt out, as help shall not wait for that module.
 GROUPS = ("state", "day", "tag")
@@ -73,7 +76,7 @@ def logout(_args: argparse.Namespace, _context: Context) -> list[str]:
 
 def balance(_args: argparse.Namespace, context: Context) -> list[str]:
     """What is left for the key, and what became of it since it was last compared."""
-    from apixo_nb.session.account import compare_balance
+    from apixo_nb.session.maintenance import compare_balance
 
     session = context.session
     usd = session.balance()
@@ -83,7 +86,7 @@ def balance(_args: argparse.Namespace, context: Context) -> list[str]:
 
 def spend(args: argparse.Namespace, context: Context) -> list[str]:
     """What was spent, by each of the groups that are asked for."""
-    from apixo_nb.core.spending import spend_lines
+    from apixo_nb.core.formatting import spend_lines
 
     session = context.session
     return [_mark(session) + "by list price", "", *spend_lines(session.runs(), args.by or GROUPS)]
@@ -99,7 +102,7 @@ def unknown_group(words: Sequence[str]) -> InvalidRequestError:
 
 def budget(args: argparse.Namespace, context: Context) -> list[str]:
     """Set a budget, or end it, and show those that are set."""
-    from apixo_nb.session.account import budgets, set_budget
+    from apixo_nb.session.maintenance import budgets, set_budget
 
     if args.scope and args.sum is None:
         context.refuse("a sum is missing, or off")
@@ -119,3 +122,80 @@ def _limit_usd(text: str) -> float | None:
 
 def _mark(session: Session) -> str:
     return "SANDBOX · " if session.is_sandbox else ""
+
+
+def resume(args: argparse.Namespace, context: Context) -> list[str]:
+    """Bring unfinished runs to their end, or one of them, or one that became a task which is told."""
+    from apixo_nb.display.live import Watch
+
+    session = context.session
+    if args.task is not None:
+        from apixo_nb.session.maintenance import adopt
+
+        adopt(session, args.run, args.task)
+    jobs = session.resume(args.run)
+    others = [] if args.run else session.elsewhere()
+    if others:
+        say(f"{len(others)} run(s) are in the hands of another kernel or program, and are left to it.")
+    unresolved = [] if args.run else session.lost()
+    if unresolved:
+        say(*unresolved_lines(unresolved))
+    if jobs:
+        Watch(session, jobs, context.shell).block()
+    elif not unresolved and not others:
+        return ["Nothing to resume: every task has ended, and its pictures are on disk."]
+    return []
+
+
+def unresolved_lines(runs: Sequence[Run]) -> list[str]:
+    """Submits without an answer: what is at stake, and what to do."""
+    stake = dollars(sum(run.price_micros for run in runs))
+    return [
+        f"{len(runs)} submit(s) without an answer, up to {stake} at stake; they are not sent again:",
+        *(line for run in runs for line in _lines_of_unresolved(run)),
+        "Compare `%apixo balance`, or look for the task in APIXO's console. Then one of:",
+        "  %apixo resume RUN TASK       it became this task: its pictures are fetched",
+        "  %apixo settle RUN paid       it was charged, and is lost",
+        "  %apixo settle RUN free       it was never charged; the cell then buys it anew",
+    ]
+
+
+def _lines_of_unresolved(run: Run) -> list[str]:
+    """One submit; its answer, if one came, may name the task in a way that was not understood."""
+    answer = printable(redacted(run.raw, run.callback_url))
+    lines = [f"  run {run.run_id}: {printable(run.prompt, 60)}"]
+    return [*lines, f"    its answer was: {answer}"] if answer else lines
+
+
+def settle(args: argparse.Namespace, context: Context) -> list[str]:
+    """Say how a submit without an answer ended."""
+    from apixo_nb.session.maintenance import resolve
+
+    run = resolve(context.session, args.run, paid=args.end == "paid")
+    return [f"Run {run.run_id} counts as {dollars(run.cost_micros or 0)}, and is settled."]
+
+
+def rescue(_args: argparse.Namespace, context: Context) -> list[str]:
+    """Download every picture that is not on disk."""
+    from apixo_nb.display.live import Watch
+    from apixo_nb.session.maintenance import download_missing, downloaded_lines
+
+    session = context.session
+    jobs = download_missing(session)
+    if not jobs:
+        return ["Nothing to rescue: every picture that was made is on disk."]
+    before = sum(len(job.run.files) for job in jobs)
+    with contextlib.suppress(ApixoError):  # said below, for each picture
+        Watch(session, jobs, context.shell).block()
+    return downloaded_lines(before, [job.run for job in jobs])
+
+
+def doctor(args: argparse.Namespace, context: Context) -> Message:
+    """Compare ledger and pictures; before that, make the rows anew that are missing, if asked for."""
+    from apixo_nb.session.maintenance import check, rebuild
+
+    session = context.session
+    if args.rebuild:
+        say(*rebuild(session), "")
+    report = check(session)
+    return Message(report.lines(), ok=not report.wrong)
