@@ -106,7 +106,7 @@ def _remark(run: Run) -> str:
         return "Not sent"
     if run.state == UNKNOWN and run.raw:
         return f"{phase(run)}. The answer was: {printable(redacted(run.raw, run.callback_url))}"
-    return phase(run)
+    return ". ".join(text for text in (phase(run), run.remark) if text)
 
 
 def facts(run: Run) -> list[str]:

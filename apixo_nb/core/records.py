@@ -23,6 +23,7 @@ SCHEMA_VERSION = 5
 PLANNED, SUBMITTING, SUBMITTED, PROCESSING = "planned", "submitting", "submitted", "processing"
 SUCCESS, FAILED = FINAL_STATES
 UNKNOWN, CANCELLED, TIMEOUT = "unknown", "cancelled", "timeout"
+_OURS = (PLANNED, SUBMITTING, SUBMITTED, UNKNOWN, CANCELLED, TIMEOUT, *FINAL_STATES)
 
 #: The fields of an `Image` that are a person's.
 CHOICE = ("rating", "starred", "note", "tags")
@@ -105,8 +106,7 @@ class Run(BaseModel):
     rerun_of : str
         The id of the run whose request was bought anew (`df.apixo.rerun`); "" for all others.
     service_state : str
-        APIXO's last word on the task, where that is none of the states that its page names: shown, and never
-        acted on.
+        APIXO's last word on a task that goes on, verbatim: shown, and never acted on.
     bought_at : datetime or None
         When the money was committed: the moment before the submit left. None until then.
     """
@@ -231,8 +231,10 @@ class Run(BaseModel):
 
     @property
     def remark(self) -> str:
-        """What is odd about a success, or ""."""
+        """What is odd about a success, or about APIXO's word on a task that goes on; else ""."""
         got, asked = len(self.result_urls), self.num_images
+        if self.is_open and self.service_state and state_of_task(self.service_state) != self.service_state:
+            return f'APIXO says "{printable(self.service_state, 60)}"'
         if self.state != SUCCESS or got == asked:
             return ""
         return f"{asked} {_pictures(asked)} asked for, {got} came"
@@ -263,6 +265,11 @@ def checked_runs(given: Any) -> list[Run]:
             message = f"This is no run: {printable(repr(run), 80)}"
             raise InvalidRequestError(message, field="runs", value=run, allowed="runs, or what has .runs")
     return chosen
+
+
+def state_of_task(word: str) -> str:
+    """The state of a run whose task goes on, by APIXO's word for it: never one that says otherwise."""
+    return PROCESSING if word.strip().casefold() in _OURS else word
 
 
 def utc_now() -> datetime:

@@ -108,10 +108,10 @@ class Recorder:
             if job in self._unwritten:
                 self._unwritten[job].columns.clear()
 
-    def note_state(self, job: Job, state: str) -> None:
-        """Record a state on the way, without waiting; if it cannot be written, nothing is lost."""
-        self.notify(job, job.run.replace(state=state))
-        self._writer.submit(self._ledger.update, job.run.run_id, state=state)
+    def note_state(self, job: Job, state: str, word: str) -> None:
+        """Record a state on the way, and APIXO's word for it, without waiting; nothing is lost without it."""
+        self.notify(job, job.run.replace(state=state, service_state=word))
+        self._writer.submit(self._ledger.update, job.run.run_id, state=state, service_state=word)
 
     async def image(self, job: Job, image: Image) -> None:
         """Record what is known of one picture now."""

@@ -34,6 +34,7 @@ from apixo_nb.core.records import (
     TIMEOUT,
     UNKNOWN,
     Run,
+    state_of_task,
     utc_now,
 )
 from apixo_nb.errors import (
@@ -342,8 +343,11 @@ class Runner:
     def _seen(self, job: Job, status: TaskStatus) -> None:
         """A poll was answered: record a new state. Final states are recorded with their facts, below."""
         job.polls += 1
-        if status.state and status.state != job.run.state and not status.final and not job.run.is_final:
-            self._recorder.note_state(job, status.state)
+        word, state = status.state, state_of_task(status.state)
+        if not word or status.final or job.run.is_final:
+            return
+        if (state, word) != (job.run.state, job.run.service_state):
+            self._recorder.note_state(job, state, word)
 
     async def _conclude(self, job: Job, status: TaskStatus, waited_ms: int) -> None:
         """Record how the task ended; raise why there are no pictures, or not all of them."""

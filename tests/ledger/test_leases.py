@@ -17,14 +17,15 @@ import pytest
 import sqlalchemy as sa
 
 from apixo_nb.core import event_loop as loop
+from apixo_nb.core.formatting import remark_of
 from apixo_nb.core.process import STALE
 from apixo_nb.core.records import Run
 from apixo_nb.core.request import make_request
 from apixo_nb.engine import recorder, runner
-from apixo_nb.errors import ApixoError, LedgerError, SubmitUnknownError
+from apixo_nb.errors import ApixoError, BudgetError, LedgerError, SubmitUnknownError
 from apixo_nb.ledger import database
 from apixo_nb.ledger.ledger import Ledger
-from apixo_nb.sandbox import Sandbox, handlers
+from apixo_nb.sandbox import Fault, Sandbox, handlers
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
 from tests.support import postgres, sandboxes
@@ -158,6 +159,39 @@ def test_kernel_of_another_machine_counts_as_dead_once_its_heartbeat_is_old(sess
             other.execute("UPDATE runs SET owner = 'far'")
         assert session.ledger.leases.held_elsewhere() == theirs
         assert (session.ledger.leases.claim(run.run_id) is None) == bool(theirs)
+
+
+OURS = ["planned", "submitting", "submitted", "unknown", "cancelled", "timeout"]
+
+
+@pytest.mark.parametrize("word", OURS)
+def test_word_of_ours_that_apixo_says_of_a_task_is_shown_and_never_acted_on(
+    session: Session, sandbox: Sandbox, word: str
+):
+    session.ledger.set_budget("total", sandbox=True, limit_micros=400_000)
+    sandbox.faults.add(Fault("status", "state", times="always", state=word))
+    with another_kernel("a fox") as kernel:
+        until(lambda: any(run.service_state for run in session.ledger.runs()), "the word to be written")
+        kernel.send_signal(signal.SIGKILL)
+        kernel.wait(PATIENCE_S)
+    [run] = session.ledger.runs()
+    assert (run.state, run.service_state) == ("processing", word)
+    assert f'APIXO says "{word}"' in remark_of(run)
+    assert session.lost() == []
+    with pytest.raises(BudgetError):
+        session.begin("another fox").wait()
+    sandbox.faults.clear()
+    [[run_id, _file]] = crowd(run_cell, 1, "a fox")
+    assert run_id == run.run_id
+    assert sandbox.account.submits == 1
+
+
+def test_word_that_nobody_knows_is_the_state_verbatim(session: Session, sandbox: Sandbox):
+    sandbox.faults.add(Fault("status", "state", times="always", state="Queued Up"))
+    job = session.begin("a fox")
+    until(lambda: [run.state for run in session.ledger.runs()] == ["Queued Up"], "the word to be written")
+    assert job.run.remark == ""
+    job.stop()
 
 
 # --- buying the same thing at once ------------------------------------------------------------------
