@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from .analysis.frame import brief, brief_text
-from .core.models import BASE_URL
 from .core.request import make_request
-from .core.settings import Apixo
+from .core.settings import BASE_URL, Apixo
 from .display.live import Watch
 from .notebook.command_line import say
 from .session.session import Session

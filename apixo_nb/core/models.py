@@ -17,9 +17,6 @@ Value = str | int
 
 DEFAULT_MODEL = "gpt-image-1"
 
-#: Model page, "Endpoint and authentication".
-BASE_URL = "https://api.apixo.ai/api/v1"
-
 #: Model page, "Tips": "Result URLs are normally stored for 15 days".
 RESULT_DAYS = 15
 

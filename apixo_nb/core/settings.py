@@ -15,7 +15,8 @@ from traitlets.config import Configurable
 from apixo_nb.errors import ConfigurationError
 from apixo_nb.text import is_loopback, without_secrets
 
-from .models import BASE_URL
+#: APIXO's page of GPT Image 1, "Endpoint and authentication".
+BASE_URL = "https://api.apixo.ai/api/v1"
 
 MIN_INTERVAL_S = 0.05  # a guard against a poll loop without a pause; APIXO's page allows 3-10 s
 

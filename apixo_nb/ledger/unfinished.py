@@ -7,7 +7,6 @@ import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
-from apixo_nb.core.process import ProcessIdentity
 from apixo_nb.text import dollars
 
 _PATIENCE_S = 0.3  # for a ledger that another kernel writes to at this moment
@@ -48,9 +47,11 @@ def pending_line(ledger: Path, *, sandbox: bool) -> str:
 
 def _is_leased(owner: tuple[str | None, str, int, str, str]) -> bool:
     name, host, pid, started, heartbeat_at = owner
-    return bool(name and host) and ProcessIdentity(host, pid, started, str(name)).is_alive(
-        _time(heartbeat_at)
-    )
+    if not name or not host:
+        return False
+    from apixo_nb.core.process import ProcessIdentity
+
+    return ProcessIdentity(host, pid, started, name).is_alive(_time(heartbeat_at))
 
 
 def _time(text: str) -> datetime:

@@ -14,13 +14,10 @@ from traitlets.config import Config
 
 from apixo_nb.core.settings import settings
 from apixo_nb.errors import ConfigurationError
-from apixo_nb.experiments.cell_options import known_flags, values_of
 from apixo_nb.ledger.unfinished import pending_line
 from apixo_nb.session import cells
 from apixo_nb.text import is_loopback
 
-from .command_line import say
-from .commands import COMMANDS
 from .magics import ApixoMagics
 
 if TYPE_CHECKING:
@@ -108,7 +105,7 @@ def _configure(shell: InteractiveShell) -> None:
         try:
             settings().update_config(Config({"Apixo": {name: value}}))
         except ConfigurationError as error:
-            say(str(error))
+            _say(str(error))
 
 
 def _say_unfinished(shell: InteractiveShell) -> None:
@@ -119,7 +116,13 @@ def _say_unfinished(shell: InteractiveShell) -> None:
         return  # a database server: to ask it may take long
     sandbox = chosen.sandbox or is_loopback(urlsplit(chosen.base_url).hostname)
     if line := pending_line(chosen.home_path / "ledger.db", sandbox=sandbox):
-        say(line)
+        _say(line)
+
+
+def _say(line: str) -> None:
+    from .command_line import say
+
+    say(line)
 
 
 def unload(shell: InteractiveShell) -> None:
@@ -187,6 +190,10 @@ def complete(context: Any) -> dict[str, Any]:
 
 
 def _candidates(before: list[str]) -> list[str]:
+    from apixo_nb.experiments.cell_options import known_flags, values_of
+
+    from .commands import COMMANDS
+
     if before[0] == "%%apixo":
         return list(values_of(before[-1])) or known_flags()
     if len(before) == 1:
@@ -197,6 +204,8 @@ def _candidates(before: list[str]) -> list[str]:
 
 def _of_list(before: list[str], fragment: str) -> list[str]:
     """Words for the next value of a list, after ``1:1,``, or for a list of the notebook, after ``@``."""
+    from apixo_nb.experiments.cell_options import values_of
+
     flag, values = before[-1], values_of(before[-1])
     head, at, _name = fragment.rpartition("@")
     if at and ((flag == "--set" and head.endswith("=")) or (values and not head)):

@@ -12,16 +12,11 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.display import display
 
-from apixo_nb.experiments.cell_options import Options, parse
-from apixo_nb.experiments.prompts import fill, split_prompts
-
-from .command_line import say
-from .commands import carry_out, cell_help, line_help
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `%load_ext` loads this module: all that a magic needs is imported when it runs
     from apixo_nb.core.records import Run
     from apixo_nb.display.live import Watch
     from apixo_nb.engine.job import Job
+    from apixo_nb.experiments.cell_options import Options
     from apixo_nb.session.session import Session
 
 
@@ -33,7 +28,9 @@ class ApixoMagics(Magics):
 
     @cell_magic("apixo")  # type: ignore[arg-type]
     def apixo_cell(self, line: str, cell: str) -> None:
-        """``%%apixo``; its help is made of the options, below."""
+        """Make pictures from the prompt in the cell; ``%%apixo?`` lists the options."""
+        from apixo_nb.experiments.cell_options import parse
+
         given = parse(line)
         watch = self._start(given, cell, button=False)
         if watch is not None:
@@ -42,6 +39,8 @@ class ApixoMagics(Magics):
     @cell_magic("apixo_awaited")  # type: ignore[arg-type]
     def apixo_awaited(self, line: str, cell: str) -> Coroutine[Any, Any, None]:
         """``%%apixo`` as the notebook runs it: awaited, so that its Cancel button is heard meanwhile."""
+        from apixo_nb.experiments.cell_options import parse
+
         return self._await(parse(line), cell)
 
     async def _await(self, given: Options, cell: str) -> None:
@@ -52,7 +51,10 @@ class ApixoMagics(Magics):
     def _start(self, given: Options, cell: str, *, button: bool) -> Watch | None:
         """Check everything, then buy; None for a dry run."""
         from apixo_nb.display.live import Watch
+        from apixo_nb.experiments.prompts import split_prompts
         from apixo_nb.session.session import current
+
+        from .command_line import say
 
         session = current()
         if len(set(given.image_urls)) < len(given.image_urls) and not given.dry_run:
@@ -90,6 +92,7 @@ class ApixoMagics(Magics):
 
     def _plan(self, session: Session, given: Options, template: str) -> Run:
         from apixo_nb.core.request import make_labels, make_request
+        from apixo_nb.experiments.prompts import fill
 
         prompt, used = (template, {}) if given.raw else fill(template, self.shell.user_ns)
         asked: dict[str, Any] = {"model": given.model, "image_urls": given.image_urls, **given.parameters}
@@ -103,13 +106,27 @@ class ApixoMagics(Magics):
 
     @line_magic("apixo")  # type: ignore[arg-type]
     def apixo_line(self, line: str) -> Any:
-        """``%apixo``; its help is made of the commands, below."""
+        """Carry out a command; ``%apixo?`` lists them."""
+        from .commands import carry_out
+
         return carry_out(line, self.shell)
 
 
-# `%%apixo?` and `%apixo?` show these.
-ApixoMagics.apixo_cell.__doc__ = cell_help()  # type: ignore[assignment]
-ApixoMagics.apixo_line.__doc__ = line_help()  # type: ignore[assignment]
+def _cell_help() -> str:
+    from .commands import cell_help
+
+    return cell_help()
+
+
+def _line_help() -> str:
+    from .commands import line_help
+
+    return line_help()
+
+
+# `%%apixo?` and `%apixo?` show these: IPython asks an object for `getdoc` before its docstring.
+vars(ApixoMagics)["apixo_cell"].getdoc = _cell_help
+vars(ApixoMagics)["apixo_line"].getdoc = _line_help
 
 
 def _show_plan(session: Session, runs: list[Run]) -> None:

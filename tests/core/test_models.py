@@ -65,10 +65,6 @@ def test_rhythm_is_that_of_the_page():
     assert MODEL.cadence == cadence.Cadence(30.0, 20.0, 5.0, (3.0, 10.0))
 
 
-def test_addresses_are_those_of_the_page():
-    assert models.BASE_URL == "https://api.apixo.ai/api/v1"
-
-
 def test_only_success_and_failed_are_final():
     assert models.FINAL_STATES == ("success", "failed")
 

@@ -99,9 +99,35 @@ def test_import_brings_in_nothing_heavy():
     assert modules_after("import apixo_nb").isdisjoint([*HEAVY, "IPython", "traitlets"])
 
 
-def test_magics_bring_in_nothing_heavy():
+def test_magics_and_commands_bring_in_nothing_heavy():
     allowed = {"pydantic", "jinja2"}
-    assert modules_after("import apixo_nb.notebook.magics").isdisjoint(set(HEAVY) - allowed)
+    modules = "import apixo_nb.notebook.magics, apixo_nb.notebook.commands, apixo_nb.experiments.prompts"
+    assert modules_after(modules).isdisjoint(set(HEAVY) - allowed)
+
+
+def test_load_ext_brings_in_no_more_of_the_package_than_this():
+    """Each module costs about a millisecond in every notebook; a magic imports what it needs when it runs."""
+    script = """if True:
+        import sys
+        from IPython.core.interactiveshell import InteractiveShell
+        InteractiveShell.instance().run_line_magic("load_ext", "apixo_nb")
+        print(*(name for name in sys.modules if name.startswith("apixo_nb.")))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    modules = {
+        name for name in done.stdout.split() if name.count(".") > 1 or name.endswith(("errors", "text"))
+    }
+    assert modules == {
+        "apixo_nb.core.settings",
+        "apixo_nb.errors",
+        "apixo_nb.ledger.unfinished",
+        "apixo_nb.notebook.extension",
+        "apixo_nb.notebook.magics",
+        "apixo_nb.session.cells",
+        "apixo_nb.text",
+    }
 
 
 def test_using_the_clients_needs_neither_notebook_nor_ledger():
