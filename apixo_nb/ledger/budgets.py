@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import zoneinfo
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from pathlib import PurePath
 from typing import Any
 
@@ -19,6 +22,9 @@ from .schema import budgets, runs
 
 TOTAL, DAY = "total", "day"
 _NOTEBOOK = "notebook:"
+_OFFSET = re.compile(r"[+-]\d\d:\d\d")
+# What comes from another ledger, or from before version 5, may not tell when it was bought.
+_BOUGHT_AT = sa.func.coalesce(runs.c.bought_at, runs.c.submitted_at, runs.c.created_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,8 @@ class Budget:
     Attributes
     ----------
     scope : str
-        "total", "day" (each day from midnight of this machine's time zone) or "notebook:" and its name.
+        "total", "day" (from midnight to midnight of the time zone in which it was set) or "notebook:" and its
+        name.
     sandbox : bool
         Runs of the sandbox count against budgets of the sandbox, real ones against real ones.
     limit_micros, spent_micros : int
@@ -78,16 +85,53 @@ def notebook_scope(notebook: str) -> str:
     return _NOTEBOOK + notebook
 
 
-def day_start() -> datetime:
-    """The last midnight of this machine's time zone, in UTC."""
-    return datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
+def day_bounds(zone: str = "", now: datetime | None = None) -> tuple[datetime, datetime]:
+    """The midnights before and after now, in UTC.
+
+    Parameters
+    ----------
+    zone : str
+        As `local_zone` gives it; "", and a name that is not known here, is this machine's.
+    now : datetime, optional
+        With its zone.
+    """
+    there = _zone(zone)
+    today = (now or datetime.now(UTC)).astimezone(there).date()
+    midnights = (datetime.combine(today + timedelta(days=days), time(), there) for days in (0, 1))
+    start, end = (midnight.astimezone(UTC) for midnight in midnights)
+    return start, end
 
 
-def _counts(scope: str, *, sandbox: bool) -> sa.ColumnElement[bool]:
-    """Which runs count against a budget."""
+def _zone(name: str) -> tzinfo | None:
+    if _OFFSET.fullmatch(name):
+        return datetime.strptime(name, "%z").tzinfo
+    try:
+        return zoneinfo.ZoneInfo(name) if name else None
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return None
+
+
+def local_zone() -> str:
+    """The time zone of this machine: its IANA name where that is known, else its offset of now, as +02:00."""
+    name = os.environ.get("TZ", "").removeprefix(":") or _name_of_localtime()
+    if _zone(name) is not None:
+        return name
+    offset = f"{datetime.now().astimezone():%z}"
+    return f"{offset[:3]}:{offset[3:5]}"
+
+
+def _name_of_localtime() -> str:
+    """The name in the path that /etc/localtime is a link to; "" where it is none."""
+    path = os.path.realpath("/etc/localtime")
+    return path.rpartition("/zoneinfo/")[2] if "/zoneinfo/" in path else ""
+
+
+def _counts(scope: str, zone: str, *, sandbox: bool) -> sa.ColumnElement[bool]:
+    """Which runs count against a budget; on a day those whose money was committed on it."""
     which = runs.c.sandbox == sandbox
     if scope == DAY:
-        return which & (runs.c.created_at >= day_start())
+        start, end = day_bounds(zone)
+        return which & (start <= _BOUGHT_AT) & (end > _BOUGHT_AT)
     return which if scope == TOTAL else which & (sa.literal(scope) == notebook_scope("") + runs.c.notebook)
 
 
@@ -95,7 +139,8 @@ def write(connection: sa.Connection, scope: str, *, sandbox: bool, limit_micros:
     """Set a budget, or with None take it away."""
     connection.execute(budgets.delete().where((budgets.c.scope == scope) & (budgets.c.sandbox == sandbox)))
     if limit_micros is not None:
-        columns = {"scope": scope, "sandbox": sandbox, "limit_micros": limit_micros}
+        columns: dict[str, Any] = {"scope": scope, "sandbox": sandbox, "limit_micros": limit_micros}
+        columns["zone"] = local_zone() if scope == DAY else ""
         connection.execute(budgets.insert().values(**columns, set_at=datetime.now(UTC)))
 
 
@@ -108,7 +153,7 @@ def read(connection: sa.Connection, *, sandbox: bool) -> list[Budget]:
 def _with_sums(connection: sa.Connection, row: Any) -> Budget:
     """A row of the table of budgets, with what counts against it at this moment."""
     sums = sa.select(sa.func.sum(runs.c.cost_micros), sa.func.sum(rows.AT_STAKE_MICROS))
-    spent, at_stake = connection.execute(sums.where(_counts(row.scope, sandbox=row.sandbox))).one()
+    spent, at_stake = connection.execute(sums.where(_counts(row.scope, row.zone, sandbox=row.sandbox))).one()
     return Budget(row.scope, row.sandbox, row.limit_micros, int(spent or 0), int(at_stake or 0))
 
 

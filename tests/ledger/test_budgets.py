@@ -23,7 +23,7 @@ from apixo_nb.errors import (
     RunCancelledError,
     SubmitUnknownError,
 )
-from apixo_nb.ledger.budgets import DAY, TOTAL, day_start, notebook_scope
+from apixo_nb.ledger.budgets import DAY, TOTAL, day_bounds, local_zone, notebook_scope
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions
 from apixo_nb.session import session as shared
@@ -244,13 +244,71 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 @pytest.mark.usefixtures("zone")
 def test_day_begins_at_midnight_of_this_machine(ledger: Ledger):
     cap(ledger, 2 * PRICE, DAY)
-    midnight = day_start()
+    midnight, _ = day_bounds()
     for moment in (midnight - timedelta(days=3), midnight - timedelta(microseconds=1), midnight):
         ledger.insert(ended_at(moment))
     [budget] = ledger.budgets(sandbox=True)
     assert budget.spent_micros == PRICE
     assert "for today" in str(budget)
     assert [fits(ledger, a_run()) for _ in range(2)] == [True, False]
+
+
+def test_runs_planned_before_midnight_and_bought_after_it_count_for_the_new_day(ledger: Ledger):
+    cap(ledger, 3 * PRICE, DAY)
+    midnight, _ = day_bounds()
+    planned = [a_run(created_at=midnight - timedelta(seconds=6), take=number) for number in range(1, 6)]
+    assert [fits(ledger, run) for run in planned] == [True, True, True, False, False]
+    [budget] = ledger.budgets(sandbox=True)
+    assert budget.at_stake_micros == 3 * PRICE
+
+
+def test_run_of_a_clock_that_is_years_ahead_fills_no_other_day(ledger: Ledger):
+    cap(ledger, PRICE, DAY)
+    _, end = day_bounds()
+    for moment in (end, end + timedelta(days=3650)):
+        ledger.insert(ended_at(moment, bought_at=moment))
+    [budget] = ledger.budgets(sandbox=True)
+    assert (budget.spent_micros, budget.left_micros) == (0, PRICE)
+
+
+@pytest.mark.usefixtures("zone")
+def test_day_is_that_of_the_zone_in_which_the_budget_was_set(
+    ledger: Ledger, zone: str, monkeypatch: pytest.MonkeyPatch
+):
+    cap(ledger, 2 * PRICE, DAY)
+    start, end = day_bounds(zone)
+    for moment in (start - timedelta(microseconds=1), start, end - timedelta(microseconds=1), end):
+        ledger.insert(ended_at(moment, bought_at=moment))
+    assert local_zone() == zone
+    for elsewhere in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        with monkeypatch.context() as patched:
+            patched.setenv("TZ", elsewhere)
+            time.tzset()
+            [budget] = ledger.budgets(sandbox=True)
+            assert budget.spent_micros == 2 * PRICE
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("zone", "now", "start", "hours"),
+    [
+        ("Europe/Berlin", "2026-10-25T12:00:00+00:00", "2026-10-24T22:00:00+00:00", 25),  # summer time ends
+        ("Europe/Berlin", "2026-03-29T12:00:00+00:00", "2026-03-28T23:00:00+00:00", 23),
+        ("-08:00", "2026-11-28T07:59:00+00:00", "2026-11-27T08:00:00+00:00", 24),
+    ],
+)
+def test_day_is_as_long_as_its_zone_says(zone: str, now: str, start: str, hours: int):
+    found, end = day_bounds(zone, datetime.fromisoformat(now))
+    assert (found, end - found) == (datetime.fromisoformat(start), timedelta(hours=hours))
+
+
+def test_zone_without_a_name_is_kept_as_its_offset(monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "XYZ-5:30")
+        time.tzset()
+        assert local_zone() == "+05:30"
+        assert day_bounds() == day_bounds("+05:30")
+    time.tzset()
 
 
 def test_total_counts_every_day(ledger: Ledger):
