@@ -375,7 +375,7 @@ class LedgerError(ApixoError):
         """The same trouble, met after a run was paid for: its pictures are shown, its row is behind."""
         text = f"The run is not kept in full: {self.message}"
         step = (
-            f"{self.next_step} Then `%apixo resume`, or `%apixo doctor --rebuild`, brings its row up to date."
+            f"{self.next_step} Then `%apixo doctor --rebuild` and `%apixo resume` bring its row up to date."
         )
         return LedgerError(text, run_id=run_id, task_id=task_id, maybe_billed=True, next_step=step)
 

@@ -27,7 +27,6 @@ from apixo_nb.core.records import (
 )
 from apixo_nb.errors import ApixoError, ImageError
 from apixo_nb.ledger.ledger import Ledger
-from apixo_nb.ledger.rows import may_end
 from apixo_nb.storage.originals import Images, file_names, is_our_id, read_sidecar
 from apixo_nb.text import dollars, is_loopback, printable, storable
 
@@ -56,11 +55,6 @@ _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _AHEAD = timedelta(days=1)  # of a clock that is wrong
 _MOST_SAID = 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-#: What a run that is known here may learn about its end.
-_END = (
-    *("state", "task_id", "submitted_at", "finished_at", "cost_time_ms", "wait_ms", "cost_micros"),
-    *("fail_code", "fail_msg", "result_urls", "expires_at"),
-)
 
 
 @dataclass(slots=True)
@@ -102,10 +96,10 @@ class Imported:
 def import_bundle(path: str | os.PathLike[str], ledger: Ledger, images: Images) -> Imported:
     """Take runs and pictures from a ZIP bundle, or from a folder of pictures with their facts.
 
-    A run that is not here is added, a run of the sandbox with its mark. One that is here is left as it is,
-    but gains the pictures it lacks, a choice where it has none, and its end if that was not known here and is
-    that of the same task; one that a living process works on gains nothing until that has ended. So twice is
-    once. A picture is copied and checked against its sha256 before a row says that it is here.
+    A run that is not here is added, a run of the sandbox with its mark. One that has ended here is left as it
+    is, but gains the pictures it lacks, and a choice where it has none. One that is open here stays open, and
+    gains nothing: what was paid for ends by the service's word, or a person's. So twice is once. A picture is
+    copied and checked against its sha256 before a row says that it is here.
 
     Imported runs count as if they were made here: in `spend`, in the total budget, in that of the day they
     were made and of the notebook they name. This ledger cannot tell who has paid, most bundles are one's own
@@ -206,7 +200,8 @@ def _is_timely(run: Run) -> bool:
     """Whether it was made when its id says, and no time of it is one that nobody has lived to see."""
     stamp = datetime.strptime(run.run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
     latest = utc_now() + _AHEAD
-    seen = [time for time in (run.created_at, run.submitted_at, run.finished_at) if time is not None]
+    times = (run.created_at, run.bought_at, run.submitted_at, run.finished_at)
+    seen = [time for time in times if time is not None]
     ends = [run.expires_at - timedelta(days=RESULT_DAYS)] if run.expires_at else []
     timely = all(_EARLIEST <= time <= latest for time in (*seen, *ends))
     return timely and run.created_at.replace(microsecond=0) == stamp
@@ -304,19 +299,20 @@ def _refusal(known: Run, run: Run, state: _ImportState) -> str | None:
     """Why a known run stays as it is; "" where that needs no word, None if it may gain something."""
     if not _is_same(known, run):
         return "another run of that id is here"
-    if not (run.is_final and known.state == run.state if known.is_final else may_end(known, run)):
+    if not run.is_final or (known.is_final and known.state != run.state):
         return ""
-    busy = run.run_id in state.ledger.leases.held()
-    return "it is worked on here; import it once more afterwards" if busy else None
+    if run.run_id in state.ledger.leases.held():
+        return "it is worked on here; import it once more afterwards"
+    if not known.is_final:
+        return "it is open here; bring it to its end with `%apixo resume`, then import it once more"
+    return None
 
 
 def _merge(run: Run, known: Run, ledger: Ledger) -> bool:
-    """Bring the row of a known run up to what it lacks; False if that is nothing."""
-    end = {} if known.is_final else {name: getattr(run, name) for name in _END}
-    end = {name: value for name, value in end.items() if value is not None}
+    """Give a known run that has ended the pictures and choices that it lacks; False if there are none."""
     here = {image.index: image for image in known.images}
     news = tuple(image for image in run.images if _is_news(image, here.get(image.index)))
-    return bool(end or news) and ledger.catch_up(known.replace(**end, images=news))
+    return bool(news) and ledger.catch_up(known.replace(images=news))
 
 
 def _is_news(image: Image, known: Image | None) -> bool:

@@ -178,6 +178,16 @@ def _engine(place: Path | str) -> sa.Engine:
     return engine
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLAlchemy URL; None where it is no file of SQLite's."""
+    try:
+        parts = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        return None
+    file = parts.database if parts.get_backend_name() == "sqlite" else None
+    return Path(file).absolute() if file and file != ":memory:" and not file.startswith("file:") else None
+
+
 def _from_json(text: str | bytes) -> Any:
     """As `json.loads`, which takes several times as long; a large table has a million such texts."""
     try:

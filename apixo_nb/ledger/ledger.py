@@ -128,11 +128,10 @@ class Ledger:
         return True
 
     def catch_up(self, run: Run) -> bool:
-        """Bring a row up to what is known from elsewhere; False if that is nothing new.
+        """Bring a row that has ended up to what is known from elsewhere; False if that is nothing new.
 
-        An end that the row knows itself stands, and so does what it knows of a picture. A picture that it
-        does not know is taken in, and a choice of one for which it has none. A row that a living process
-        works on, this one or another, is left alone; see `rows.catch_up`.
+        What it knows of a picture stands. A picture that it does not know is taken in, and a choice of one
+        for which it has none. A row that is open is never ended; see `rows.catch_up`.
         """
         with self._database.writing() as connection:
             return rows.catch_up(connection, run, live_owners(connection))
@@ -180,7 +179,7 @@ class Ledger:
         return [entry for entry in entries if entry.run_id not in known]
 
     def put_image(self, run_id: str, image: Image) -> None:
-        """Write what is known of one picture, in place of what was known before; its choice stands."""
+        """Write what is known of one picture; its choice stands, and the facts of a file that is gone."""
         with self._database.writing() as connection:
             rows.put_picture(connection, run_id, image)
             rows.count_missing(connection, run_id)

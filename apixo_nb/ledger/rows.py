@@ -142,41 +142,19 @@ def parts(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
 def catch_up(connection: sa.Connection, run: Run, live: Collection[str]) -> bool:
     """Bring a row up to what is known from elsewhere, see `Ledger.catch_up`; True if that said anything new.
 
-    `live` are the ids of the owners whose processes live. A row of another task, or without an end that
-    could be that of `run`, is left as it is; nothing that it knows is forgotten.
+    `live` are the ids of the owners whose processes live. A row of another task is left as it is, and so is
+    one that is open: what was paid for ends by the service's word, or a person's. Nothing is forgotten.
     """
     row = connection.execute(sa.select(runs).where(runs.c.run_id == run.run_id)).mappings().first()
     if row is None or row["owner"] in live:
         return False
     known = run_of(row)
     another = known.task_id and run.task_id and known.task_id != run.task_id
-    if another or not (known.is_final or may_end(known, run)):
+    if another or not known.is_final:
         return False
-    new = not known.is_final
-    if new:
-        kept = ("run_id", "raw", "rating")
-        values = {
-            name: value for name, value in row_of(run).items() if name not in kept and value is not None
-        }
-        connection.execute(runs.update().where(runs.c.run_id == run.run_id).values(**values))
-    for image in run.images:
-        new |= merge_picture(connection, run.run_id, image)
+    new = [merge_picture(connection, run.run_id, image) for image in run.images]
     count_missing(connection, run.run_id)
-    return new
-
-
-def may_end(known: Run, run: Run) -> bool:
-    """Whether a record from elsewhere tells of the end of this very run, which is open here.
-
-    A task that was paid for ends only with itself, and what a person has resolved only with a task. Where no
-    task is known, the request must be the same.
-    """
-    if not run.is_final or (known.task_id and known.task_id != run.task_id):
-        return False
-    if known.task_id:
-        return True
-    same = (known.digest, known.sandbox) == (run.digest, run.sandbox)
-    return same and (bool(run.task_id) or known.cost_micros is None)
+    return any(new)
 
 
 def count_missing(connection: sa.Connection, run_id: str) -> None:
@@ -195,8 +173,10 @@ def count_missing(connection: sa.Connection, run_id: str) -> None:
 
 
 def put_picture(connection: sa.Connection, run_id: str, image: Image) -> None:
-    """Write what is known of a picture; a person's choice stands."""
+    """Write what is known of a picture; a person's choice stands, and so does the file that it once had."""
     columns = image.model_dump(exclude={"index", *CHOICE})
+    if not image.file and connection.scalar(sa.select(images.c.file).where(_picture(run_id, image))):
+        return  # its name and hash stand: the file may be on a drive that is away
     if not connection.execute(images.update().where(_picture(run_id, image)).values(**columns)).rowcount:
         connection.execute(images.insert().values(run_id=run_id, **image.model_dump()))
         if image.rating is not None:

@@ -178,16 +178,24 @@ def settle(args: argparse.Namespace, context: Context) -> list[str]:
 def rescue(_args: argparse.Namespace, context: Context) -> list[str]:
     """Download every picture that is not on disk."""
     from apixo_nb.display.live import Watch
-    from apixo_nb.session.maintenance import download_missing, downloaded_lines
+    from apixo_nb.session.maintenance import (
+        count_on_disk,
+        downloaded_lines,
+        missing_folder_line,
+        runs_to_download,
+    )
 
     session = context.session
-    jobs = download_missing(session)
-    if not jobs:
-        return ["Nothing to rescue: every picture that was made is on disk."]
-    before = sum(len(job.run.files) for job in jobs)
+    if line := missing_folder_line(session):
+        say(line)
+    runs = runs_to_download(session)
+    if not runs:
+        return [] if line else ["Nothing to rescue: every picture that was made is on disk."]
+    before = count_on_disk(session, runs)
+    jobs = [session.follow(run) for run in runs]
     with contextlib.suppress(ApixoError):  # said below, for each picture
         Watch(session, jobs, context.shell).block()
-    return downloaded_lines(before, [job.run for job in jobs])
+    return downloaded_lines(session, before, [job.run for job in jobs])
 
 
 def doctor(args: argparse.Namespace, context: Context) -> Message:

@@ -21,6 +21,8 @@ from apixo_nb.core.records import FAILED, SCHEMA_VERSION, UNKNOWN, Image, Run
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ConfigurationError, InvalidRequestError, LedgerError
 from apixo_nb.ledger.budgets import DAY, TOTAL, Budget, notebook_scope
+from apixo_nb.ledger.database import sqlite_file
+from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.query import Query
 from apixo_nb.storage.originals import SUFFIXES, read_sidecar, runs_of_sidecars
 from apixo_nb.text import dollars, printable, to_micros
@@ -30,19 +32,35 @@ from .session import Session
 # --- pictures that are not on disk ------------------------------------------------------------------
 
 
-def download_missing(session: Session, timeout_s: float | None = None) -> list[Job]:
-    """Begin to download every picture that is not on disk, those that end soonest first; it is free.
+def runs_to_download(session: Session) -> list[Run]:
+    """Runs with a picture that is not on disk, those that end soonest first.
 
     A file that was there once and is gone counts as well, as long as its address may still live.
     """
     others = session.ledger.leases.held_elsewhere()
     wanting = [run for run in session.successes() if run.run_id not in others and _wants(session, run)]
-    for run in wanting:
-        for image in missing_files(session, run):
-            gone = Image(index=image.index, url=image.url, error="The file is gone from the folder")
-            session.ledger.put_image(run.run_id, gone)
-    wanting.sort(key=lambda run: run.expires_at or datetime.max.replace(tzinfo=UTC))
-    return [session.follow(session.run(run.run_id), timeout_s) for run in wanting]
+    return sorted(wanting, key=lambda run: run.expires_at or datetime.max.replace(tzinfo=UTC))
+
+
+def download_missing(session: Session, timeout_s: float | None = None) -> list[Job]:
+    """Begin to download every picture that is not on disk, see `runs_to_download`; it is free."""
+    return [session.follow(run, timeout_s) for run in runs_to_download(session)]
+
+
+def count_on_disk(session: Session, runs: Iterable[Run]) -> int:
+    """How many pictures of some runs are on disk."""
+    return sum(session.images.has(image) for run in runs for image in run.images)
+
+
+def missing_folder_line(session: Session) -> str:
+    """What to say where the folder of the ledger's pictures is missing or empty; "" else."""
+    folder = session.images.folder
+    stored = sum(len(run.files) for run in session.successes())
+    if not stored or (folder.is_dir() and any(folder.iterdir())):
+        return ""
+    away = "is empty" if folder.is_dir() else "is missing"
+    text = f"The folder {folder} {away}, and the ledger has {stored} picture(s) in it."
+    return f"{text} If its drive is not connected, or it was moved, bring it back first."
 
 
 def _wants(session: Session, run: Run) -> bool:
@@ -57,13 +75,16 @@ def missing_files(session: Session, run: Run) -> list[Image]:
     return [image for image in run.images if image.file and not session.images.has(image)]
 
 
-def downloaded_lines(before: int, runs: Sequence[Run]) -> list[str]:
+def downloaded_lines(session: Session, before: int, runs: Sequence[Run]) -> list[str]:
     """How many pictures are on disk now that were not, `before` of them counted; which are not, and why."""
-    missing = [(run, image) for run in runs for image in run.images if not image.file]
+    missing = [(run, image) for run in runs for image in run.images if not session.images.has(image)]
     unread = [run for run in runs if run.is_unread]
-    saved = sum(len(run.files) for run in runs) - before
+    saved = count_on_disk(session, runs) - before
     lines = [f"{saved} picture{'' if saved == 1 else 's'} downloaded, {len(missing)} still missing."]
-    lines += [f"  run {run.run_id}, picture {image.index + 1}: {image.error}" for run, image in missing]
+    lines += [
+        f"  run {run.run_id}, picture {image.index + 1}: {image.error or 'its file is gone from the folder'}"
+        for run, image in missing
+    ]
     return [*lines, *(f"  run {run.run_id}: {run.fail_msg}" for run in unread)]
 
 
@@ -210,12 +231,12 @@ def rebuild(session: Session) -> list[str]:
     """Add rows that the ledger misses, from the facts beside the pictures; returns what was done.
 
     A damaged ledger file is set aside by renaming, never deleted, and what can still be read of it goes into
-    the new one first.
+    the new one first. A row that is open stays open: the facts give it the task that it does not know.
 
     Raises
     ------
     LedgerError
-        The ledger can neither be used nor set aside.
+        The ledger can neither be used nor set aside, or is the database of a server.
     """
     notes: list[str] = []
     salvaged: list[Run] = []
@@ -225,8 +246,7 @@ def rebuild(session: Session) -> list[str]:
     except LedgerError as error:
         if not error.damaged:
             raise
-        place = session.ledger_file()
-        aside = _set_aside(place, error)
+        aside = _set_aside(_damaged_file(session, error), error)
         salvaged = list(_salvage(aside))
         notes.append(f"The damaged ledger is kept as {aside}; {len(salvaged)} rows of it could be read.")
         ledger = session.ledger
@@ -235,7 +255,35 @@ def rebuild(session: Session) -> list[str]:
     added = sum(ledger.insert(run) for run in known)
     if behind := sum(ledger.catch_up(run) for run in known):
         notes.append(f"{behind} rows brought up to date from the facts beside their pictures.")
+    if given := _give_tasks(ledger, known):
+        notes.append(f"{given} runs have their task again: `%apixo resume` brings them to their end.")
     return [*notes, f"{rows + added} rows added, {added} of them from facts beside pictures."]
+
+
+def _give_tasks(ledger: Ledger, known: Iterable[Run]) -> int:
+    """Write the tasks that the facts know, and their rows do not; how many."""
+    ledger.leases.mark_abandoned()
+    facts = {run.run_id: run for run in known if run.task_id}
+    given = 0
+    for row in ledger.some(sorted(facts)):
+        run = facts[row.run_id]
+        same = (row.digest, row.sandbox) == (run.digest, run.sandbox)
+        if row.state == UNKNOWN and not row.task_id and same:
+            ledger.record_task(row.run_id, str(run.task_id), run.submitted_at or run.created_at)
+            given += 1
+    return given
+
+
+def _damaged_file(session: Session, error: LedgerError) -> Path:
+    """The file that was opened as the ledger; raises LedgerError where it is the database of a server."""
+    url = session.settings.ledger
+    if not url:
+        return session.ledger_file()
+    file = sqlite_file(url)
+    if file is None:
+        step = "Nothing was changed. Restore that database from its backup, or set APIXO_LEDGER to another."
+        raise LedgerError(error.message, damaged=True, next_step=step)
+    return file
 
 
 def _set_aside(place: Path, error: LedgerError) -> Path:
@@ -283,7 +331,7 @@ def _rows(connection: sqlite3.Connection, question: str) -> Iterator[dict[str, A
 
 
 _JSON = ("variables", "parameters", "image_urls", "result_urls", "tags")
-_TIMES = ("created_at", "submitted_at", "finished_at", "expires_at")
+_TIMES = ("created_at", "bought_at", "submitted_at", "finished_at", "expires_at")
 
 
 def _run_of(row: dict[str, Any], images: tuple[Image, ...]) -> Run:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from apixo_nb.session.maintenance import budgets, set_budget
 from apixo_nb.session.session import Session
 from tests.support import picture_runs, sandboxes
 from tests.support.commands import told
-from tests.support.factories import a_full_run, a_run
+from tests.support.factories import a_full_run, a_run, with_task
 from tests.support.picture_runs import (
     CALLBACK,
     NOON,
@@ -212,6 +213,8 @@ def test_known_run_gains_the_picture_and_the_choice_it_lacks(here: Session, ther
     lacking = run.images[0].model_copy(update={"file": "", "sha256": "", "error": "The address had ended"})
     mine = run.images[1].model_copy(update={"rating": 2})
     keep(there, run.replace(images=(mine,)), [encoded(colour="green")])
+    with contextlib.closing(sqlite3.connect(there.ledger_file())) as connection, connection:
+        connection.execute('DELETE FROM images WHERE "index" = 0')
     there.ledger.put_image(run.run_id, lacking)
     done = there.import_bundle(here.export(tmp_path / "runs.zip"))
     assert (done.added, done.gained, done.pictures) == (0, 1, 1)
@@ -245,14 +248,20 @@ def test_file_of_the_same_name_is_never_overwritten(here: Session, there: Sessio
     assert there.run(run.run_id).files == ()
 
 
-def test_open_run_learns_its_end(here: Session, there: Session, tmp_path: Path):
-    run = a_success(here, task_id="task_7", note="theirs")
-    there.ledger.insert(
-        run.replace(state="processing", images=(), result_urls=(), cost_micros=None, note="mine")
-    )
-    done = there.import_bundle(here.export(tmp_path / "runs.zip"))
-    assert (done.gained, done.pictures) == (1, 1)
-    assert there.run(run.run_id) == run.replace(note="mine")
+def test_open_run_stays_open_and_its_task_is_asked_for(
+    session: Session, sandbox: Sandbox, here: Session, tmp_path: Path
+):
+    mine = with_task(session, "[seconds:0] a fox")
+    session.ledger.insert(mine)
+    keep(here, with_pictures(mine, [encoded(colour="red")]), [encoded(colour="red")])
+    done = session.import_bundle(here.export(tmp_path / "runs.zip"))
+    assert (done.gained, done.pictures) == (0, 0)
+    step = "bring it to its end with `%apixo resume`, then import it once more"
+    assert done.problems == [f"run {mine.run_id}: it is open here; {step}"]
+    assert session.run(mine.run_id) == mine
+    [job] = session.resume()
+    assert job.wait().images[0].sha256 != here.run(mine.run_id).images[0].sha256
+    assert (sandbox.account.submits, sandbox.account.downloads) == (1, 1)
 
 
 def test_run_that_has_ended_here_is_not_opened_again(here: Session, there: Session, tmp_path: Path):
@@ -283,39 +292,31 @@ def test_another_run_of_the_same_id_is_refused(
     assert there.ledger.runs() == [run]
 
 
-ENDS: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
-    ({"state": "submitted", "task_id": "TASK-1"}, {"state": "failed", "cost_micros": 0}, False),
-    ({"state": "timeout", "task_id": "TASK-1"}, {"state": "failed", "task_id": "TASK-1"}, True),
-    ({"state": "unknown"}, {"state": "failed", "cost_micros": 0}, True),
-    ({"state": "unknown"}, {"state": "success", "task_id": "TASK-1"}, True),
-    ({"state": "unknown", "cost_micros": 350_000}, {"state": "failed", "cost_micros": 0}, False),
-    ({"state": "unknown", "cost_micros": 350_000}, {"state": "failed", "task_id": "TASK-1"}, True),
+OPEN: list[dict[str, Any]] = [
+    {"state": "planned"},
+    {"state": "unknown"},
+    {"state": "unknown", "cost_micros": 350_000},
+    *({"state": state, "task_id": "TASK-1"} for state in ("submitted", "processing", "cancelled", "timeout")),
+]
+ENDS: list[dict[str, Any]] = [
+    {"state": "failed", "cost_micros": 0},
+    {"state": "failed", "task_id": "TASK-1"},
+    {"state": "success", "task_id": "TASK-1"},
 ]
 
 
-@pytest.mark.parametrize("number", range(len(ENDS)))
-def test_end_is_taken_only_if_it_is_that_of_the_task(
-    here: Session, there: Session, tmp_path: Path, number: int
+@pytest.mark.parametrize("end", range(len(ENDS)))
+@pytest.mark.parametrize("mine", OPEN)
+def test_run_that_is_open_here_is_ended_by_no_bundle_and_no_facts(
+    here: Session, there: Session, tmp_path: Path, mine: dict[str, Any], end: int
 ):
-    mine, theirs, is_taken = ENDS[number]
     run = a_run("a fox", sandbox=False)
     there.ledger.insert(run.replace(**mine))
-    here.ledger.insert(run.replace(**theirs))
+    here.ledger.insert(run.replace(**ENDS[end]))
     done = there.import_bundle(here.export(tmp_path / "runs.zip"))
-    assert (done.gained, done.same, done.problems) == (int(is_taken), int(not is_taken), [])
-    assert there.run(run.run_id) == run.replace(**(mine | theirs if is_taken else mine))
-
-
-def test_nothing_that_is_known_here_is_forgotten(here: Session, there: Session, tmp_path: Path):
-    run = a_run("a fox", sandbox=False, task_id="TASK-1")
-    there.ledger.insert(run.replace(state="processing", submitted_at=run.created_at, callback_url=CALLBACK))
-    here.ledger.insert(run.replace(state="failed", fail_msg="late"))
-    there.import_bundle(here.export(tmp_path / "runs.zip"))
-    wanted = run.replace(state="failed", fail_msg="late", submitted_at=run.created_at, callback_url=CALLBACK)
-    assert there.run(run.run_id) == wanted
-    there.ledger.insert(other := a_run("a cat", task_id="TASK-2", state="processing", callback_url=CALLBACK))
-    assert there.ledger.catch_up(other.replace(state="success", callback_url=None))
-    assert there.run(other.run_id) == other.replace(state="success")
+    assert (done.gained, done.same, len(done.problems)) == (0, 0, 1)
+    assert not there.ledger.catch_up(run.replace(**ENDS[end]))
+    assert there.run(run.run_id) == run.replace(**mine)
 
 
 def test_task_that_is_known_only_beside_the_ledger_is_not_lost(here: Session, there: Session, tmp_path: Path):
@@ -345,8 +346,10 @@ def test_run_that_somebody_works_on_is_left_alone(here: Session, there: Session,
     assert there.run(run.run_id) == run
     assert files(there.images.folder) == {}
     there.ledger.leases.release(run.run_id)
+    ended = here.run(run.run_id)
+    there.ledger.update(run.run_id, state="success", result_urls=ended.result_urls)
     assert there.import_bundle(path).gained == 1
-    assert there.run(run.run_id) == here.run(run.run_id)
+    assert there.run(run.run_id).images == ended.images
 
 
 def test_facts_of_another_task_change_no_row(here: Session):

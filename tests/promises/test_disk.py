@@ -183,12 +183,12 @@ def test_run_whose_row_is_behind_is_complete_once_there_is_room_and_it_is_mended
     gate.open.set()
     with pytest.raises(errors.LedgerError, match="not kept in full") as refused:
         job.wait()
-    assert "`%apixo doctor --rebuild`, brings its row up to date" in refused.value.advice
+    assert "`%apixo doctor --rebuild` and `%apixo resume` bring its row up to date" in refused.value.advice
     ledger_disk.make_room()
     ended(job)
     until(lambda: in_file(session, "SELECT owner FROM runs") == [(None,)], "the run to be let go")
-    told("resume")
     told("doctor --rebuild")
+    told("resume")
     [run] = session.ledger.runs()
     assert (run.state, run.task_id, run.files) == ("success", service.account.accepted[0], job.run.files)
     assert (run.cost_micros, run.tags, service.account.submits) == (350_000, ("t",), 1)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from apixo_nb.core import settings as config
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError, LedgerError
 from apixo_nb.ledger.ledger import Ledger
@@ -269,6 +270,12 @@ def test_it_changes_nothing(session: Session):
     assert {path: path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file()} == before
 
 
+def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of the environment as it is now, as in a new kernel."""
+    monkeypatch.setattr(config, "_settings", None)
+    shared.reset()
+
+
 def forget(session: Session) -> None:
     """A new ledger in place of the one that is there."""
     session.close()
@@ -407,6 +414,53 @@ def test_whole_ledger_is_never_set_aside(session: Session):
     assert "0 rows added, 0 of them from facts beside pictures." in told("doctor --rebuild")
     assert session.ledger.runs() == runs
     assert list(session.settings.home_path.glob("*damaged*")) == []
+
+
+def test_only_the_damaged_file_is_set_aside_and_never_the_ledger_of_the_home(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    filled_ledger(session)
+    home = session.ledger_file()
+    session.close()
+    whole, other = home.read_bytes(), tmp_path / "other.db"
+    shutil.copy(home, other)
+    bad_header(other)
+    left = other.read_bytes()
+    monkeypatch.setenv("APIXO_LEDGER", f"sqlite:///{other}")
+    fresh_settings(monkeypatch)
+    assert "The damaged ledger is kept as" in told("doctor --rebuild")
+    assert [path.read_bytes() for path in tmp_path.glob("other.db.damaged-*")] == [left]
+    assert home.read_bytes() == whole
+    assert list(home.parent.glob("*damaged*")) == []
+
+
+def test_database_of_a_server_is_not_set_aside(session: Session):
+    filled_ledger(session)
+    home = session.ledger_file()
+    session.close()
+    whole = home.read_bytes()
+    error = LedgerError("The ledger postgresql://host/apixo cannot be used: it is damaged", damaged=True)
+    settings = type(session.settings)(ledger="postgresql://host/apixo", home=session.settings.home)
+    with pytest.raises(LedgerError) as refused:
+        maintenance._damaged_file(Session(settings), error)
+    assert len(str(refused.value).splitlines()) == 2
+    assert home.read_bytes() == whole
+
+
+def test_facts_give_an_open_row_its_task_and_no_end(session: Session, sandbox: Sandbox):
+    run = session.begin("a fox").wait()
+    with contextlib.closing(sqlite3.connect(session.ledger_file())) as connection, connection:
+        connection.execute("DELETE FROM images")
+        connection.execute(
+            "UPDATE runs SET task_id = NULL, state = 'submitting', cost_micros = NULL, result_urls = '[]'"
+        )
+    assert "1 runs have their task again" in told("doctor --rebuild")
+    [found] = session.ledger.runs()
+    assert (found.state, found.task_id, found.cost_micros) == ("submitted", run.task_id, None)
+    told("resume")
+    [found] = session.ledger.runs()
+    assert (found.state, found.files, found.cost_micros) == ("success", run.files, run.cost_micros)
+    assert sandbox.account.submits == 1
 
 
 def test_ledger_that_is_damaged_while_it_is_open_is_made_anew_too(session: Session):

@@ -180,7 +180,11 @@ def test_rescue_that_fails_for_all_changes_no_success(session: Session, sandbox:
     task.__dict__.pop("script", None)
     said = told("rescue")
     assert "0 pictures downloaded, 1 still missing." in said
+    assert any(
+        line.startswith(f"  run {run.run_id}, picture 1: The picture is gone") for line in said.splitlines()
+    )
     [found] = session.ledger.runs()
+    assert found.images == run.images
     assert (found.state, found.cost_micros, found.result_urls) == (
         "success",
         run.cost_micros,
@@ -188,10 +192,36 @@ def test_rescue_that_fails_for_all_changes_no_success(session: Session, sandbox:
     )
 
 
-def test_what_came_of_it_counts_one_and_many():
+@pytest.mark.parametrize("is_there", [False, True])
+def test_folder_that_is_away_is_said_and_no_fact_is_forgotten(
+    session: Session,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    is_there: bool,  # noqa: FBT001
+):
+    runs = [session.begin(prompt, num_images=2).wait() for prompt in ("a fox", "a cat")]
+    folder = session.images.folder
+    folder.rename(tmp_path / "away")
+    if is_there:  # the mount point of a drive that is not connected
+        folder.mkdir()
+    for run in runs:
+        task = sandbox.account.tasks[str(run.task_id)]
+        task.request["input"]["prompt"] = "[gone]"
+        task.__dict__.pop("script", None)
+    said = told("rescue").splitlines()
+    assert said[0].startswith(f"The folder {folder} is {'empty' if is_there else 'missing'}, ")
+    assert "0 pictures downloaded, 4 still missing." in said
+    assert session.ledger.runs() == runs
+    if folder.exists():
+        folder.rmdir()
+    (tmp_path / "away").rename(folder)
+    assert told("rescue") == "Nothing to rescue: every picture that was made is on disk.\n"
+
+
+def test_what_came_of_it_counts_one_and_many(session: Session):
     one = a_run(state="success", result_urls=("u",))
-    assert downloaded_lines(0, [])[0] == "0 pictures downloaded, 0 still missing."
-    assert downloaded_lines(0, [one.replace(result_urls=())]) == [
+    assert downloaded_lines(session, 0, [])[0] == "0 pictures downloaded, 0 still missing."
+    assert downloaded_lines(session, 0, [one.replace(result_urls=())]) == [
         "0 pictures downloaded, 0 still missing.",
         f"  run {one.run_id}: ",
     ]
