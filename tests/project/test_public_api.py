@@ -81,6 +81,41 @@ def test_magics_are_loaded_by_these_two_hooks():
     assert callable(apixo_nb.unload_ipython_extension)
 
 
+PACKAGES = sorted(path.parent.name for path in pathlib.Path(apixo_nb.__file__).parent.glob("*/__init__.py"))
+FACES = {package: importlib.import_module(f"apixo_nb.{package}") for package in PACKAGES}
+HANDED_ON = [(package, name) for package in PACKAGES for name in FACES[package].__all__]
+
+
+def test_there_are_thirteen_packages_and_each_hands_on_some_names():
+    assert len(PACKAGES) == 13
+    assert [package for package in PACKAGES if not FACES[package].__all__] == []
+
+
+@pytest.mark.parametrize(("package", "name"), HANDED_ON)
+def test_name_of_a_package_is_there_whatever_was_imported_before(package: str, name: str):
+    for module in pathlib.Path(str(FACES[package].__file__)).parent.glob("[!_]*.py"):
+        importlib.import_module(f"apixo_nb.{package}.{module.stem}")
+    assert not inspect.ismodule(getattr(FACES[package], name))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_dir_of_a_package_lists_its_names(package: str):
+    assert set(FACES[package].__all__) <= set(dir(FACES[package]))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_name_that_a_package_has_not_is_an_attribute_error(package: str):
+    with pytest.raises(AttributeError, match=f"'apixo_nb.{package}' has no attribute 'paint'"):
+        _ = FACES[package].paint
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_by_itself_brings_in_nothing_heavy(package: str):
+    """The sandbox alone is imported whole: who imports it is about to start it."""
+    allowed = {"tornado", "PIL"} if package == "sandbox" else set()
+    assert modules_after(f"import apixo_nb.{package}").isdisjoint({*HEAVY, "IPython", "traitlets"} - allowed)
+
+
 def test_version_is_three_numbers():
     assert all(part.isdecimal() for part in apixo_nb.__version__.split("."))
     assert len(apixo_nb.__version__.split(".")) == 3
@@ -148,5 +183,5 @@ def test_using_the_clients_needs_neither_notebook_nor_ledger():
         "sandbox",
     ],
 )
-def test_every_floor_can_be_imported_by_itself(module: str):
+def test_every_level_can_be_imported_by_itself(module: str):
     assert importlib.import_module(f"apixo_nb.{module}").__doc__
