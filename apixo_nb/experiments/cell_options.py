@@ -9,7 +9,6 @@ import argparse
 import builtins
 import difflib
 import keyword
-import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -356,22 +355,7 @@ def _sets(given: Sequence[str], marks: Marks) -> dict[str, Listed]:
 
 
 def _number(text: str | None, flag: str, rule: str, at_least: float) -> float | None:
-    if text is None:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number < at_least:
-        raise InvalidRequestError(f"{flag} cannot be {text!r:.80}", field=flag, value=text, allowed=rule)
-    return number
-
-
-def _count(text: str) -> int:
-    if text.isdecimal() and len(text) < 10 and 0 < int(text) <= MOST_DRAWS:
-        return int(text)
-    rule = f"a whole number from 1 to {MOST_DRAWS}"
-    raise InvalidRequestError(f"--repeat cannot be {text!r:.80}", field="--repeat", value=text, allowed=rule)
+    return None if text is None else checks.read_number(text, flag, rule, at_least)
 
 
 def _variable(name: str) -> str:

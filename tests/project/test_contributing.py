@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import apixo_nb
-from apixo_nb import errors, sandbox
+from apixo_nb import engine, errors, sandbox, session, widgets
 
 ROOT = Path(__file__).parents[2]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
@@ -53,6 +53,30 @@ def test_its_files_and_make_targets_are_there():
     assert set(re.findall(r"`make ([a-z]+)`", CONTRIBUTING)) <= set(targets)
     files = re.findall(r"`((?:tests|apixo_nb|\.docs)/[\w./]+)`", CONTRIBUTING)
     assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_the_modules_and_names_it_tells_of_are_there():
+    package = ROOT / "apixo_nb"
+    files = re.findall(r"`((?:\w+/)*\w+\.py)`", CONTRIBUTING)
+    assert len(files) > 40
+    assert [file for file in files if not (package / file).exists() and not (ROOT / file).exists()] == []
+    packages = "|".join(path.parent.name for path in package.glob("*/__init__.py"))
+    named = re.findall(rf"`((?:{packages})(?:\.\w+)+)`", CONTRIBUTING)
+    named = [name for name in named if not name.endswith(".py")]
+    assert len(named) > 4
+    for name in named:
+        pkgutil.resolve_name(f"apixo_nb.{name}")
+    methods = re.findall(r"`((?:Session|History|Runner|Panel)\.\w+)`", CONTRIBUTING)
+    homes = {
+        "Session": session.Session,
+        "History": session.History,
+        "Runner": engine.Runner,
+        "Panel": widgets.Panel,
+    }
+    assert len(methods) > 8
+    for method in methods:
+        owner, _, name = method.partition(".")
+        assert callable(getattr(homes[owner], name))
 
 
 @pytest.mark.parametrize("name", apixo_nb.__all__)
