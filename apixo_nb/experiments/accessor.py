@@ -215,7 +215,7 @@ class Table:
         at = checks.whole(i, "i", -len(self._table), len(self._table) - 1)
         [old] = Table(self._table.iloc[[at]], self._given).runs()
         session = self._session
-        decision = session.decide_rerun(old)
+        [decision] = session.offer_new([session.decide_rerun(old)])
         session.agree([decision], max_cost_usd)
         said = f"Another variation of run {old.run_id}: {decision.note or plan_summary([decision.run])}"
         display(HtmlResult(sentence_html(said), said))

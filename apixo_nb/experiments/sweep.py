@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -136,7 +136,9 @@ class Sweep:
         CostLimitError
             It is above a limit, or nobody agreed to it.
         """
-        plan, defaults = self.plan, self._defaults
+        offered = self._session.offer_new(self.plan.decisions)
+        self.plan = plan = replace(self.plan, decisions=tuple(offered))
+        defaults = self._defaults
         limit_usd = defaults.max_cost_usd if max_cost_usd is None else max_cost_usd
         self._session.agree(plan.decisions, limit_usd, yes=yes or defaults.yes, summary=plan.summary)
         self._agreed = True

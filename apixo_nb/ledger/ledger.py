@@ -146,6 +146,20 @@ class Ledger:
             if "result_urls" in changes:
                 rows.count_missing(connection, run_id)
 
+    def claim(self, run_id: str, cell: Run) -> str:
+        """Give a run that no cell has to the cell of another row, and say which cell has it now.
+
+        Returns
+        -------
+        str
+            The id of that cell; "" if the run has no row yet.
+        """
+        columns = {name: getattr(cell, name) for name in ("cell_id", "cell_position", "notebook")}
+        row = runs.c.run_id == run_id
+        with self._database.writing() as connection:
+            connection.execute(runs.update().where(row & (runs.c.cell_id == "")).values(**columns))
+            return str(connection.scalar(sa.select(runs.c.cell_id).where(row)) or "")
+
     def record_task(self, run_id: str, task_id: str, submitted_at: datetime) -> bool:
         """Write the task id of a run that was just bought; if the database refuses, into the journal (False).
 

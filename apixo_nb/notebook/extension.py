@@ -37,7 +37,7 @@ class AwaitMagic:
     """
 
     def __init__(self) -> None:
-        self._running = 0
+        self._running: list[Any] = []  # what IPython knows of each cell that runs
         self.enabled = False
 
     def __call__(self, lines: list[str]) -> list[str]:
@@ -50,13 +50,14 @@ class AwaitMagic:
             first = first.removesuffix("'')\n") + "'\\n')\n"
         return ["await " + first, *lines[1:]]
 
-    def cell_begins(self, _info: Any) -> None:
+    def cell_begins(self, info: Any) -> None:
         """For the event ``pre_run_cell``, which comes after the cell was transformed."""
-        self._running += 1
+        self._running.append(info)
 
-    def cell_ends(self, _result: Any) -> None:
-        """For ``post_run_cell``. The cell with ``%load_ext`` ends without having begun."""
-        self._running = max(0, self._running - 1)
+    def cell_ends(self, result: Any) -> None:
+        """For ``post_run_cell``. The cell with ``%load_ext``, and an empty one, end without having begun."""
+        ended = self._running[-1:] if result is None else [result.info]  # none: it was cut off
+        self._running[:] = [info for info in self._running if not any(info is each for each in ended)]
 
 
 _await_magic = AwaitMagic()

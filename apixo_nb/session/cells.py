@@ -2,17 +2,22 @@
 
 A cell is known by the id that the front end sends with an execution; what it asked for is kept on the rows of
 the ledger, so it is the same cell in every kernel. Where no id is sent (nbclient, papermill, a terminal),
-each execution counts as a cell of its own; where the id lasts no longer than the window (VS Code), a cell is
-known as long as this process lives. What those have claimed is remembered here, in the process.
+each execution counts as a cell of its own; where the id is not kept in the notebook's file (VS Code,
+consoles, notebooks of a format before 4.5), a cell is known as long as this process lives. What those have
+claimed is remembered here, in the process.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # the extension loads this module, and nothing heavy with it
@@ -21,8 +26,12 @@ if TYPE_CHECKING:  # the extension loads this module, and nothing heavy with it
     from apixo_nb.core.records import Run
     from apixo_nb.engine.job import Job
 
-# VS Code sends the address of the cell in the open window: numbers that are given out anew at each opening.
-_OF_A_WINDOW = "vscode-notebook-cell:"
+# What a notebook's file can keep as the id of a cell (nbformat 4.5). VS Code sends the address of the cell in
+# the open window, with numbers that are given out anew at each opening.
+_KEPT_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_MOST_ID = 500  # characters
+_MINOR = re.compile(rb'"nbformat_minor"\s*:\s*(\d+)')
+_ENDS_OF_FILE = 4096  # bytes at the beginning and the end in which a file says its format
 
 
 class Asked(NamedTuple):
@@ -49,21 +58,61 @@ class CellExecution:
         An id that is good while the front end's window is open; "" where there is none.
     asked : Counter of Asked
         How often each request was asked for so far.
+    failed : bool
+        Whether it, or code that it ran as a cell, ended in an error.
+    reuses : bool
+        Whether the person has said, or could not be asked, that it shows what is stored.
     """
 
     cell_id: str = ""
     window_id: str = ""
     asked: Counter[Asked] = field(default_factory=Counter)
+    failed: bool = False
+    reuses: bool = False
 
     @classmethod
     def named(cls, sent: object) -> CellExecution:
         """The execution of a cell whose id was sent like this."""
         if not isinstance(sent, str) or not 0 < len(sent) <= _MOST_ID:
             return cls()
-        return cls(window_id=sent) if sent.startswith(_OF_A_WINDOW) else cls(cell_id=sent)
+        kept = _KEPT_ID.fullmatch(sent) and keeps_ids(os.environ.get("JPY_SESSION_NAME", ""))
+        return cls(cell_id=sent) if kept else cls(window_id=sent)
 
 
-_MOST_ID = 500  # characters; nbformat allows 64
+@functools.cache  # a cell stays the same while the process lives
+def keeps_ids(session_name: str) -> bool:
+    """Whether what Jupyter Server calls the session is a notebook whose file keeps the ids of cells.
+
+    Front ends make up other ids at each opening for a notebook of a format before 4.5, for a console and for
+    a notebook in a file of text. A file that cannot be read tells nothing: it may not be saved yet.
+    """
+    if not session_name:
+        return True
+    path = Path(session_name)
+    if path.suffix != ".ipynb":
+        return False
+    try:
+        with path.open("rb") as file:
+            ends = file.read(_ENDS_OF_FILE)
+            file.seek(max(0, path.stat().st_size - _ENDS_OF_FILE))
+            ends += file.read()
+    except OSError:
+        return True
+    found = _MINOR.findall(ends)
+    return not found or int(found[-1]) >= 5
+
+
+# The execution that the code of this context belongs to: also what it left running when it ended.
+_execution: ContextVar[CellExecution | None] = ContextVar("apixo_cell_execution", default=None)
+
+
+@dataclass(eq=False, slots=True)
+class _Open:
+    """An execution between its two events. `info`: IPython's, None where it began unheard."""
+
+    info: object
+    execution: CellExecution
+    before: CellExecution | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -76,14 +125,24 @@ class Claim:
 
 
 class CellTracker:
-    """The executions of this process, and their claims."""
+    """The executions of this process, and their claims.
+
+    Attributes
+    ----------
+    deciding : RLock
+        Held from a decision until it is carried out: of two threads of a cell, each gets its own variation.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.make_locks()
         self._claims: list[Claim] = []
-        self._current: CellExecution | None = None
-        self._depth = 0
+        self._open: list[_Open] = []
         self._shell: InteractiveShell | None = None
+
+    def make_locks(self) -> None:
+        """Have locks that nobody holds; again in a process that is forked."""
+        self._lock = threading.Lock()
+        self.deciding = threading.RLock()
 
     # --- events of IPython ---
 
@@ -96,33 +155,54 @@ class CellTracker:
         shell.events.register("pre_run_cell", self.begin)
         shell.events.register("post_run_cell", self.end)
         if (sent := _sent_id(shell)) is not None:  # the cell that is running just now began unheard
-            self._current, self._depth = CellExecution.named(sent), 1
+            self._enter(None, CellExecution.named(sent))
 
     def forget(self) -> None:
         """Hear of cells no more."""
         shell, self._shell = self._shell, None
-        self._current, self._depth = None, 0
+        self._open.clear()
+        _execution.set(None)
         if shell is not None:
             for event, callback in (("pre_run_cell", self.begin), ("post_run_cell", self.end)):
                 if callback in shell.events.callbacks[event]:
                     shell.events.unregister(event, callback)
 
     def begin(self, info: Any) -> None:
-        """For ``pre_run_cell``. A cell that runs code as a cell (``%run``) is still the same cell."""
-        self._depth += 1
-        if self._depth == 1:
-            self._current = CellExecution.named(getattr(info, "cell_id", None))
+        """For ``pre_run_cell``. A cell that runs code as a cell (``%%capture``) is still the same cell."""
+        outer = _execution.get()
+        if outer is None:
+            self._open[:] = [each for each in self._open if each.info is not None]  # that one is long over
+        self._enter(info, outer or CellExecution.named(getattr(info, "cell_id", None)))
+
+    def _enter(self, info: object, execution: CellExecution) -> None:
+        self._open.append(_Open(info, execution, _execution.get()))
+        _execution.set(execution)
 
     def end(self, result: Any) -> None:
-        """For ``post_run_cell``: an execution that failed, or was stopped, gives its claims back."""
-        self._depth = max(0, self._depth - 1)
-        ended, self._current = self._current, self._current if self._depth else None
-        if ended is not None and not self._depth:
-            self._settle(ended, shown=bool(getattr(result, "success", True)))
+        """For ``post_run_cell``: an execution that failed, or was stopped, gives its claims back.
+
+        It comes for an empty cell as well, which never began; and without a result for one cut off.
+        """
+        infos = (None,) if result is None else (result.info, None)
+        at = next((each for info in infos for each in self._open if each.info is info), None)
+        if result is None and at is None and self._open:
+            at = self._open[-1]
+        if at is None:
+            return
+        self._open.remove(at)
+        ended = at.execution
+        if _execution.get() is ended:  # an awaited cell had a context of its own
+            _execution.set(at.before)
+        ended.failed |= result is None or not result.success
+        if not self._is_open(ended):
+            self._settle(ended, shown=not ended.failed)
 
     def current(self) -> CellExecution:
-        """The execution that is under way; a callback between cells counts as one of its own."""
-        return self._current or CellExecution()
+        """The execution that is under way, or that has left a task running; else one of its own."""
+        return _execution.get() or (self._open[-1].execution if self._open else CellExecution())
+
+    def _is_open(self, execution: CellExecution) -> bool:
+        return any(each.execution is execution for each in self._open)
 
     # --- claims ---
 
@@ -130,7 +210,7 @@ class CellTracker:
         """A cell without a lasting id has got this run; nobody else of its kind gets it."""
         with self._lock:
             self._claims.append(Claim(by, place, job))
-        if by is not self._current:  # no end of a cell will tell whether it was shown
+        if not self._is_open(by):  # no end of a cell will tell whether it was shown
             self._settle(by, shown=True)
 
     def claimed(self) -> set[str]:

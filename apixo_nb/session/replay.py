@@ -88,7 +88,9 @@ def of_cell(planned: Run, own: Sequence[Run], unclaimed: Sequence[Run], *, leave
     SubmitUnknownError
         It was submitted before, and its answer lost: buying it again could pay twice.
     """
-    found = _preferred(own) or _first(unclaimed, _is_shown) or _first(unclaimed, is_variation)
+    found = (
+        _preferred(own, planned.notebook) or _first(unclaimed, _is_shown) or _first(unclaimed, is_variation)
+    )
     if found is None:
         found = _first([*own, *unclaimed], _is_unanswered)
     return _decided(planned, found, own, leave=leave)
@@ -103,14 +105,44 @@ def of_execution(planned: Run, slots: Iterable[Sequence[Run]], *, leave: bool = 
         (min(run.take for run in slot if _counts(run)), slot) for slot in slots if any(map(_counts, slot))
     ]
     slot = min(numbered, key=lambda pair: pair[0])[1] if numbered else ()
-    return _decided(planned, _preferred(slot) or _first(slot, _is_unanswered), (), leave=leave)
+    return _decided(
+        planned, _preferred(slot, planned.notebook) or _first(slot, _is_unanswered), (), leave=leave
+    )
 
 
 def by_number(planned: Run, stored: Sequence[Run]) -> Decision:
     """Decide for variation `planned.take` of a request, whoever asks for it and however often."""
     same = [run for run in stored if run.take == planned.take]
-    found = _preferred(same) or _first(same, _is_unanswered)
+    found = _preferred(same, planned.notebook) or _first(same, _is_unanswered)
     return _decided(planned, found, same, leave=False)
+
+
+def offer_new(decisions: Sequence[Decision], ask: Callable[[str], bool | None]) -> list[Decision]:
+    """Ask whether to buy anew what would be shown again; a no, or nobody to ask, holds for the whole cell.
+
+    A yes holds for what the question named: what a loop asks for next has a price of its own.
+    """
+    shown = [each for each in decisions if each.action == "show" and each.cell and not each.cell.reuses]
+    if not shown:
+        return list(decisions)
+    results = "1 stored result" if len(shown) == 1 else f"{len(shown)} stored results"
+    price = dollars(sum(each.planned.price_micros for each in shown))
+    wanted = ask(f"This cell has {results}. Buy new ones for {price}? [y/N] ")
+    if wanted:
+        return [_bought_anew(each) if each in shown else each for each in decisions]
+    if wanted is None:
+        print('Nobody can be asked here (Apixo.rerun = "ask"): stored results are shown at $0.')  # noqa: T201
+    for each in shown:
+        if each.cell is not None:
+            each.cell.reuses = True
+    return list(decisions)
+
+
+def _bought_anew(decision: Decision) -> Decision:
+    cell_id = decision.cell.cell_id if decision.cell else ""
+    position = decision.position if cell_id else 0
+    run = decision.planned.replace(cell_id=cell_id, cell_position=position)
+    return replace(decision, action="buy", run=run, once=False, failed=None)
 
 
 def check_take(take: object, *, new: bool, replay: bool | None) -> None:
@@ -143,11 +175,15 @@ def _decided(planned: Run, found: Run | None, own: Sequence[Run], *, leave: bool
     return Decision("show" if _is_shown(found) else "follow", found, planned)
 
 
-def _preferred(runs: Sequence[Run]) -> Run | None:
-    """The starred variation, else the newest; of several starred ones the newest."""
+def _preferred(runs: Sequence[Run], notebook: str) -> Run | None:
+    """The starred variation, else the newest; of several starred ones the newest.
+
+    A copy of a notebook has the same ids of cells: what `notebook` has made itself goes before the other's.
+    """
     variations = [run for run in runs if is_variation(run)]
     starred = [run for run in variations if _is_shown(run) and any(image.starred for image in run.images)]
-    return max(starred or variations, key=lambda run: (run.take, run.created_at), default=None)
+    own_first = lambda run: (run.notebook == notebook, run.take, run.created_at)  # noqa: E731
+    return max(starred or variations, key=own_first, default=None)
 
 
 def _first(runs: Iterable[Run], wanted: Callable[[Run], bool]) -> Run | None:

@@ -19,12 +19,7 @@ from apixo_nb.core.event_loop import run as run_on_loop
 from apixo_nb.core.models import MODELS
 from apixo_nb.core.process import after_fork, ask, current_shell
 from apixo_nb.core.records import Run, new_run
-from apixo_nb.core.request import (
-    Labels,
-    Request,
-    make_labels,
-    make_request,
-)
+from apixo_nb.core.request import Labels, Request, make_labels, make_request
 from apixo_nb.engine.job import Job, cannot_resume
 from apixo_nb.engine.recorder import Listener
 from apixo_nb.engine.runner import Runner
@@ -33,7 +28,7 @@ from apixo_nb.text import dollars, to_micros
 
 from . import cells
 from .history import History
-from .replay import Decision, Replay, check_take, unanswered_error
+from .replay import Decision, Replay, check_take, offer_new, unanswered_error
 from .service import Service
 
 
@@ -263,21 +258,23 @@ class Session(History):
     def _claimed(self, decision: Decision) -> tuple[Run, str]:
         """A stored run with its cell and the labels that the cell gives it; and what to tell of it."""
         run, planned, said = decision.run, decision.planned, decision.note
-        changes: dict[str, Any] = {}
-        if decision.cell is not None and decision.cell.cell_id and not run.cell_id:
-            changes |= {"cell_id": decision.cell.cell_id, "cell_position": decision.position}
-            changes |= {"notebook": planned.notebook}
+        if decision.cell is not None and (cell_id := decision.cell.cell_id) and not run.cell_id:
+            place = planned.replace(cell_id=cell_id, cell_position=decision.position)
+            if self.ledger.claim(run.run_id, place) in ("", cell_id):
+                own = {"cell_id": cell_id, "cell_position": decision.position}
+                run = run.replace(**own, notebook=planned.notebook)
+            else:
+                said += " Another cell has it since; run again, this one gets its own."
         labels = {
             "name": planned.name or run.name,
             "tags": tuple(dict.fromkeys([*run.tags, *planned.tags])),
             "note": planned.note or run.note,
         }
         new = {name: value for name, value in labels.items() if value != getattr(run, name)}
-        if changes or new:
-            self.ledger.update(run.run_id, **changes, **new)
-            run = run.replace(**changes, **new)
         if not new:
             return run, said
+        self.ledger.update(run.run_id, **new)
+        run = run.replace(**new)
         return run, f"{said} Its {', '.join(new)} {'is' if len(new) == 1 else 'are'} now as this cell says."
 
     def release(self, jobs: Iterable[Job]) -> None:
@@ -306,14 +303,16 @@ class Session(History):
         run = self.plan(make_request(prompt, allow_loopback=self.is_sandbox, **request), labels)
         if take is not None:
             check_take(take, new=new, replay=replay)
-            self._read_what_others_left()
-            decision = self._replay().decide_by_number(run.replace(take=take))
-        elif current_shell() is not None or replay:
-            [decision] = self.decide([run], new=new or replay is False)
-        else:
+        with cells.tracker.deciding:
             decision = Decision("buy", run, run)
-        self.agree([decision], max_cost_usd)
-        return self.carry_out(decision, timeout_s)
+            if take is not None:
+                self._read_what_others_left()
+                decision = self._replay().decide_by_number(run.replace(take=take))
+            elif current_shell() is not None or replay:
+                [decision] = self.decide([run], new=new or replay is False)
+                [decision] = [decision] if replay else self.offer_new([decision])
+            self.agree([decision], max_cost_usd)
+            return self.carry_out(decision, timeout_s)
 
     def begin_all(
         self,
@@ -330,9 +329,14 @@ class Session(History):
         Batches take turns, however many runs are in each. Raises as `decide` and `agree` do; nothing is
         bought then.
         """
-        decisions = self.decide(planned, new=new)
-        self.agree(decisions, max_cost_usd, yes=yes)
-        return [self.carry_out(decision, timeout_s, batch) for decision in decisions]
+        with cells.tracker.deciding:
+            decisions = self.offer_new(self.decide(planned, new=new))
+            self.agree(decisions, max_cost_usd, yes=yes)
+            return [self.carry_out(decision, timeout_s, batch) for decision in decisions]
+
+    def offer_new(self, decisions: Sequence[Decision]) -> list[Decision]:
+        """Where the setting says ``rerun = "ask"``: ask whether to buy anew what would be shown again."""
+        return offer_new(decisions, ask) if self.settings.rerun == "ask" else list(decisions)
 
     def agree(
         self,
@@ -433,5 +437,6 @@ def _leave_to_parent() -> None:
     """A child process shares no connection, thread or lock with its parent."""
     global _current_lock, _current
     _current_lock, _current = threading.RLock(), None
+    cells.tracker.make_locks()
     for session in list(_sessions):
         session._after_fork()  # noqa: SLF001 - of this module

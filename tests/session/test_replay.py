@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from apixo_nb.core.records import Image, Run, new_run
 from apixo_nb.core.request import make_request
+from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError, SubmitUnknownError
 from apixo_nb.sandbox import Fault, Sandbox
+from apixo_nb.session.cells import Asked, CellTracker
 from apixo_nb.session.replay import by_number, of_cell, of_execution
 from tests.support.kernels import error_of, execute, kernel, rows
 
@@ -398,3 +402,214 @@ def test_a_take_that_is_to_be_new_is_refused(service: Sandbox, other: dict[str, 
     with pytest.raises(ApixoError, match="take=2"):
         apixo_nb.generate("a", take=2, **other)
     assert service.account.submits == 0
+
+
+# --- what a stranger tries ---------------------------------------------------------------------------
+
+AWAITED_LATER = (
+    "import apixo_nb, asyncio\ntask = asyncio.create_task(apixo_nb.agenerate('a'))",
+    "(await task).run_id",
+)
+
+
+def test_a_task_that_a_cell_leaves_running_is_that_cells(tmp_path: Path, service: Sandbox):
+    found = run_all(tmp_path, AWAITED_LATER, ids=True, times=2)
+    assert (service.account.submits, [run.cell_id for run in rows()]) == (1, ["cell-0"])
+    assert rows()[0].run_id in found[1]
+
+
+THREE = {
+    "threads": "with concurrent.futures.ThreadPoolExecutor() as pool:\n"
+    "    made = list(pool.map(lambda _: apixo_nb.generate('a'), range(3)))",
+    "gather": "made = await asyncio.gather(*(apixo_nb.agenerate('a') for _ in range(3)))",
+    "loop": "made = [apixo_nb.generate('a') for _ in range(3)]",
+    "repeat": "made = list(apixo_nb.sweep('a', repeat=3).wait())",
+    "begun apart": "plans = [apixo_nb.sweep('a', dry_run=True, repeat=3) for _ in range(2)]\n"
+    "made = [list(plan.start().wait()) for plan in plans][0]",
+}
+
+
+@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize("way", THREE)
+def test_three_variations_in_one_cell_are_three_and_stay_the_same(
+    tmp_path: Path, service: Sandbox, *, way: str, ids: bool
+):
+    cells = [
+        "import apixo_nb, asyncio, concurrent.futures",
+        f"{THREE[way]}\nprint(sorted(run.take for run in made))\nsorted(run.run_id for run in made)",
+    ]
+    found = [run_all(tmp_path, cells, ids=ids, times=2 if ids else 1) for _ in range(2)]
+    assert service.account.submits == 3
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_more_repeats_buy_what_is_new_and_fewer_show_the_first(
+    tmp_path: Path, service: Sandbox, *, ids: bool
+):
+    for repeat, bought in ((3, 3), (5, 5), (2, 5)):
+        run_all(tmp_path, [f"%%apixo --repeat {repeat}\na"], ids=ids)
+        assert service.account.submits == bought
+
+
+def test_a_cell_edited_and_edited_back_shows_what_it_had(tmp_path: Path, service: Sandbox):
+    with notebook(tmp_path) as run_cell:
+        first, _, again = (shown(run_cell("x", f"%%apixo\n{prompt}")) for prompt in "aba")
+    assert service.account.submits == 2
+    assert all(rows()[0].run_id in text for text in (first, again))
+
+
+@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize("around", ["%%time", "%%capture"])
+def test_a_magic_around_the_cell_changes_nothing(tmp_path: Path, service: Sandbox, *, around: str, ids: bool):
+    failing = (
+        f"{around}\nimport apixo_nb\nfor prompt in ['a', '[http:400] b']:\n    apixo_nb.generate(prompt)"
+    )
+    run_all(tmp_path, [f"{around}\n%%apixo\nc", failing], ids=ids, times=2 if ids else 1)
+    with notebook(tmp_path, ids=ids) as run_cell:
+        if ids:
+            run_cell("cell-0", f"{around}\n%%apixo\nc")
+        for _ in range(2):  # a cell that failed is the same cell again
+            run_cell("cell-1", failing)
+    assert len(service.account.accepted) == 2
+
+
+def test_cells_run_by_a_cell_are_that_cell_also_after_an_empty_one(tmp_path: Path, service: Sandbox):
+    code = "run = get_ipython().run_cell\nrun('')\nrun('%%apixo\\na')\nrun(' ')\nrun('%%apixo\\nb')"
+    run_all(tmp_path, [code], ids=True, times=2)
+    assert [(run.cell_id, run.prompt) for run in rows()] == [("cell-0", "a"), ("cell-0", "b")]
+    assert service.account.submits == 2
+
+
+def test_a_function_that_two_cells_call_asks_for_each_of_them(tmp_path: Path, service: Sandbox):
+    cells = ["import apixo_nb\ndef fox(): return apixo_nb.generate('a').run_id", "fox()", "fox()"]
+    found = [run_all(tmp_path, cells, ids=True, times=2) for _ in range(2)]
+    assert found[0] == found[1]
+    assert (service.account.submits, [run.cell_id for run in rows()]) == (2, ["cell-1", "cell-2"])
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_sweep_planned_in_one_cell_and_started_in_another_is_bought_once(
+    tmp_path: Path, service: Sandbox, *, ids: bool
+):
+    cells = [
+        "import apixo_nb\nmade = apixo_nb.sweep('a {x}', x=['1', '2'], dry_run=True)",
+        "made.start().wait()",
+    ]
+    for _ in range(2):
+        run_all(tmp_path, cells, ids=ids, times=2 if ids else 1)
+    assert service.account.submits == 2
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_dry_run_claims_nothing(tmp_path: Path, service: Sandbox, *, ids: bool):
+    import apixo_nb
+
+    first = apixo_nb.generate("a")
+    with notebook(tmp_path, ids=ids) as run_cell:
+        run_cell("x", "%%apixo --dry-run --repeat 2\na")
+        run_cell("x", "import apixo_nb\nplan = apixo_nb.sweep('a', repeat=2, dry_run=True)")
+        assert (rows()[0].cell_id, service.account.submits) == ("", 1)
+        assert first.run_id in shown(run_cell("y", "%%apixo\na"))
+
+
+def test_what_another_cell_has_got_meanwhile_stays_its_own(tmp_path: Path, service: Sandbox):
+    import apixo_nb
+
+    made = apixo_nb.generate("a")
+    with notebook(tmp_path) as run_cell:
+        run_cell("x", "import apixo_nb\nplan = apixo_nb.sweep('a', dry_run=True)")
+        run_cell("y", "%%apixo\na")
+        run_cell("z", "plan.start().wait()\nprint(plan.jobs[0].note)")
+        assert made.run_id in shown(run_cell("y", "%%apixo\na"))
+    assert (service.account.submits, rows()[0].cell_id) == (1, "y")
+
+
+def test_a_copy_of_a_notebook_leaves_the_first_one_its_pictures(
+    tmp_path: Path, service: Sandbox, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("first", "copy"):
+        monkeypatch.setenv("APIXO_NOTEBOOK", name)
+        with notebook(tmp_path) as run_cell:
+            run_cell("x", "%%apixo\na" if name == "first" else "%%apixo --new\na")
+    first, copy = rows()
+    for name, own in (("first", first), ("copy", copy)):
+        monkeypatch.setenv("APIXO_NOTEBOOK", name)
+        with notebook(tmp_path) as run_cell:
+            assert own.run_id in shown(run_cell("x", "%%apixo\na"))
+    assert service.account.submits == 2
+
+
+@pytest.mark.parametrize(
+    ("named", "minor"), [("old.ipynb", 4), ("new.ipynb", 5), ("text.md", None), ("console-1", None)]
+)
+def test_ids_are_lasting_where_the_notebook_keeps_them(
+    tmp_path: Path, service: Sandbox, monkeypatch: pytest.MonkeyPatch, named: str, minor: int | None
+):
+    path = tmp_path / named
+    if minor is not None:
+        path.write_text(json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": minor}))
+    monkeypatch.setenv("JPY_SESSION_NAME", str(path))
+    for opened in range(2):
+        with notebook(tmp_path) as run_cell:
+            for cell in "xyxy":
+                run_cell(cell if minor == 5 else f"{cell}-{opened}", "%%apixo\na")
+    assert service.account.submits == 2
+
+
+def test_a_cell_cut_off_without_a_result_gives_its_claims_back():
+    tracker, run = CellTracker(), made(1)
+    tracker.begin(SimpleNamespace(cell_id=None))
+    cell = tracker.current()
+    tracker.claim(cell, (Asked.of(run), 1), Job(run))
+    tracker.end(None)
+    assert (tracker.claimed(), tracker.current() is cell) == (set(), False)
+
+
+# --- rerun = "ask" -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("answer", "bought"), [("y", 4), ("n", 2), ("", 2)])
+def test_a_cell_with_stored_results_asks_once_whether_to_buy_new_ones(
+    tmp_path: Path, service: Sandbox, answer: str, bought: int
+):
+    cell = "%%apixo\na\n---\nb"
+    with kernel(tmp_path) as running:
+        running.run("%config Apixo.rerun = 'ask'")
+        assert running.answering(cell, answer, cell_id="x") == []
+        asked = running.answering(cell, answer, cell_id="x")
+    assert asked == ["This cell has 2 stored results. Buy new ones for $0.70? [y/N] "]
+    assert service.account.submits == bought
+
+
+def test_a_no_holds_for_the_whole_cell_and_a_yes_for_what_it_was_told(tmp_path: Path, service: Sandbox):
+    cell = "import apixo_nb\nfor prompt in 'ab':\n    apixo_nb.generate(prompt)"
+    question = "This cell has 1 stored result. Buy new ones for $0.35? [y/N] "
+    with kernel(tmp_path) as running:
+        running.run("%config Apixo.rerun = 'ask'")
+        running.run(cell, cell_id="x")
+        assert running.answering(cell, "n", cell_id="x") == [question]
+        assert running.answering(cell, "y", cell_id="x") == [question] * 2
+    assert service.account.submits == 4
+
+
+@pytest.mark.parametrize(
+    "cell", ["%%apixo --set x=1,2\na {x}", "import apixo_nb\napixo_nb.sweep('a {x}', x=[1, 2]).wait()"]
+)
+def test_a_sweep_asks_and_a_dry_run_does_not(tmp_path: Path, service: Sandbox, cell: str):
+    dry = cell.replace("%%apixo", "%%apixo --dry-run").replace("x=[1, 2]).wait()", "x=[1, 2], dry_run=True)")
+    with kernel(tmp_path) as running:
+        running.run("%config Apixo.rerun = 'ask'")
+        running.run(cell, cell_id="x")
+        assert running.answering(dry, "y", cell_id="x") == []
+        assert len(running.answering(cell, "y", cell_id="x")) == 1
+    assert service.account.submits == 4
+
+
+def test_where_nobody_can_be_asked_what_is_stored_is_shown_and_that_is_said(tmp_path: Path, service: Sandbox):
+    with notebook(tmp_path) as run_cell:
+        run_cell("c", "%config Apixo.rerun = 'ask'")
+        run_cell("x", "%%apixo\na")
+        found = run_cell("x", "%%apixo\na")
+    assert "Nobody can be asked here" in str(found)
+    assert ("shown again at $0" in shown(found), service.account.submits) == (True, 1)

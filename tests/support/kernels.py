@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +83,20 @@ class Kernel:
     ) -> list[dict[str, Any]]:
         """Run a cell to its end; returns its messages."""
         return self.finish(self.start(code, allow_stdin=allow_stdin, cell_id=cell_id))
+
+    def answering(self, code: str, answer: str, *, cell_id: str | None = None) -> list[str]:
+        """Run a cell, giving every question this answer; returns the questions."""
+        message, questions = self.start(code, allow_stdin=True, cell_id=cell_id), list[str]()
+        while True:
+            with contextlib.suppress(queue.Empty):
+                asked = self.client.get_stdin_msg(timeout=0.05)
+                questions.append(asked["content"]["prompt"])
+                self.client.input(answer)
+            with contextlib.suppress(queue.Empty):
+                status = self.client.get_iopub_msg(timeout=0.05)
+                of_cell = status["parent_header"].get("msg_id") == message
+                if of_cell and status["content"].get("execution_state") == "idle":
+                    return questions
 
     def wait_for(self, message_id: str, needle: str) -> None:
         """Wait until the cell has put out a text; that its code holds the text as well is not enough."""
