@@ -70,6 +70,11 @@ class Database:
         self._engine.dispose()
 
     @property
+    def identity(self) -> object:
+        """What changes when another file is put in its place."""
+        return self._identity
+
+    @property
     def is_sqlite(self) -> bool:
         """Whether it is one of SQLite's."""
         return self._engine.dialect.name == "sqlite"
@@ -176,16 +181,6 @@ def _engine(place: Path | str) -> sa.Engine:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
-
-
-def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLAlchemy URL; None where it is no file of SQLite's."""
-    try:
-        parts = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):
-        return None
-    file = parts.database if parts.get_backend_name() == "sqlite" else None
-    return Path(file).absolute() if file and file != ":memory:" and not file.startswith("file:") else None
 
 
 def _from_json(text: str | bytes) -> Any:

@@ -8,7 +8,8 @@ another machine (see `leases`). Only a run whose process has ended is taken up b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,11 @@ from .database import Database
 from .journal import JournalEntry, TaskJournal
 from .leases import Leases, live_owners
 from .query import Facets, Found, Query
-from .schema import WITHOUT_TASK, balances, runs, votes
+from .schema import WITHOUT_TASK, balances, meta, runs, votes
 
 _RESTING = (PLANNED, FAILED, UNKNOWN, SUCCESS)  # nobody waits for these
 _DURATIONS = 200  # the last ones, from which a task's time is foretold
+_LEFT_OUT = "runs_left_out"  # the key in `meta`
 
 
 class Ledger:
@@ -206,6 +208,30 @@ class Ledger:
         with self._database.writing() as connection:
             return rows.choose(connection, run_id, index, choice)
 
+    # --- pictures without rows ---
+
+    @property
+    def identity(self) -> object:
+        """What changes when another file is put in place of an SQLite file."""
+        return self._database.identity
+
+    def without_rows(self, run_ids: Iterable[str]) -> set[str]:
+        """Those of some runs that have no row here, but for those that are left out by `leave_out`."""
+        unknown = set(run_ids)
+        with self._database.reading() as connection:
+            for part in rows.parts(sorted(unknown)):
+                unknown.difference_update(
+                    connection.scalars(sa.select(runs.c.run_id).where(runs.c.run_id.in_(part)))
+                )
+            return unknown.difference(_left_out(connection)) if unknown else unknown
+
+    def leave_out(self, run_ids: Iterable[str]) -> None:
+        """Remember that these runs have no rows here, as a person wants it."""
+        with self._database.writing() as connection:
+            kept = sorted({*_left_out(connection), *run_ids})
+            connection.execute(meta.delete().where(meta.c.key == _LEFT_OUT))
+            connection.execute(meta.insert().values(key=_LEFT_OUT, value=json.dumps(kept)))
+
     # --- money ---
 
     def check_budgets(self, planned: Sequence[Run]) -> None:
@@ -327,3 +353,18 @@ class Ledger:
             wanted = wanted.where(runs.c.sandbox == sandbox)
         with self._database.reading() as connection:
             return rows.read_runs(connection, wanted)
+
+
+def _left_out(connection: sa.Connection) -> list[str]:
+    kept = connection.scalar(sa.select(meta.c.value).where(meta.c.key == _LEFT_OUT))
+    return json.loads(kept) if kept else []
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLAlchemy URL; None where it is no file of SQLite's."""
+    try:
+        parts = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        return None
+    file = parts.database if parts.get_backend_name() == "sqlite" else None
+    return Path(file).absolute() if file and file != ":memory:" and not file.startswith("file:") else None

@@ -260,8 +260,11 @@ COMMANDS: dict[str, Command] = {
                     "make the rows anew that are missing, from what lies beside the pictures",
                     "yes",
                 ),
+                Option(
+                    "--accept", "accept", "buy though pictures here have no rows; it is remembered", "yes"
+                ),
             ),
-            allowed="nothing, or --rebuild",
+            allowed="nothing, --rebuild or --accept",
         ),
         Command("panel", "a form to click, live cards of all runs, and the history", _panel),
         Command("wait", "wait for the cells that were run with --bg", _wait),

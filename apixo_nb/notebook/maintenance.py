@@ -199,11 +199,15 @@ def rescue(_args: argparse.Namespace, context: Context) -> list[str]:
 
 
 def doctor(args: argparse.Namespace, context: Context) -> Message:
-    """Compare ledger and pictures; before that, make the rows anew that are missing, if asked for."""
-    from apixo_nb.session.maintenance import check, rebuild
+    """Compare ledger and pictures; before that, make the rows anew that are missing, or do without them."""
+    from apixo_nb.session.maintenance import accept, check, rebuild
 
     session = context.session
+    if args.rebuild and args.accept:
+        context.refuse("only one of --rebuild and --accept")
     if args.rebuild:
         say(*rebuild(session), "")
+    if args.accept:
+        say(accept(session), "")
     report = check(session)
     return Message(report.lines(), ok=not report.wrong)

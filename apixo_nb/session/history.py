@@ -46,6 +46,7 @@ class History:
         self.settings = settings
         self.images = Images(settings.images_path)
         self._ledger: Ledger | None = None
+        self._compared: tuple[Ledger, object] | None = None  # with the pictures: it has a row for each
         self._lock = threading.RLock()
 
     @property
@@ -75,6 +76,31 @@ class History:
         if emptied and any(self.images.folder.glob("*.json")):
             text = f"The ledger {file} is empty, though there are pictures in {self.images.folder}"
             raise LedgerError(text, damaged=True, next_step=REBUILD_STEP)
+
+    def runs_without_rows(self) -> set[str]:
+        """Runs whose pictures are in the folder, while the ledger knows nothing of them."""
+        return self.ledger.without_rows(self.images.run_ids())
+
+    def check_ledger_knows_pictures(self) -> None:
+        """Raise LedgerError where the ledger is new, or an older copy, and has no rows of pictures here.
+
+        They would be bought again. It is looked at once for each ledger, before the first purchase.
+        """
+        ledger = self.ledger
+        if self._compared == (ledger, ledger.identity):
+            return
+        if unknown := self.runs_without_rows():
+            text = (
+                f"The ledger {ledger.shown_place} is new or an older copy: it has no row of {len(unknown)} "
+            )
+            step = (
+                "`%apixo doctor --rebuild` makes the rows from the facts there; `%apixo doctor --accept` buys"
+            )
+            raise LedgerError(
+                f"{text}run(s) whose pictures are in {self.images.folder}",
+                next_step=f"Nothing was sent. {step} without them.",
+            )
+        self._compared = ledger, ledger.identity
 
     def ledger_file(self) -> Path:
         """The file of the ledger where it is no database of its own address."""

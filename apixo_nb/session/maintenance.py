@@ -21,8 +21,7 @@ from apixo_nb.core.records import FAILED, SCHEMA_VERSION, UNKNOWN, Image, Run
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ConfigurationError, InvalidRequestError, LedgerError
 from apixo_nb.ledger.budgets import DAY, TOTAL, Budget, notebook_scope
-from apixo_nb.ledger.database import sqlite_file
-from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.ledger.ledger import Ledger, sqlite_file
 from apixo_nb.ledger.query import Query
 from apixo_nb.storage.originals import SUFFIXES, read_sidecar, runs_of_sidecars
 from apixo_nb.text import dollars, printable, to_micros
@@ -257,7 +256,17 @@ def rebuild(session: Session) -> list[str]:
         notes.append(f"{behind} rows brought up to date from the facts beside their pictures.")
     if given := _give_tasks(ledger, known):
         notes.append(f"{given} runs have their task again: `%apixo resume` brings them to their end.")
+    if unread := session.runs_without_rows():
+        ledger.leave_out(unread)
+        notes.append(f"The facts of {len(unread)} runs cannot be read: they are left out from now on.")
     return [*notes, f"{rows + added} rows added, {added} of them from facts beside pictures."]
+
+
+def accept(session: Session) -> str:
+    """Let a session buy though pictures have no rows; remembered in the ledger. Returns what was done."""
+    unknown = session.runs_without_rows()
+    session.ledger.leave_out(unknown)
+    return f"{len(unknown)} runs with pictures stay without a row: a cell that asks for the same buys it."
 
 
 def _give_tasks(ledger: Ledger, known: Iterable[Run]) -> int:

@@ -178,6 +178,7 @@ class Session(History):
                 next_step="Nothing was sent. Ask for fewer pictures, or raise --max-cost.",
             )
         if runs:
+            self.check_ledger_knows_pictures()
             self.ledger.check_budgets(runs)
             self.images.check_room(sum(run.num_images for run in runs))
 
@@ -195,6 +196,7 @@ class Session(History):
     ) -> Job:
         """Buy a planned run, once. Returns at once with its `Job`; see `Runner.start` for the rest."""
         checks.timeout(timeout_s)
+        self.check_ledger_knows_pictures()
         return self.runner.start(run, timeout_s or self.settings.timeout, batch=batch, once=once)
 
     def decide(self, planned: Iterable[Run], *, new: bool = False, leave: bool = False) -> list[Decision]:

@@ -27,6 +27,7 @@ from apixo_nb.text import printable
 SUFFIXES = tuple(IMAGE_SUFFIXES.values())
 _ELSEWHERE = frozenset("/\\:\0")
 _MOST_NAMED = 50
+_SIDECAR = re.compile(r"(?P<run_id>[0-9]{8}-[0-9]{6}-[0-9a-f]{8})-[0-9]+\.json")
 _ATTEMPTS = 3  # to write a sidecar
 _PROBE_BYTES = 4096  # a block, as an empty file fits on a full disk
 _ROOM_BYTES = 8_000_000  # for one picture; the usual ones have two megabytes
@@ -147,6 +148,15 @@ class Images:
         intact = [(run, image) for run, image in pictures if self.is_intact(run, image)]
         here = {image.file for _, image in intact}
         return intact, [image.file for _, image in pictures if image.file not in here]
+
+    def run_ids(self) -> set[str]:
+        """Ids of the runs that have a sidecar here, by the names of the files alone."""
+        try:
+            with os.scandir(self.folder) as files:
+                found = [_SIDECAR.fullmatch(file.name) for file in files]
+        except OSError:
+            return set()
+        return {name["run_id"] for name in found if name}
 
     def check_room(self, count: int) -> None:
         """Raise StorageError unless so many pictures can be stored: asked before they are paid for."""

@@ -100,7 +100,7 @@ WRONG = [
     ("settle nobody maybe", "settle", "nobody maybe", "%apixo settle RUN paid"),
     ("settle nobody paid", "run_id", "nobody", ""),
     ("rescue all", "rescue", "all", ""),
-    ("doctor --all", "doctor", "--all", "nothing, or --rebuild"),
+    ("doctor --all", "doctor", "--all", "nothing, --rebuild or --accept"),
     ("wait x", "wait", "x", ""),
     ("logout x", "logout", "x", ""),
     ("config x", "config", "x", ""),

@@ -17,7 +17,9 @@ import pytest
 
 from apixo_nb.core import settings as config
 from apixo_nb.core.records import Run
+from apixo_nb.core.request import make_request
 from apixo_nb.errors import ApixoError, LedgerError
+from apixo_nb.experiments.sweep import sweep
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import maintenance
@@ -281,6 +283,119 @@ def forget(session: Session) -> None:
     session.close()
     session.ledger_file().unlink()
     assert session.ledger.runs() == []
+
+
+# --- a ledger that knows less than the folder -------------------------------------------------------
+
+
+def removed(session: Session, _older: bytes) -> None:
+    session.ledger_file().unlink()
+
+
+def restored(session: Session, older: bytes) -> None:
+    session.ledger_file().write_bytes(older)
+
+
+def another_url(session: Session, _older: bytes) -> None:
+    os.environ["APIXO_LEDGER"] = f"sqlite:///{session.settings.home_path / 'another.db'}"
+
+
+def moved_pictures(session: Session, _older: bytes) -> None:
+    home = session.settings.home_path
+    session.images.folder.rename(home / "pictures")
+    os.environ |= {"APIXO_IMAGES": str(home / "pictures"), "APIXO_HOME": str(home / "new")}
+
+
+LESS: list[Callable[[Session, bytes], None]] = [removed, restored, another_url, moved_pictures]
+
+
+@pytest.fixture(params=LESS)
+def knows_less(
+    request: pytest.FixtureRequest, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> list[Run]:
+    """The runs that were paid for, after their ledger was lost, and in a new kernel."""
+    monkeypatch.setenv("APIXO_LEDGER", "")
+    monkeypatch.setenv("APIXO_IMAGES", "")
+    session.begin("a cat").wait()
+    session.close()
+    older = session.ledger_file().read_bytes()
+    session.begin("a fox", num_images=2).wait()
+    made = session.ledger.runs()
+    session.close()
+    request.param(session, older)
+    fresh_settings(monkeypatch)
+    return made
+
+
+def every_door(session: Session) -> list[Callable[[], object]]:
+    runs = [session.plan(make_request(prompt)) for prompt in ("a fox", "an owl")]
+    return [
+        lambda: session.begin("a fox", num_images=2, replay=True),
+        lambda: session.begin("an owl"),
+        lambda: session.begin_all(runs),
+        lambda: session.start(runs[0]),
+        lambda: sweep("{a}", a=["fox", "owl"]),
+    ]
+
+
+def test_ledger_that_knows_less_than_the_folder_buys_nothing(knows_less: list[Run], sandbox: Sandbox):
+    assert len(knows_less) == 2
+    for door in every_door(shared.current()):
+        with pytest.raises(LedgerError) as refused:
+            door()
+        headline, advice = str(refused.value).splitlines()
+        assert "is new or an older copy" in headline
+        assert all(f"`%apixo doctor --{flag}`" in advice for flag in ("rebuild", "accept"))
+    assert sandbox.account.submits == 2
+
+
+def test_ledger_that_knows_less_is_mended_and_then_shows_what_was_paid_for(
+    knows_less: list[Run], sandbox: Sandbox
+):
+    told("doctor --rebuild")
+    session = shared.current()
+    assert facts(session.ledger.runs()) == facts(knows_less)
+    shown = [
+        session.begin("a cat", replay=True).wait(),
+        session.begin("a fox", num_images=2, replay=True).wait(),
+    ]
+    assert facts(shown) == facts(knows_less)
+    session.begin("an owl").wait()
+    assert sandbox.account.submits == 3
+
+
+def test_who_accepts_it_buys_and_is_not_asked_again(
+    knows_less: list[Run], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+):
+    assert "stay without a row" in told("doctor --accept")
+    shared.current().begin("a fox", num_images=2).wait()
+    fresh_settings(monkeypatch)
+    shared.current().begin("an owl").wait()
+    assert sandbox.account.submits == len(knows_less) + 2
+
+
+def test_facts_that_cannot_be_read_block_nobody_once_the_ledger_was_rebuilt(
+    session: Session, sandbox: Sandbox
+):
+    run = session.begin("a fox").wait()
+    forget(session)
+    (session.images.folder / run.files[0]).with_suffix(".json").write_text("{", "utf-8")
+    with pytest.raises(LedgerError):
+        session.begin("a fox").wait()
+    assert "The facts of 1 runs cannot be read" in told("doctor --rebuild")
+    session.begin("a fox").wait()
+    assert sandbox.account.submits == 2
+
+
+def test_ledger_that_is_replaced_by_an_older_copy_meanwhile_buys_nothing(session: Session, sandbox: Sandbox):
+    session.begin("a cat").wait()
+    shutil.copy(session.ledger_file(), older := session.settings.home_path / "older.db")
+    session.begin("a fox").wait()
+    older.rename(session.ledger_file())
+    for _ in range(3):
+        with pytest.raises(LedgerError):
+            session.begin("a fox", replay=True).wait()
+    assert sandbox.account.submits == 2
 
 
 # --- a damaged ledger -------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ BAD_LINES += [
         command(f"{v} now", v, "'now'", "takes nothing after it")
         for v in ("panel", "rescue", "wait", "status", "balance")
     ),
-    command("doctor --rebuilt", "doctor", "'--rebuilt'", "nothing, or --rebuild"),
+    command("doctor --rebuilt", "doctor", "'--rebuilt'", "nothing, --rebuild or --accept"),
     command("spend five", "Spend", "'five'", "day"),
     command("settle", "settle", "", "%apixo settle RUN paid"),
     command("settle nope maybe", "settle", "'nope maybe'", "%apixo settle RUN paid"),
