@@ -20,7 +20,7 @@ KERNEL_TOOLS = ("hypothesis==6.170.15", "papermill>=2.6", "pexpect==4.9.0")
 KERNEL_TESTS = (
     "tests/frontends/kernel.py",
     "tests/analysis/test_frame.py",
-    "tests/test_terminal.py::test_a_cell_shows_its_progress_and_then_the_files",
+    "tests/cli/test_terminal.py::test_a_cell_shows_its_progress_and_then_the_files",
     "tests/jupyter/test_notebooks.py::test_quickstart_runs_under_nbconvert_and_reads_well_as_html_and_markdown",
 )
 
