@@ -90,7 +90,7 @@ def test_tables_go_out_and_come_back(running: Kernel, tmp_path: Path) -> None:
     )
     shown(running, "\n".join(f"%apixo export {tmp_path}/all.{end}" for end in ENDINGS))
     shown(running, "table = apixo_nb.history()")
-    shown(running, "pd.testing.assert_frame_equal(frame.read_csv(f'{root}/all.csv'), table)")
+    shown(running, "pd.testing.assert_frame_equal(formats.read_csv(f'{root}/all.csv'), table)")
     shown(running, "assert len(pd.read_parquet(f'{root}/all.parquet')) == len(table)")
     shown(running, "table.apixo.to_excel_csv(f'{root}/excel.csv')")
     shown(running, "assert list(formats.read_excel_csv(f'{root}/excel.csv').prompt) == list(table.prompt)")
