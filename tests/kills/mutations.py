@@ -71,13 +71,13 @@ def no_part_file() -> None:
     """A picture is written under its final name from the first byte on."""
     original = download.download_once
 
-    async def download_once(client: Any, url: str, target: Path, limits: files.Limits) -> Any:
+    async def download_once(client: Any, url: str, target: Path, limits: files.Limits, *more: Any) -> Any:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.with_suffix(".png").open("wb", buffering=0) as file:
             async with client.stream("GET", url) as response:
                 async for chunk in response.aiter_bytes():
                     file.write(chunk)
-        return await original(client, url, target, limits)
+        return await original(client, url, target, limits, *more)
 
     setattr(transport, "download_once", download_once)  # noqa: B010 - it is imported there, not offered
 

@@ -31,7 +31,7 @@ from apixo_nb.session.session import Session
 from tests.support.factories import KEY
 from tests.support.fault_server import Exchange, FaultServer, Step, answer, message
 
-PATIENCE_S = 30  # no test waits so long; one that would hang ends here
+PATIENCE_S = 100  # no test waits so long; one that would hang ends here
 AT_ONCE = 8  # submits that may be at the server together
 POLLS_AT_ONCE = 16
 

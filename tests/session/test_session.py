@@ -395,7 +395,7 @@ def test_resume_of_a_run_that_is_still_watched_here_does_not_watch_it_twice(
 ):
     waiting = threading.Event()
     session.listen(lambda run: waiting.set() if run.state == "processing" else None)
-    job = session.begin("[seconds:0.5] a fox")
+    job = session.begin("[seconds:3] a fox")
     assert waiting.wait(20)
     jobs = session.resume()
     assert all(other.wait().missing == 0 for other in [job, *jobs])
