@@ -6,9 +6,10 @@ import os
 import platform
 import secrets
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 
-#: A process of another machine cannot be looked at. It counts as dead once its heartbeat is so old.
+#: A process of another machine cannot be looked at. It counts as dead once it was silent for so long.
 STALE = timedelta(minutes=3)
+
+_MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 
 
 def after_fork(call: Callable[[], None]) -> Callable[[], None]:
@@ -40,37 +43,75 @@ class ProcessIdentity:
     id : str
         Made up; one for each ledger that is open, as a process can have several.
     host : str
-        The machine and, where there are any, the space of process numbers: containers share a machine.
+        The name of the machine, for people: several machines may have one name.
     pid : int
     started : str
         When the process started. A number that was given to another process since is not this one.
+    machine_id, boot_id, pid_namespace : str
+        The machine, since which start of it, and where process numbers mean the same: containers share a
+        machine. "" where that cannot be told.
     """
 
     host: str
     pid: int
     started: str
     id: str = field(default_factory=lambda: secrets.token_hex(8))
+    machine_id: str = ""
+    boot_id: str = ""
+    pid_namespace: str = ""
 
-    def is_alive(self, heartbeat_at: datetime) -> bool:
-        """Whether the process still runs; of another machine's, only the last heartbeat is known."""
-        if self.host != this_host():
-            return datetime.now(UTC) - heartbeat_at < STALE
-        return process_start(self.pid) == self.started
+    @property
+    def is_here(self) -> bool:
+        """Whether its number surely is that of a process which can be looked at from here."""
+        place = (self.machine_id, self.boot_id, self.pid_namespace)
+        return bool(self.boot_id and self.pid_namespace) and place == this_place()
+
+    def is_alive(self, silent: timedelta) -> bool:
+        """Whether the process still runs.
+
+        `silent`: since when there was no heartbeat, which is all that is known of another machine's.
+        """
+        return process_start(self.pid) == self.started if self.is_here else silent < STALE
 
 
 def this_process() -> ProcessIdentity:
     """A new owner for this process."""
-    pid = os.getpid()
-    return ProcessIdentity(host=this_host(), pid=pid, started=process_start(pid) or "")
+    pid, (machine_id, boot_id, pid_namespace) = os.getpid(), this_place()
+    return ProcessIdentity(
+        host=platform.node(),
+        pid=pid,
+        started=process_start(pid) or "",
+        machine_id=machine_id,
+        boot_id=boot_id,
+        pid_namespace=pid_namespace,
+    )
 
 
-def this_host() -> str:
-    """The name of this machine and its space of process numbers."""
+def this_place() -> tuple[str, str, str]:
+    """The machine's id, that of its start, and the space of process numbers; each "" if it is not known."""
+    machine_id = next(filter(None, map(_read, _MACHINE_IDS)), "")
+    boot_id = _read(Path("/proc/sys/kernel/random/boot_id"))
+    if not Path("/proc/self/stat").exists():  # no Linux: one space of numbers, and a start by the clock
+        import psutil
+
+        return machine_id or platform.node(), f"{platform.node()}@{psutil.boot_time():.0f}", "-"
     try:
-        space = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - Path.stat does the same with more words
+        space = str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116 - Path.stat does the same with more words
     except OSError:
-        space = 0
-    return f"{platform.node()}/{space}"
+        space = ""
+    return machine_id, boot_id, space
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def since_boot_s() -> float:
+    """Seconds since this machine was started, those in which it slept included where that is known."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def process_start(pid: int) -> str | None:

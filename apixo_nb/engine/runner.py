@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
@@ -25,6 +27,7 @@ from apixo_nb.client.responses import TaskStatus
 from apixo_nb.core import event_loop
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.models import fail_code
+from apixo_nb.core.process import since_boot_s
 from apixo_nb.core.records import (
     CANCELLED,
     FAILED,
@@ -40,11 +43,13 @@ from apixo_nb.core.records import (
 from apixo_nb.errors import (
     ApixoError,
     ConfigurationError,
+    LedgerError,
     RateLimitError,
     RunCancelledError,
     SubmitUnknownError,
     WaitTimeoutError,
 )
+from apixo_nb.ledger.leases import LeaseLostError
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.storage.originals import Images
 from apixo_nb.text import to_usd
@@ -61,6 +66,7 @@ _LAST_S = 4.0  # at the end of the process; a kernel that is shut down is killed
 _DOWNLOADS_AT_ONCE = 6  # runs
 _HEARTBEAT_S = 30.0
 _LOOK_S = 0.3  # between two looks at what another process is doing
+_ASKED_S = 10.0  # so long it holds that a run is this process's: far less than a lease outlives a heartbeat
 _NOTHING_SENT = "Stopped before anything was sent"
 _WAITING = "Stopped waiting"
 
@@ -243,6 +249,10 @@ class Runner:
                         return False
                     job.check_stopped(_NOTHING_SENT)
                     accepted = not self.rate_limiter.closed and await self._post(job, slot)
+        except LeaseLostError:  # the row says what became of it, and is not ours to change
+            known: Run | None = await self._recorder.write(self._ledger.get, job.run.run_id)
+            self._recorder.notify(job, known or job.run)
+            raise
         except ApixoError as error:
             if written and job.run.task_id is None:  # what was accepted is never recorded as refused
                 await self._recorder.change(job, **_not_accepted(error))
@@ -261,16 +271,40 @@ class Runner:
         If another process was quicker to ask for this take, the job is about its row from here on: False.
         """
         await self._recorder.write(self._images.check_room, job.run.num_images)
-        planned = job.run.replace(state=SUBMITTING)
+        planned = job.run
         row: Run = await self._recorder.write(self._ledger.add, planned, once=once)
-        if row.run_id != planned.run_id:
-            del self._live[planned.run_id]
-            self._live[row.run_id] = job
+        if row.run_id == planned.run_id:
+            job.run = row  # listeners hear of it when it is submitted
+            return True
+        del self._live[planned.run_id]
+        self._live[row.run_id] = job
         self._recorder.notify(job, row)
-        return row.run_id == planned.run_id
+        return False
+
+    async def _begin_submit(self, job: Job) -> None:
+        """Write that the run is submitted now, if it is still this process's; see `Leases.begin_submit`.
+
+        A process that was paused after it had asked asks once more.
+        """
+        asked_at = -math.inf
+        while since_boot_s() - asked_at > _ASKED_S:
+            asked_at = since_boot_s()
+            bought_at = await self._recorder.write(self._ledger.leases.begin_submit, job.run.run_id)
+        self._recorder.notify(job, job.run.replace(state=SUBMITTING, bought_at=bought_at))
+
+    async def _turned_away(self, job: Job) -> None:
+        """Write that nothing was made, and that the run waits: if this process ends now, nothing is lost."""
+        with contextlib.suppress(LedgerError):  # then the row says less than is known, until the next attempt
+            await self._recorder.write(self._ledger.leases.end_submit, job.run.run_id)
+        self._recorder.notify(job, job.run.replace(state=PLANNED))
 
     async def _post(self, job: Job, slot: Slot) -> bool:
         """Send one POST. Returns False if it was turned away and is to be sent again."""
+        await self._begin_submit(job)
+        job.check_stopped(_NOTHING_SENT)
+        if self.rate_limiter.closed:  # another was turned away meanwhile
+            await self._turned_away(job)
+            return False
         slot.used = True
         permit = self.rate_limiter.leave()
         job.posted = True
@@ -290,6 +324,7 @@ class Runner:
             if not again and not job.stopped:
                 self._refuse_waiting(answer.problem)
                 raise answer.problem
+            await self._turned_away(job)
             return False
         self.rate_limiter.accepted()
         job.task_began(self.rate_limiter)

@@ -152,7 +152,8 @@ def read(connection: sa.Connection, *, sandbox: bool) -> list[Budget]:
 
 def _with_sums(connection: sa.Connection, row: Any) -> Budget:
     """A row of the table of budgets, with what counts against it at this moment."""
-    sums = sa.select(sa.func.sum(runs.c.cost_micros), sa.func.sum(rows.AT_STAKE_MICROS))
+    open_micros = rows.AT_STAKE_MICROS + rows.RESERVED_MICROS
+    sums = sa.select(sa.func.sum(runs.c.cost_micros), sa.func.sum(open_micros))
     spent, at_stake = connection.execute(sums.where(_counts(row.scope, row.zone, sandbox=row.sandbox))).one()
     return Budget(row.scope, row.sandbox, row.limit_micros, int(spent or 0), int(at_stake or 0))
 

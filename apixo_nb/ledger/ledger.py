@@ -29,14 +29,14 @@ from apixo_nb.core.records import (
     Vote,
     utc_now,
 )
-from apixo_nb.errors import LedgerError
+from apixo_nb.errors import BudgetError, LedgerError
 from apixo_nb.text import to_micros, to_usd
 
 from . import budgets, rows, search
 from .budgets import Budget
 from .database import Database
 from .journal import JournalEntry, TaskJournal
-from .leases import Leases, live_owners
+from .leases import Leases
 from .query import Facets, Found, Query
 from .schema import WITHOUT_TASK, balances, meta, runs, votes
 
@@ -101,15 +101,16 @@ class Ledger:
             Its row is there already: whoever wrote it has bought it, or is about to.
         """
         with self._database.writing() as connection:
-            owner = self.leases.renew(connection)
             rows.check_new(connection, run.run_id)
+            self.leases.free_planned(connection)
             same = (runs.c.digest == run.digest) & (runs.c.sandbox == run.sandbox)
             competing = rows.competing_run(connection, same & rows.same_place(run)) if once else None
             if competing is not None:
                 return competing
             budgets.check(connection, [run])
             numbered = run.replace(take=run.take or rows.next_take(connection, same), bought_at=utc_now())
-            connection.execute(runs.insert().values(**rows.row_of(numbered), owner=owner.id))
+            lease = self.leases.lease_new(connection, run.run_id)
+            connection.execute(runs.insert().values(**rows.row_of(numbered), **lease))
             rows.count_missing(connection, run.run_id)
         return numbered
 
@@ -136,7 +137,7 @@ class Ledger:
         for which it has none. A row that is open is never ended; see `rows.catch_up`.
         """
         with self._database.writing() as connection:
-            return rows.catch_up(connection, run, live_owners(connection))
+            return rows.catch_up(connection, run, self.leases.live(connection))
 
     def update(self, run_id: str, **changes: Any) -> None:
         """Change some columns of a row. A final state stands: another one is not written over it."""
@@ -236,8 +237,13 @@ class Ledger:
 
     def check_budgets(self, planned: Sequence[Run]) -> None:
         """Raise BudgetError if these together would pass a budget; `add` checks each once more."""
-        with self._database.reading() as connection:
-            budgets.check(connection, planned)
+        try:
+            with self._database.reading() as connection:
+                budgets.check(connection, planned)
+        except BudgetError:
+            self.leases.mark_abandoned()  # what a dead process did not send is not reserved any more
+            with self._database.reading() as connection:
+                budgets.check(connection, planned)
 
     def set_budget(self, scope: str, *, sandbox: bool, limit_micros: int | None) -> None:
         """Set a budget in micro-dollars, or with None take it away; see `budgets.Budget` for the scopes."""

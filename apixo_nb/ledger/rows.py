@@ -33,6 +33,10 @@ AT_STAKE_MICROS = sa.case(
     else_=0,
 )
 
+#: Planned and leased: on its way to be sent. The sum of such runs is reserved, though nothing is at stake.
+_ON_ITS_WAY = (runs.c.state == PLANNED) & runs.c.owner.is_not(None)
+RESERVED_MICROS = sa.case((_ON_ITS_WAY, runs.c.num_images * runs.c.unit_price_micros), else_=0)
+
 _RUN = tuple(column for column in runs.c if column.name in Run.model_fields)
 
 
@@ -123,7 +127,7 @@ def next_take(connection: sa.Connection, same: sa.ColumnElement[bool]) -> int:
 
 def _is_variation() -> sa.ColumnElement[bool]:
     # One without an answer counts too, until a person has said how it ended.
-    return runs.c.state.not_in((FAILED, PLANNED, UNKNOWN)) | UNANSWERED
+    return runs.c.state.not_in((FAILED, PLANNED, UNKNOWN)) | UNANSWERED | _ON_ITS_WAY
 
 
 def competing_run(connection: sa.Connection, same_place: sa.ColumnElement[bool]) -> Run | None:

@@ -31,6 +31,13 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+def database_now(connection: sa.Connection) -> sa.ColumnElement[datetime]:
+    """The time by the database's clock. SQLite has none of its own: it is that of this host, in ms."""
+    if connection.dialect.name == "sqlite":
+        return sa.func.strftime("%Y-%m-%d %H:%M:%f000", "now", type_=UtcDateTime)
+    return sa.func.clock_timestamp(type_=UtcDateTime)  # now() would be when the transaction began to wait
+
+
 metadata = sa.MetaData()
 
 runs = sa.Table(
@@ -74,6 +81,8 @@ runs = sa.Table(
     sa.Column("notebook", sa.Text, nullable=False, server_default=""),
     # Who works on it, see `owners`; nobody once it has come to rest.
     sa.Column("owner", sa.String(32)),
+    # Since version 5: changes whenever another process takes the run over.
+    sa.Column("lease_token", sa.BigInteger, nullable=False, server_default="0"),
     # Result pictures of a success that are not on disk; so that they are found without reading all rows.
     sa.Column("missing", sa.Integer, nullable=False, server_default="0", index=True),
     # Since version 5: the cell that has it, what it was made anew of, APIXO's word, when it was bought.
@@ -129,6 +138,10 @@ owners = sa.Table(
     sa.Column("pid", sa.BigInteger, nullable=False),
     sa.Column("started", sa.Text, nullable=False),
     sa.Column("heartbeat_at", UtcDateTime, nullable=False),
+    # Since version 5: where its number can be looked up; see `core.process`.
+    sa.Column("machine_id", sa.Text, nullable=False, server_default=""),
+    sa.Column("boot_id", sa.Text, nullable=False, server_default=""),
+    sa.Column("pid_namespace", sa.Text, nullable=False, server_default=""),
 )
 
 budgets = sa.Table(
@@ -288,15 +301,21 @@ def _texts(connection: sa.Connection) -> None:
 def _cells(connection: sa.Connection) -> None:
     types = {
         name: runs.c[name].type.compile(connection.dialect)
-        for name in ("cell_id", "cell_position", "rerun_of", "service_state", "bought_at")
+        for name in ("cell_id", "cell_position", "rerun_of", "service_state", "bought_at", "lease_token")
     }
     for name, kind in types.items():
-        default = {"cell_position": " DEFAULT 0 NOT NULL", "bought_at": ""}.get(name, " DEFAULT '' NOT NULL")
+        number = " DEFAULT 0 NOT NULL"
+        others = {"cell_position": number, "lease_token": number, "bought_at": ""}
+        default = others.get(name, " DEFAULT '' NOT NULL")
         connection.exec_driver_sql(f"ALTER TABLE runs ADD COLUMN {name} {kind}{default}")
-    zone = budgets.c.zone.type.compile(connection.dialect)
-    # A ledger of version 1 has got the table just now, as it is today.
-    if "zone" not in {column["name"] for column in sa.inspect(connection).get_columns(budgets.name)}:
-        connection.exec_driver_sql(f"ALTER TABLE budgets ADD COLUMN zone {zone} DEFAULT '' NOT NULL")
+    places = (owners.c.machine_id, owners.c.boot_id, owners.c.pid_namespace)
+    for column in (budgets.c.zone, *places):
+        # A ledger of version 1 has got these tables just now, as they are today.
+        here = {each["name"] for each in sa.inspect(connection).get_columns(column.table.name)}
+        if column.name not in here:
+            kind = column.type.compile(connection.dialect)
+            step = f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} {kind} DEFAULT '' NOT NULL"
+            connection.exec_driver_sql(step)
     bought = sa.func.coalesce(runs.c.submitted_at, runs.c.created_at)
     connection.execute(runs.update().where(runs.c.state != PLANNED).values(bought_at=bought))
     # Older versions wrote any word of APIXO's as the state, be it one of ours.

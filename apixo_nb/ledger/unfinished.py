@@ -13,7 +13,8 @@ _PATIENCE_S = 0.3  # for a ledger that another kernel writes to at this moment
 
 _QUESTION = """
 SELECT state, task_id IS NOT NULL, missing, expires_at, num_images * unit_price_micros, runs.owner,
-       owners.host, owners.pid, owners.started, owners.heartbeat_at
+       owners.host, owners.pid, owners.started, owners.machine_id, owners.boot_id, owners.pid_namespace,
+       owners.heartbeat_at
 FROM runs LEFT JOIN owners ON owners.id = runs.owner
 WHERE sandbox = ? AND cost_micros IS NULL AND state NOT IN ('planned', 'success', 'failed')
    OR sandbox = ? AND missing > 0
@@ -45,13 +46,15 @@ def pending_line(ledger: Path, *, sandbox: bool) -> str:
     return f"apixo_nb: {text}: `%apixo resume`" if text else ""
 
 
-def _is_leased(owner: tuple[str | None, str, int, str, str]) -> bool:
-    name, host, pid, started, heartbeat_at = owner
-    if not name or not host:
+def _is_leased(owner: tuple[str | None, str, int, str, str, str, str, str]) -> bool:
+    """Whether a living process works on it; of another machine's, as far as its clock can be trusted."""
+    name, host, pid, started, machine_id, boot_id, pid_namespace, heartbeat_at = owner
+    if not (name and host):
         return False
     from apixo_nb.core.process import ProcessIdentity
 
-    return ProcessIdentity(host, pid, started, name).is_alive(_time(heartbeat_at))
+    identity = ProcessIdentity(host, pid, started, name, machine_id, boot_id, pid_namespace)
+    return identity.is_alive(datetime.now(UTC) - _time(heartbeat_at))
 
 
 def _time(text: str) -> datetime:

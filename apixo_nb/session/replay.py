@@ -309,7 +309,7 @@ class Replay:
         """All runs of the same request, those included that wait for a slot here and have no row yet."""
         of_request = [job for job in self._jobs if _same_request(job.run, planned)]
         _wait_until_sent_or_not(of_request)
-        rows = self._ledger.draws(planned)
+        rows = self._on_their_way(self._ledger.draws(planned))
         known = {run.run_id for run in rows}
         # On their way to be submitted, as far as another execution of the same cell is concerned.
         waiting = [job.run for job in of_request if job.run.run_id not in known and not job.ended.done()]
@@ -317,6 +317,16 @@ class Replay:
         return [
             run.replace(state=PLANNED) if run.run_id in never and not run.task_id else run
             for run in [*rows, *(run.replace(state=SUBMITTING) for run in waiting)]
+        ]
+
+    def _on_their_way(self, rows: list[Run]) -> list[Run]:
+        """What waits in a living process to be sent, or to be sent again, counts as being submitted."""
+        if not any(run.state == PLANNED for run in rows):
+            return rows
+        held = self._ledger.leases.held()
+        return [
+            run.replace(state=SUBMITTING) if run.state == PLANNED and run.run_id in held else run
+            for run in rows
         ]
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from apixo_nb.core.process import STALE, ProcessIdentity, process_start, this_host, this_process
+from apixo_nb.core.process import STALE, ProcessIdentity, process_start, this_process
 from apixo_nb.ledger.ledger import Ledger
 from tests.support.factories import a_run
 from tests.support.processes import crowd
@@ -20,8 +22,7 @@ from tests.support.processes import crowd
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to look at")
 
 
-def now() -> datetime:
-    return datetime.now(UTC)
+BEATING = timedelta(0)
 
 
 @contextlib.contextmanager
@@ -38,13 +39,18 @@ def process(program: str = "") -> Iterator[subprocess.Popen[str]]:
 
 
 def owner_of(pid: int) -> ProcessIdentity:
-    return ProcessIdentity(host=this_host(), pid=pid, started=process_start(pid) or "")
+    return here(pid=pid, started=process_start(pid) or "")
+
+
+def here(**facts: Any) -> ProcessIdentity:
+    """A process of this machine."""
+    return dataclasses.replace(this_process(), **facts)
 
 
 def test_this_process_is_alive_whatever_its_heartbeat():
-    assert this_process().is_alive(now())
-    assert this_process().is_alive(now() - timedelta(days=365))
-    assert this_process().is_alive(now() + timedelta(days=365))
+    assert this_process().is_alive(BEATING)
+    assert this_process().is_alive(timedelta(days=365))
+    assert this_process().is_alive(timedelta(days=-365))
 
 
 def test_each_ledger_that_is_open_is_an_owner_of_its_own():
@@ -56,18 +62,18 @@ def test_each_ledger_that_is_open_is_an_owner_of_its_own():
 def test_process_is_alive_until_it_has_ended():
     with process() as running:
         owner = owner_of(running.pid)
-        assert owner.is_alive(now())
-    assert not owner.is_alive(now())
+        assert owner.is_alive(BEATING)
+    assert not owner.is_alive(BEATING)
 
 
 def test_number_that_was_given_to_another_process_is_not_the_old_one():
-    assert not ProcessIdentity(host=this_host(), pid=os.getpid(), started="boot/1").is_alive(now())
-    assert not ProcessIdentity(host=this_host(), pid=os.getpid(), started="").is_alive(now())
+    assert not here(pid=os.getpid(), started="boot/1").is_alive(BEATING)
+    assert not here(pid=os.getpid(), started="").is_alive(BEATING)
 
 
 def test_number_of_no_process_is_dead():
     assert process_start(2**22 + 1) is None
-    assert not ProcessIdentity(host=this_host(), pid=2**22 + 1, started="").is_alive(now())
+    assert not here(pid=2**22 + 1, started="").is_alive(BEATING)
 
 
 @needs_proc
@@ -77,7 +83,7 @@ def test_killed_process_that_nobody_has_waited_for_is_dead():
         running.kill()
         os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
         assert Path(f"/proc/{running.pid}/stat").exists()
-        assert not owner.is_alive(now())
+        assert not owner.is_alive(BEATING)
 
 
 @needs_proc
@@ -85,16 +91,27 @@ def test_killed_process_that_nobody_has_waited_for_is_dead():
 def test_process_may_have_any_name(name: str):
     with process(f"open('/proc/self/comm', 'w').write('{name}')") as running:
         plain = process_start(running.pid)
-        assert owner_of(running.pid).is_alive(now())
+        assert owner_of(running.pid).is_alive(BEATING)
         assert plain is not None
         assert plain.rpartition("/")[2].isdecimal()
 
 
-def test_process_of_another_machine_is_alive_while_its_heartbeat_is_young():
-    elsewhere = ProcessIdentity(host="another machine/1", pid=os.getpid(), started=this_process().started)
-    assert elsewhere.is_alive(now())
-    assert elsewhere.is_alive(now() - STALE + timedelta(seconds=30))
-    assert not elsewhere.is_alive(now() - STALE - timedelta(seconds=1))
+OTHERS = [{"machine_id": "another"}, {"boot_id": "another"}, {"pid_namespace": "another"}]
+DOUBTS = [{"boot_id": ""}, {"pid_namespace": ""}]
+
+
+@pytest.mark.parametrize("doubt", [*OTHERS, *DOUBTS])
+def test_process_that_may_be_of_another_machine_is_alive_while_its_heartbeat_is_young(doubt: dict[str, str]):
+    for pid in (os.getpid(), 2**22 + 1):
+        elsewhere = here(pid=pid, **doubt)
+        assert elsewhere.is_alive(timedelta(0))
+        assert elsewhere.is_alive(STALE - timedelta(seconds=1))
+        assert not elsewhere.is_alive(STALE + timedelta(seconds=1))
+
+
+def test_name_of_a_machine_says_nothing():
+    assert here(host="renamed").is_alive(timedelta(days=1))
+    assert not here(host="renamed", pid=2**22 + 1).is_alive(BEATING)
 
 
 def fork(_number: int, place: str) -> Iterator[object]:

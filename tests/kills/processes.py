@@ -20,7 +20,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from apixo_nb import sandbox
-from apixo_nb.core.records import FAILED, SUBMITTING, SUCCESS, UNKNOWN, Run
+from apixo_nb.core.records import FAILED, PLANNED, SUBMITTING, SUCCESS, UNKNOWN, Run
 from apixo_nb.ledger.budgets import TOTAL
 from apixo_nb.ledger.ledger import Ledger
 from tests.kills.checker import Account, Evidence, Task, violations
@@ -281,7 +281,7 @@ class Home:
         run = next((run for run in rows if run.prompt == prompt), None)
         if run is None:
             return "" if task is None else "PAID WITHOUT A ROW"
-        if run.state == SUBMITTING:
+        if run.state in (PLANNED, SUBMITTING):
             return "row kept, POST not accepted" if task is None else "accepted, taskId not kept"
         if run.state != SUCCESS:
             done = run.is_final or run.state == UNKNOWN

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import sqlite3
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ import sqlalchemy as sa
 
 from apixo_nb.core import event_loop as loop
 from apixo_nb.core.formatting import remark_of
-from apixo_nb.core.process import STALE
+from apixo_nb.core.process import STALE, this_process
 from apixo_nb.core.records import Run
 from apixo_nb.core.request import make_request
 from apixo_nb.engine import recorder, runner
 from apixo_nb.errors import ApixoError, BudgetError, LedgerError, SubmitUnknownError
-from apixo_nb.ledger import database
+from apixo_nb.ledger import database, leases
 from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.ledger.schema import owners, runs
 from apixo_nb.sandbox import Fault, Sandbox, handlers
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
@@ -147,18 +149,79 @@ def test_row_of_a_submit_that_nobody_owns_is_unknown_and_at_stake(session: Sessi
     assert [(run.state, run.cost_micros) for run in session.ledger.runs()] == [("unknown", None)]
 
 
-def test_kernel_of_another_machine_counts_as_dead_once_its_heartbeat_is_old(session: Session):
+NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now', ?)"
+
+
+def far_owner(session: Session, beat: str, **facts: Any) -> None:
+    """Have all runs leased to a process of another machine, with its last heartbeat by its own clock."""
+    identity = (
+        dataclasses.asdict(this_process()) | {"id": "far", "machine_id": "far", "boot_id": "far"} | facts
+    )
+    names = [*identity, "heartbeat_at"]
+    marks = ", ".join("?" * len(identity))
+    with contextlib.closing(sqlite3.connect(session.ledger_file())) as other, other:
+        other.execute("DELETE FROM owners WHERE id = 'far'")
+        insert = f"INSERT INTO owners ({', '.join(names)}) VALUES ({marks}, {NOW})"
+        other.execute(insert, [*identity.values(), beat])
+        other.execute("UPDATE runs SET owner = 'far'")
+
+
+STALE_S = STALE.total_seconds()
+CLOCKS = ["0 seconds", "+10 minutes", "-10 minutes", "-14 hours"]
+
+
+@pytest.mark.parametrize("clock_says", CLOCKS)
+@pytest.mark.parametrize("same", [{}, {"machine_id": this_process().machine_id}])
+def test_kernel_of_a_machine_of_the_same_name_lives_while_its_heart_beats_whatever_its_clock_says(
+    session: Session, clock_says: str, same: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(leases, "since_boot_s", lambda: 15 * 3600.0)
+    run = a_run(state="submitting")
+    session.ledger.insert(run)
+    seconds = 0.0
+    session.ledger.leases.monotonic = lambda: seconds
+    for beat in range(10):
+        far_owner(session, clock_says, pid=2**22 + 1, host=this_process().host, **same)
+        assert session.ledger.leases.held_elsewhere() == {run.run_id}, beat
+        assert session.ledger.leases.claim(run.run_id) is None
+        assert session.lost() == []
+        seconds += STALE_S - 1
+    assert session.ledger.leases.held_elsewhere() == {run.run_id}
+    seconds += 2
+    assert session.ledger.leases.held_elsewhere() == set()
+    assert [lost.run_id for lost in session.lost()] == [run.run_id]
+
+
+@pytest.mark.parametrize(
+    ("beat", "same"), [("-2 days", {}), ("-4 minutes", {"machine_id": this_process().machine_id})]
+)
+def test_kernel_of_days_ago_or_of_before_this_machine_was_restarted_is_dead_at_once(
+    session: Session, beat: str, same: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(leases, "since_boot_s", lambda: 60.0)
     run = a_run(state="processing", task_id="task_1")
     session.ledger.insert(run)
-    owner = "INSERT INTO owners VALUES ('far', 'another machine/1', 1, 'boot/1', ?)"
-    moments = datetime.now(UTC) + timedelta(hours=1), datetime.now(UTC) - STALE - timedelta(seconds=1)
-    for moment, theirs in zip(moments, ({run.run_id}, set()), strict=True):
-        with contextlib.closing(sqlite3.connect(session.ledger_file())) as other, other:
-            other.execute("DELETE FROM owners")
-            other.execute(owner, [moment.replace(tzinfo=None).isoformat(" ")])
-            other.execute("UPDATE runs SET owner = 'far'")
-        assert session.ledger.leases.held_elsewhere() == theirs
-        assert (session.ledger.leases.claim(run.run_id) is None) == bool(theirs)
+    far_owner(session, beat, **same)
+    if not same or same["machine_id"]:
+        assert session.ledger.leases.held_elsewhere() == set()
+        assert session.ledger.leases.claim(run.run_id) is not None
+
+
+def test_heartbeats_of_a_team_are_told_by_the_clock_of_its_database(url: str):
+    run = a_run(state="processing", task_id="task_1")
+    identity = dataclasses.asdict(this_process()) | {"boot_id": "far"}
+    with contextlib.closing(Ledger(url)) as ledger:
+        ledger.insert(run)
+        for minutes, theirs in ((2, {run.run_id}), (4, set())):
+            engine = sa.create_engine(url)
+            with engine.begin() as connection:
+                connection.execute(sa.delete(owners))
+                beat = sa.func.now() - timedelta(minutes=minutes)
+                connection.execute(owners.insert().values(**identity, heartbeat_at=beat))
+                connection.execute(sa.update(runs).values(owner=identity["id"]))
+            engine.dispose()
+            assert ledger.leases.held_elsewhere() == theirs
+            assert (ledger.leases.claim(run.run_id) is None) == bool(theirs)
 
 
 OURS = ["planned", "submitting", "submitted", "unknown", "cancelled", "timeout"]

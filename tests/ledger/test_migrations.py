@@ -96,7 +96,12 @@ BROUGHT: dict[str, tuple[set[str | None], ...]] = {
         set(),
     ),
     "3": (set(), set(), set(), {"rating", "starred", "note", "tags"}),
-    "5": (set(), {"cell_id", "cell_position", "rerun_of", "service_state", "bought_at"}, set(), set()),
+    "5": (
+        set(),
+        {"cell_id", "cell_position", "rerun_of", "service_state", "bought_at", "lease_token"},
+        set(),
+        set(),
+    ),
 }
 
 
