@@ -13,6 +13,7 @@ from apixo_nb.core import event_loop
 from apixo_nb.core.records import FAILED, SUBMITTING, SUCCESS, UNKNOWN, Run, expiry, utc_now
 from apixo_nb.errors import (
     ApixoError,
+    RateLimitError,
     ResultError,
     RunCancelledError,
     SubmitUnknownError,
@@ -279,6 +280,22 @@ def stopped_error(job: Job, what: str) -> RunCancelledError:
         step = "Its answer is still read and kept if it comes: see `%apixo history`. Nothing is sent again."
         return RunCancelledError(what, run_id=run.run_id, at_stake_usd=price_usd, next_step=step)
     return RunCancelledError(what, run_id=run.run_id, maybe_billed=False, next_step="Nothing was sent.")
+
+
+def as_others(problem: ApixoError) -> ApixoError:
+    """The error of those that waited behind a refusal which does not clear."""
+    error = type(problem)(f"Not sent, as others were turned away: {problem.message}")
+    if isinstance(error, RateLimitError) and isinstance(problem, RateLimitError):
+        error.retry_after_s = problem.retry_after_s
+    return error
+
+
+def complete(error: ApixoError, run: Run) -> None:
+    """Add to an error which run it is about, and what may have been paid."""
+    error.run_id = error.run_id or run.run_id
+    error.task_id = error.task_id or run.task_id
+    if error.maybe_billed:  # the client knows the list price only
+        error.at_stake_usd = to_usd(run.price_micros)
 
 
 def failed_elsewhere(run: Run) -> ApixoError:

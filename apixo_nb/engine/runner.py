@@ -55,7 +55,7 @@ from apixo_nb.storage.originals import Images
 from apixo_nb.text import to_usd
 
 from .fair_queue import AtMost, FairQueue, Slot
-from .job import Job, cancel_all, failed_elsewhere, outcome, refusal, stopped_error
+from .job import Job, as_others, cancel_all, complete, failed_elsewhere, outcome, refusal, stopped_error
 from .poller import Poller
 from .rate_limit import RateLimiter
 from .recorder import Downloader, Listener, Recorder
@@ -213,7 +213,7 @@ class Runner:
             error = problem
         unwritten = await self._recorder.flush(job)
         if isinstance(error, ApixoError):
-            _complete(error, job.run)
+            complete(error, job.run)
         await self._recorder.release(job)
         if self._live.get(job.run.run_id) is job:
             del self._live[job.run.run_id]
@@ -333,7 +333,7 @@ class Runner:
 
     def _refuse_waiting(self, problem: ApixoError) -> None:
         """What does not clear is a quota, or a network that is gone: none of those that wait is sent."""
-        others = self._submits.refuse_all(functools.partial(_as_others, problem))
+        others = self._submits.refuse_all(functools.partial(as_others, problem))
         if isinstance(problem, RateLimitError) and others:
             problem.next_step = f"{others} more were not sent. {problem.next_step}"
 
@@ -441,22 +441,6 @@ def _not_accepted(error: ApixoError) -> dict[str, Any]:
     if isinstance(error, SubmitUnknownError):
         return {"state": UNKNOWN, "fail_msg": error.headline, "raw": error.answer}
     return refusal(error)
-
-
-def _as_others(problem: ApixoError) -> ApixoError:
-    """The error of those that waited behind a refusal which does not clear."""
-    error = type(problem)(f"Not sent, as others were turned away: {problem.message}")
-    if isinstance(error, RateLimitError) and isinstance(problem, RateLimitError):
-        error.retry_after_s = problem.retry_after_s
-    return error
-
-
-def _complete(error: ApixoError, run: Run) -> None:
-    """Add to an error which run it is about, and what may have been paid."""
-    error.run_id = error.run_id or run.run_id
-    error.task_id = error.task_id or run.task_id
-    if error.maybe_billed:  # the client knows the list price only
-        error.at_stake_usd = to_usd(run.price_micros)
 
 
 def _age_s(run: Run) -> float:
