@@ -146,14 +146,14 @@ def seconds(value: float) -> str:
     return f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60} s"
 
 
-def run_text(run: Run, paths: Sequence[str], said: str = "") -> str:
+def run_text(run: Run, paths: Sequence[str], note: str = "") -> str:
     """The card of a run as plain text, for terminals and text exports."""
     remark = remark_of(run)
     sign = "✓" if run.state == SUCCESS and not remark else "⚠"
     where = "SANDBOX · " if run.sandbox else ""
     lines = [f"{sign} {where}{' · '.join(facts(run))}", f"  {printable(run.prompt, 100)}"]
     return "\n".join(
-        [*lines, *(f"  {line}" for line in (remark, said) if line), *(f"  {path}" for path in paths)]
+        [*lines, *(f"  {line}" for line in (remark, note) if line), *(f"  {path}" for path in paths)]
     )
 
 

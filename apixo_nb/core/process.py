@@ -75,7 +75,7 @@ class ProcessIdentity:
 
 
 def this_process() -> ProcessIdentity:
-    """A new owner for this process."""
+    """A new identity of this process, for a ledger that is opened."""
     pid, (machine_id, boot_id, pid_namespace) = os.getpid(), this_place()
     return ProcessIdentity(
         host=platform.node(),

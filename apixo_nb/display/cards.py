@@ -51,7 +51,7 @@ class Source(Protocol):
 # --- a finished run ---------------------------------------------------------------------------------
 
 
-def run_html(run: Run, thumbnails: Sequence[Thumbnail], said: str = "") -> str:
+def run_html(run: Run, thumbnails: Sequence[Thumbnail], note: str = "") -> str:
     """The lasting card of a run: pictures, prompt, ratio, time, cost, run id; `said`: how it came about."""
     prompt, rest = _fold(run.prompt)
     remark = remark_of(run)
@@ -64,7 +64,7 @@ def run_html(run: Run, thumbnails: Sequence[Thumbnail], said: str = "") -> str:
         prompt_rest=rest,
         mark="⚠" if remark else "",
         remark=remark,
-        said=said,
+        note=note,
         sandbox=run.sandbox,
         facts=facts(run),
     )
@@ -144,7 +144,7 @@ def best_first(images: Iterable[Image]) -> list[Image]:
     return sorted(images, key=lambda image: (not image.starred, -(image.rating or 0), image.index))
 
 
-def card(session: Source, run: Run, said: str = "") -> dict[str, str]:
+def card(session: Source, run: Run, note: str = "") -> dict[str, str]:
     """The lasting output of a run, as a MIME bundle of HTML and text; `said` tells how it came about."""
     here = [image for image in run.images if image.file or session.images.held(run.run_id, image.index)]
     made = session.images.thumbnails((run, image) for image in here)
@@ -152,11 +152,11 @@ def card(session: Source, run: Run, said: str = "") -> dict[str, str]:
     shown = [
         each if image.file else replace(each, link=image.url) for image, each in zip(here, made, strict=True)
     ]
-    return {"text/html": run_html(run, shown, said), "text/plain": _card_text(session, run, said)}
+    return {"text/html": run_html(run, shown, note), "text/plain": _card_text(session, run, note)}
 
 
-def _card_text(session: Source, run: Run, said: str) -> str:
-    return run_text(run, [session.shown_path(name) for name in run.files], said)
+def _card_text(session: Source, run: Run, note: str) -> str:
+    return run_text(run, [session.shown_path(name) for name in run.files], note)
 
 
 Kind = Literal["same", "removed", "added"]
@@ -278,11 +278,11 @@ def differences(runs: Sequence[Run]) -> dict[str, Any]:
 def compared(found: Sequence[tuple[Run, Sequence[Image]]], images: Images) -> HtmlResult:
     """Runs with those of their pictures that are to be seen."""
     runs, px = [run for run, _ in found], _WIDTHS_PX[len(found)]
-    told = differences(runs)
-    parameters = [_parameter(**one) for one in told["parameters"]]
+    shown = differences(runs)
+    parameters = [_parameter(**one) for one in shown["parameters"]]
     columns = [_column(run, pictures, images, px) for run, pictures in found]
-    html = render("comparison.html", columns=columns, prompts=told["prompts"], parameters=parameters, px=px)
-    return HtmlResult(html, _text(runs, told["prompts"], parameters))
+    html = render("comparison.html", columns=columns, prompts=shown["prompts"], parameters=parameters, px=px)
+    return HtmlResult(html, _text(runs, shown["prompts"], parameters))
 
 
 def _column(run: Run, pictures: Sequence[Image], images: Images, px: int) -> dict[str, Any]:

@@ -42,11 +42,11 @@ def gallery(pictures: Sequence[Picture], without: Sequence[Run], images: Images,
         for (run, image), thumbnail in zip(shown, images.thumbnails(shown, GALLERY_PX), strict=True)
     ]
     bare = [f"{printable(run.prompt, _PROMPT)} · {remark_of(run) or run.state}" for run in without[:limit]]
-    said = _count(pictures, without, len(shown))
+    summary = _count(pictures, without, len(shown))
     lines = [f"{card['prompt']} · {card['facts']}" for card in cards]
     return HtmlResult(
-        render("gallery.html", cards=cards, bare=bare, said=said, px=GALLERY_PX),
-        "\n".join([said, *lines, *bare]),
+        render("gallery.html", cards=cards, bare=bare, summary=summary, px=GALLERY_PX),
+        "\n".join([summary, *lines, *bare]),
     )
 
 
@@ -56,9 +56,9 @@ def _facts(run: Run) -> str:
 
 def _count(pictures: Sequence[Picture], without: Sequence[Run], shown: int) -> str:
     runs = len({run.run_id for run, _ in pictures}) + len(without)
-    said = f"{len(pictures):,} picture{'s' * (len(pictures) != 1)} of {runs:,} run{'s' * (runs != 1)}"
+    text = f"{len(pictures):,} picture{'s' * (len(pictures) != 1)} of {runs:,} run{'s' * (runs != 1)}"
     left = len(pictures) - shown
-    return f"{said}; {left:,} more with gallery(limit=...) or report(path)" if left else said
+    return f"{text}; {left:,} more with gallery(limit=...) or report(path)" if left else text
 
 
 # --- thumbnails in a table --------------------------------------------------------------------------
@@ -83,17 +83,17 @@ def thumbs(
     firsts = [best_first(image for _, image in each)[:1] for each in pictures]
     chosen = [(each[0][0], first[0]) for each, first in zip(pictures, firsts, strict=True) if first]
     made = iter(images.thumbnails(chosen, THUMB_PX))
-    drawn = [{"thumbnail": next(made), "more": len(each) - 1} if each else None for each in pictures]
+    thumbnails = [{"thumbnail": next(made), "more": len(each) - 1} if each else None for each in pictures]
     cells = [[_cell(value, label) for value in table[label].tolist()] for label in columns]
     rows = [
         {"label": printable(label, _CELL), "picture": picture, "cells": [column[at] for column in cells]}
-        for at, (label, picture) in enumerate(zip(table.index, drawn, strict=True))
+        for at, (label, picture) in enumerate(zip(table.index, thumbnails, strict=True))
     ]
-    said = f"{more:,} more rows with thumbs(limit=...)" if more else ""
+    footer = f"{more:,} more rows with thumbs(limit=...)" if more else ""
     html = render(
-        "thumbnail_table.html", heads=[printable(label, _CELL) for label in columns], rows=rows, said=said
+        "thumbnail_table.html", heads=[printable(label, _CELL) for label in columns], rows=rows, footer=footer
     )
-    return HtmlResult(html, "\n".join(part for part in (table[list(columns)].to_string(), said) if part))
+    return HtmlResult(html, "\n".join(part for part in (table[list(columns)].to_string(), footer) if part))
 
 
 def shown_columns(table: pd.DataFrame) -> list[Any]:

@@ -58,8 +58,8 @@ class Plan:
     def free(self) -> list[str]:
         """What costs nothing now, as short texts: it was paid for before."""
         counts = self._actions
-        said = {"show": "stored, shown at $0", "follow": "taken up again at $0"}
-        return [f"{counts[action]} {text}" for action, text in said.items() if counts[action]]
+        texts = {"show": "stored, shown at $0", "follow": "taken up again at $0"}
+        return [f"{counts[action]} {text}" for action, text in texts.items() if counts[action]]
 
     @property
     def summary(self) -> str:
@@ -67,14 +67,14 @@ class Plan:
         counts = self._actions
         free = ", in the sandbox: nothing is paid" if any(run.sandbox for run in self.bought) else ""
         price = dollars(self.price_micros)
-        said = {
+        texts = {
             "show": "stored ($0)",
             "follow": "open, taken up again ($0)",
             "leave": "left out, as their submits have no answer",
             "buy": f"to buy: {price}{free}",
         }
-        words = [f"{counts[action]} {text}" for action, text in said.items() if counts[action]]
-        return f"{self.size}. {', '.join(words)}."
+        parts = [f"{counts[action]} {text}" for action, text in texts.items() if counts[action]]
+        return f"{self.size}. {', '.join(parts)}."
 
 
 def _count(number: int, noun: str) -> str:

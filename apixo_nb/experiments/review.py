@@ -72,16 +72,16 @@ def _row(one: object) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-class Keep(Enum):
+class Unchanged(Enum):
     """What is not to be changed."""
 
-    KEEP = "keep"
+    UNCHANGED = "unchanged"
 
     def __repr__(self) -> str:
-        return "KEEP"
+        return "UNCHANGED"
 
 
-KEEP: Final = Keep.KEEP
+UNCHANGED: Final = Unchanged.UNCHANGED
 
 
 def choose(
@@ -89,10 +89,10 @@ def choose(
     run_id: str,
     index: int,
     *,
-    rating: int | Keep | None = KEEP,
-    starred: bool | Keep = KEEP,
-    note: str | Keep = KEEP,
-    tags: Iterable[str] | Keep = KEEP,
+    rating: int | Unchanged | None = UNCHANGED,
+    starred: bool | Unchanged = UNCHANGED,
+    note: str | Unchanged = UNCHANGED,
+    tags: Iterable[str] | Unchanged = UNCHANGED,
 ) -> Run:
     """Say something of a picture; what is not given stays as it is.
 
@@ -129,7 +129,7 @@ def choose(
 
 def _checked(**given: Any) -> dict[str, Any]:
     """What is to be changed, in the words of the ledger."""
-    choice = {field: value for field, value in given.items() if value is not KEEP}
+    choice = {field: value for field, value in given.items() if value is not UNCHANGED}
     if choice.get("rating") is not None:
         choice["rating"] = whole(choice["rating"], "rating", 1, BEST)
     if not isinstance(choice.get("starred", False), bool):
@@ -149,10 +149,10 @@ def rate(
     run: Run | str,
     index: int = 0,
     *,
-    rating: int | Keep | None = KEEP,
-    starred: bool | Keep = KEEP,
-    note: str | Keep = KEEP,
-    tags: Iterable[str] | Keep = KEEP,
+    rating: int | Unchanged | None = UNCHANGED,
+    starred: bool | Unchanged = UNCHANGED,
+    note: str | Unchanged = UNCHANGED,
+    tags: Iterable[str] | Unchanged = UNCHANGED,
 ) -> Run:
     """Say something of a picture of a run (or of the run of that id), and return the run as it is now.
 

@@ -59,7 +59,7 @@ def write_sheet(layout: Layout, path: str | os.PathLike[str], images: Images, *,
     text = f"The cells of a contact sheet cannot be {printable(repr(px), 40)} pixels wide"
     px = checks.whole(px, "px", PX_MIN, PX_MAX, allowed=allowed, message=text)
     plan = _checked(layout, px)
-    sheet = _drawn(plan, images)
+    sheet = _draw_sheet(plan, images)
     with new_file(target, "sheet") as file:
         sheet.save(file, form, **({} if form == "PNG" else {"quality": 88}))
     return target
@@ -160,7 +160,7 @@ def _table(section: Section, top: int, *, wraps: bool) -> _Table:
 # --- drawing ----------------------------------------------------------------------------------------
 
 
-def _drawn(plan: _Plan, images: Images) -> Picture:
+def _draw_sheet(plan: _Plan, images: Images) -> Picture:
     from PIL import Image as Pillow
     from PIL import ImageDraw as Drawing
 
@@ -189,8 +189,8 @@ def _drawn(plan: _Plan, images: Images) -> Picture:
 def _tiles(row: Sequence[Cell | None], px: int, images: Images) -> Iterator[list[Picture | None]]:
     """The pictures of each cell of a row, small enough for their places."""
     stacks = [_here(cell) for cell in row]
-    asked = [(slide, px // _across(len(stack))) for stack in stacks for slide in stack]
-    found = iter(in_threads(lambda one: _small(images, *one), asked))
+    wanted = [(slide, px // _across(len(stack))) for stack in stacks for slide in stack]
+    found = iter(in_threads(lambda one: _small(images, *one), wanted))
     return ([next(found) for _ in stack] for stack in stacks)
 
 

@@ -66,13 +66,13 @@ def write_copies(runs: Sequence[Run], path: str | os.PathLike[str], images: Imag
 
 
 def _notes(gone: list[str], broken: list[str], unfit: list[str]) -> list[str]:
-    said = left_out(gone)
+    notes = left_out(gone)
     if broken:
         what = f"{len(broken)} original(s) carry a content credential (C2PA)"
-        said.append(f"{what}, which a copy breaks, so the copy is without it: {listed(broken)}.")
+        notes.append(f"{what}, which a copy breaks, so the copy is without it: {listed(broken)}.")
     if unfit:
-        said.append(f"{len(unfit)} picture(s) left out, as nothing can be added to them: {listed(unfit)}.")
-    return said
+        notes.append(f"{len(unfit)} picture(s) left out, as nothing can be added to them: {listed(unfit)}.")
+    return notes
 
 
 def _copy(original: bytes, run: Run, image: Image) -> bytes:

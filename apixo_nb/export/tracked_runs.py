@@ -60,8 +60,8 @@ class TrackedRun:
     @property
     def digest(self) -> str:
         """Changes whenever there is something to tell."""
-        told = [self.record, [image.sha256 for image in self.pictures]]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        facts = [self.record, [image.sha256 for image in self.pictures]]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
     def prompt_bytes(self) -> bytes:
@@ -83,10 +83,10 @@ class TrackedRun:
     def inputs(self) -> dict[str, str]:
         """What was asked for, in short texts: never changes."""
         run = self.run
-        asked = {"model": run.model, **{name: str(value) for name, value in run.parameters.items()}}
-        asked |= {"references": str(len(run.image_urls)), "take": str(run.take)}
-        asked |= {f"variable.{name}": value for name, value in run.variables.items()}
-        return {name: short(value) for name, value in asked.items()}
+        request = {"model": run.model, **{name: str(value) for name, value in run.parameters.items()}}
+        request |= {"references": str(len(run.image_urls)), "take": str(run.take)}
+        request |= {f"variable.{name}": value for name, value in run.variables.items()}
+        return {name: short(value) for name, value in request.items()}
 
     @property
     def figures(self) -> dict[str, float]:
@@ -105,7 +105,7 @@ class TrackedRun:
     def labels(self) -> dict[str, str]:
         """What it is, how it ended and what people say of it, in short texts: may change."""
         run, record = self.run, self.record
-        told = {
+        facts = {
             "run_id": run.run_id,
             "task_id": run.task_id or "",
             "state": run.state,
@@ -120,7 +120,7 @@ class TrackedRun:
             "prompt": run.prompt,
             "prompt_sha256": hashlib.sha256(self.prompt_bytes).hexdigest(),
         }
-        return {name: short(value) for name, value in told.items()}
+        return {name: short(value) for name, value in facts.items()}
 
 
 def _answer(run: Run) -> str:

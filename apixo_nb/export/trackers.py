@@ -60,7 +60,7 @@ def push_to_mlflow(
     ApixoError
         MLflow is not installed, or refuses; what was brought there stays, and to do it again is safe.
     """
-    told, notes = tracked_runs(runs, images)
+    chosen, notes = tracked_runs(runs, images)
     mlflow = _mlflow()
     address = _address(mlflow, tracking_uri)
     shown = without_secrets(address).strip("'\"")
@@ -69,7 +69,7 @@ def push_to_mlflow(
         client = mlflow.MlflowClient(address)
         where = _experiment(client, experiment, address)
         known = _known(client, where)
-        for tracked in told:
+        for tracked in chosen:
             pushed.count(_push(client, where, tracked, known.get(tracked.run.run_id), images))
     except (mlflow.exceptions.MlflowException, OSError) as error:
         done = f"{pushed.new + pushed.updated} run(s) were brought there before; to do it again is safe."
@@ -216,14 +216,14 @@ def write_for_wandb(
     ApixoError
         wandb is not installed, or refuses; what was written stays, and to do it again is safe.
     """
-    told, notes = tracked_runs(runs, images)
+    chosen, notes = tracked_runs(runs, images)
     with environment(WANDB_ERROR_REPORTING="false"):
         wandb = _wandb()
         try:
             place = Path(folder).expanduser().absolute()
             (place / "wandb").mkdir(parents=True, exist_ok=True)  # else it would choose another folder
             pushed = Pushed(f"wandb offline in {printable(place / 'wandb', 200)}", notes=notes)
-            for tracked in told:
+            for tracked in chosen:
                 pushed.count(_write(wandb, tracked, project, place, images))
         except (wandb.Error, OSError, ValueError, TypeError, RuntimeError) as error:
             why = printable(getattr(error, "strerror", None) or error, 200)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apixo_nb.client import protocol as flows
+from apixo_nb.client import protocol
 from apixo_nb.client.protocol import Clock, Fault, Flow, Reply, Send, Sleep
 from apixo_nb.core.cadence import ENOUGH_DURATIONS, Cadence
 from apixo_nb.core.models import MODELS
@@ -77,7 +77,7 @@ class Crowd:
         return [
             self.add(
                 name(number),
-                flows.wait(
+                protocol.wait(
                     MODEL, name(number), CADENCE, self.clock, timeout_s=timeout_s, age_s=number * younger_s
                 ),
             )
@@ -208,11 +208,11 @@ def test_a_wait_that_was_dropped_while_its_poll_is_on_its_way_ends_without_a_wor
 def test_a_wait_that_is_awaited_returns_its_value_or_raises_its_error() -> None:
     async def main() -> None:
         crowd = Crowd(Server(ends_after(60.0)))
-        done = await crowd.poller.finish(flows.wait(MODEL, name(1), CADENCE, crowd.clock, timeout_s=900.0))
+        done = await crowd.poller.finish(protocol.wait(MODEL, name(1), CADENCE, crowd.clock, timeout_s=900.0))
         assert done.state == "success"
         with pytest.raises(WaitTimeoutError):
             await Crowd(Server(says(BUSY))).poller.finish(
-                flows.wait(MODEL, name(1), CADENCE, crowd.clock, timeout_s=30.0)
+                protocol.wait(MODEL, name(1), CADENCE, crowd.clock, timeout_s=30.0)
             )
 
     run_in_virtual_time(main())
@@ -225,7 +225,7 @@ def test_a_wait_that_is_cancelled_is_dropped_unless_it_has_just_ended() -> None:
         crowd = Crowd(server)
 
         def finish(number: int) -> asyncio.Task[Any]:
-            flow = flows.wait(MODEL, name(number), CADENCE, crowd.clock, timeout_s=900.0)
+            flow = protocol.wait(MODEL, name(number), CADENCE, crowd.clock, timeout_s=900.0)
             return asyncio.ensure_future(crowd.poller.finish(flow))
 
         cancelled, ended = finish(0), finish(1)
@@ -446,7 +446,7 @@ def test_a_wait_with_a_learned_pace_keeps_to_the_page(
 
     async def main() -> None:
         crowd = Crowd(server, seed)
-        crowd.add(name(0), flows.wait(MODEL, name(0), learned, crowd.clock, timeout_s=2000.0))
+        crowd.add(name(0), protocol.wait(MODEL, name(0), learned, crowd.clock, timeout_s=2000.0))
         await crowd.over(1)
 
     run_in_virtual_time(main())
@@ -465,7 +465,7 @@ def test_a_learned_pace_asks_where_tasks_end() -> None:
 
     async def main(server: Server, cadence: Cadence) -> None:
         crowd = Crowd(server)
-        crowd.add(name(0), flows.wait(MODEL, name(0), cadence, crowd.clock, timeout_s=900.0))
+        crowd.add(name(0), protocol.wait(MODEL, name(0), cadence, crowd.clock, timeout_s=900.0))
         await crowd.over(1)
 
     run_in_virtual_time(main(advised, CADENCE))

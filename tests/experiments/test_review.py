@@ -13,7 +13,7 @@ import pytest
 
 from apixo_nb.core.records import Image, Run
 from apixo_nb.errors import InvalidRequestError, LedgerError
-from apixo_nb.experiments.review import KEEP, choose
+from apixo_nb.experiments.review import UNCHANGED, choose
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.unfinished import pending_line
 from apixo_nb.sandbox import Sandbox
@@ -69,7 +69,7 @@ def test_what_is_not_given_stays(session: Session):
     for change in [*changes, {"tags": ("x",)}]:
         before = stored(session, run).images[0].choice
         assert choose(session, run.run_id, 0, **change).images[0].choice == before | change
-    assert choose(session, run.run_id, 0, rating=KEEP).images[0].rating is None
+    assert choose(session, run.run_id, 0, rating=UNCHANGED).images[0].rating is None
 
 
 def test_rating_of_the_run_is_that_of_its_best_picture(session: Session):

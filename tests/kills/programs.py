@@ -31,7 +31,7 @@ from typing import Any
 import apixo_nb
 from apixo_nb.client import transport
 from apixo_nb.client.protocol import RetryPolicy
-from apixo_nb.core import settings as config
+from apixo_nb.core import settings
 from apixo_nb.errors import ApixoError, SubmitUnknownError
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers
 from apixo_nb.sandbox.validation import RefusedError
@@ -223,7 +223,7 @@ def again(given: dict[str, Any]) -> None:
 def impatient(given: dict[str, Any]) -> None:
     """Buy one picture, with a deadline of so many seconds for each request; the submit's answer is lost."""
     [[prompt, number]] = given["requests"]
-    config.settings().request_timeout = given["deadline_s"]
+    settings.settings().request_timeout = given["deadline_s"]
     try:
         apixo_nb.generate(prompt, num_images=number)
     except SubmitUnknownError:

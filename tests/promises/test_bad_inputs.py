@@ -17,7 +17,7 @@ from traitlets.config import Config
 
 import apixo_nb
 from apixo_nb.client.protocol import RetryPolicy
-from apixo_nb.core import settings as config
+from apixo_nb.core import settings
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import session as shared
 from tests.support.bad_inputs import (
@@ -42,7 +42,7 @@ _COLOURS = re.compile(r"\x1b\[\d+m")
 VARIABLES = {
     **{name: getattr(apixo_nb, name) for name in apixo_nb.__all__},
     "current": shared.current,
-    "settings": config.settings,
+    "settings": settings.settings,
     "once": RetryPolicy(attempts=1),
     "nan": float("nan"),
     "inf": float("inf"),

@@ -16,7 +16,7 @@ import pytest
 
 from apixo_nb import errors
 from apixo_nb.client.protocol import RetryPolicy
-from apixo_nb.core import settings as config
+from apixo_nb.core import settings
 from apixo_nb.core.formatting import progress_text
 from apixo_nb.core.models import fail_code
 from apixo_nb.core.records import Run
@@ -65,7 +65,7 @@ def make_session(sandbox: Sandbox, tmp_path: Any) -> Iterator[Callable[..., Sess
     def make(retry: RetryPolicy | None = None, **traits: Any) -> Session:
         usual = {"base_url": sandbox.base_url, "home": str(tmp_path / "home")}
         pace = {"first_poll": 0.05, "poll_interval": 0.1}
-        session = Session(config.Apixo(**(usual | pace | traits)), key=KEY)
+        session = Session(settings.Apixo(**(usual | pace | traits)), key=KEY)
         session.client.retry = retry or RetryPolicy(attempts=4, base_s=0.02, cap_s=0.1)
         opened.append(session)
         return session

@@ -16,7 +16,7 @@ import pytest
 
 from apixo_nb.client.client import AsyncClient, Client
 from apixo_nb.client.protocol import RetryPolicy
-from apixo_nb.core import event_loop as loop
+from apixo_nb.core import event_loop
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.credentials import ApiKey
 from apixo_nb.errors import ApixoError, ConfigurationError
@@ -356,4 +356,4 @@ def test_key_is_in_no_traceback_of_a_call_on_the_loop_thread(server):
         async def on_the_loop() -> None:
             client.balance()
 
-        assert leaks(traces(refusal_of(lambda: loop.run(on_the_loop())))) == []
+        assert leaks(traces(refusal_of(lambda: event_loop.run(on_the_loop())))) == []

@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from apixo_nb.client.protocol import RetryPolicy
-from apixo_nb.core import credentials as keys
-from apixo_nb.core import settings as config
+from apixo_nb.core import credentials
 from apixo_nb.core.records import FAILED, PLANNED, Run
 from apixo_nb.core.request import make_request
+from apixo_nb.core.settings import Apixo
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ApixoError, LedgerError
 from apixo_nb.ledger.budgets import TOTAL
@@ -70,7 +70,7 @@ class Kernel:
 
     def __init__(self, home: Path, base_url: str) -> None:
         traits: dict[str, Any] = {"first_poll": 0.01, "poll_interval": 0.05, "home": str(home)}
-        self.session = Session(config.Apixo(base_url=base_url, **traits), key=keys.ApiKey(KEY, "of the test"))
+        self.session = Session(Apixo(base_url=base_url, **traits), key=credentials.ApiKey(KEY, "of the test"))
         self.session.client.retry = RetryPolicy(attempts=3, base_s=0.002, cap_s=0.01)
         self.tracker = CellTracker()
         self.jobs: list[Job] = []

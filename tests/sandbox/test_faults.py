@@ -32,7 +32,7 @@ import pytest
 from PIL import Image
 
 from apixo_nb.client.protocol import RetryPolicy
-from apixo_nb.core import settings as config
+from apixo_nb.core import settings
 from apixo_nb.core.records import Run
 from apixo_nb.errors import ApixoError
 from apixo_nb.sandbox import KINDS, Fault, Sandbox, SandboxOptions, failures, faults
@@ -933,7 +933,7 @@ def test_every_kind_can_be_written_with_all_its_arguments():
 
 def program(*options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "apixo_nb", "sandbox", "--key", KEY, *options]
-    environment = os.environ | {"PYTHONPATH": str(Path(config.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(settings.__file__).parents[2])}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -1253,7 +1253,7 @@ def make_session(sandbox: Sandbox, tmp_path: Path) -> Iterator[Callable[..., Ses
     def make(**traits: Any) -> Session:
         pace = {"first_poll": 0.05, "poll_interval": 0.05}
         usual = {"base_url": sandbox.base_url, "home": str(tmp_path / "home"), "timeout": 60.0}
-        session = Session(config.Apixo(**(usual | pace | traits)), key=KEY)
+        session = Session(settings.Apixo(**(usual | pace | traits)), key=KEY)
         session.client.retry = RetryPolicy(attempts=3, base_s=0.01, cap_s=0.02)
         opened.append(session)
         return session

@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 import apixo_nb.sandbox
-from apixo_nb.core import models as spec
+from apixo_nb.core import models
 from apixo_nb.sandbox import MARKERS, Delivery, Sandbox, SandboxOptions
 
 KEY = "sk-the-key-nobody-may-keep"
@@ -178,9 +178,11 @@ def test_tasks_take_about_the_time_set(caller: Caller):
 
 
 def test_a_model_added_to_the_spec_is_on_offer(caller: Caller, clock: Clock, monkeypatch: pytest.MonkeyPatch):
-    sizes = spec.Parameter("size", "--size", ("small", "large"), "small", "size")
-    plain = replace(spec.MODELS["gpt-image-1"], id="plain-2", mode="draw", parameters=(sizes,), prompt_max=5)
-    monkeypatch.setitem(spec.MODELS, "plain-2", plain)
+    sizes = models.Parameter("size", "--size", ("small", "large"), "small", "size")
+    plain = replace(
+        models.MODELS["gpt-image-1"], id="plain-2", mode="draw", parameters=(sizes,), prompt_max=5
+    )
+    monkeypatch.setitem(models.MODELS, "plain-2", plain)
 
     def submit(**given: Any):
         request = {"request_type": "async", "input": given}
