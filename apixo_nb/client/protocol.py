@@ -342,6 +342,9 @@ def _no_connection(doing: str, fault: Fault, **facts: Any) -> APIConnectionError
     return kind(f"{doing}: {fault.text}", **facts)
 
 
+# --- clock, pauses and quotas -----------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Clock:
     """Time and chance, injected so that tests need neither.

@@ -224,6 +224,9 @@ async def _request(client: httpx2.AsyncClient, method: str, url: str, send: prot
         return protocol.Reply(response.status_code, headers, bytes(content))
 
 
+# --- proxies ----------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Proxies:
     """The proxies of the environment, as they were when this was made.

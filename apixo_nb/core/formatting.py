@@ -56,7 +56,7 @@ class HtmlResult:
         return {kind: value for kind, value in bundle.items() if include is None or kind in include}
 
 
-_WIDTH_PX = 860  # of a card
+CARD_WIDTH_PX = 860  # of a card
 
 _PHASES = {
     PLANNED: "In line",
@@ -85,7 +85,7 @@ def render(template: str, **values: Any) -> str:
     What is shown in a notebook has the classes ``mathjax_ignore`` and ``tex2jax_ignore`` (of MathJax 3 and 2)
     on its outermost element: two prices in one output would be set as mathematics otherwise.
     """
-    return _templates().get_template(template).render(width=_WIDTH_PX, **values)
+    return _templates().get_template(template).render(width=CARD_WIDTH_PX, **values)
 
 
 def remark_of(run: Run) -> str:
@@ -211,6 +211,9 @@ def plan_summary(runs: Sequence[Run]) -> str:
     tasks = f"{len(runs)} task" + ("s" if len(runs) != 1 else "")
     free = ", in the sandbox: nothing is paid" if runs and runs[0].sandbox else ""
     return f"{tasks}, {pictures} picture{'s' if pictures != 1 else ''}, {dollars(total)}{free}."
+
+
+# --- what runs cost together ------------------------------------------------------------------------
 
 
 def spent_micros(runs: Iterable[Run]) -> int:

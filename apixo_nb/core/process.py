@@ -139,6 +139,9 @@ def _start_elsewhere(pid: int) -> str | None:
         return None
 
 
+# --- the shell or terminal --------------------------------------------------------------------------
+
+
 def current_shell() -> InteractiveShell | None:
     """The IPython shell of this process; None in a plain script. IPython is not imported for it."""
     ipython = sys.modules.get("IPython")

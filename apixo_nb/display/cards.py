@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from apixo_nb.core.formatting import (
-    _WIDTH_PX,
+    CARD_WIDTH_PX,
     HtmlResult,
     cost,
     facts,
@@ -52,7 +52,7 @@ class Source(Protocol):
 
 
 def run_html(run: Run, thumbnails: Sequence[Thumbnail], note: str = "") -> str:
-    """The lasting card of a run: pictures, prompt, ratio, time, cost, run id; `said`: how it came about."""
+    """The lasting card of a run: pictures, prompt, ratio, time, cost, run id; `note`: how it came about."""
     prompt, rest = _fold(run.prompt)
     remark = remark_of(run)
     return render(
@@ -71,7 +71,7 @@ def run_html(run: Run, thumbnails: Sequence[Thumbnail], note: str = "") -> str:
 
 
 def _picture(run: Run, index: int, thumbnail: Thumbnail, count: int) -> dict[str, Any]:
-    room = (_WIDTH_PX - _FRAME_PX) // count - _GAP_PX  # all pictures of a run stand in one row
+    room = (CARD_WIDTH_PX - _FRAME_PX) // count - _GAP_PX  # all pictures of a run stand in one row
     scale = min(1.0, room / max(thumbnail.width, 1))
     alt = f"Picture {index + 1} of {count}: {printable(run.prompt, 200)}"
     return {
@@ -145,7 +145,7 @@ def best_first(images: Iterable[Image]) -> list[Image]:
 
 
 def card(session: Source, run: Run, note: str = "") -> dict[str, str]:
-    """The lasting output of a run, as a MIME bundle of HTML and text; `said` tells how it came about."""
+    """The lasting output of a run, as a MIME bundle of HTML and text; `note` tells how it came about."""
     here = [image for image in run.images if image.file or session.images.held(run.run_id, image.index)]
     made = session.images.thumbnails((run, image) for image in here)
     # What the disk did not take was kept in memory; its link leads to where it came from.
@@ -158,6 +158,8 @@ def card(session: Source, run: Run, note: str = "") -> dict[str, str]:
 def _card_text(session: Source, run: Run, note: str) -> str:
     return run_text(run, [session.shown_path(name) for name in run.files], note)
 
+
+# --- the difference of two prompts ------------------------------------------------------------------
 
 Kind = Literal["same", "removed", "added"]
 
@@ -232,6 +234,15 @@ def _joined(parts: list[tuple[Kind, list[str]]]) -> list[tuple[Kind, str]]:
     return found
 
 
+# --- runs side by side ------------------------------------------------------------------------------
+
+MOST_COMPARED = 4  # more do not stand side by side on a screen
+_WIDTHS_PX = {2: 360, 3: 260, 4: 200}  # of a column
+
+#: Facts that always differ, so that they say nothing about the runs.
+_OWN = ("Made", "Run")
+
+
 def _parameters(run: Run) -> dict[str, str]:
     spec = MODELS.get(run.model)
     known = {parameter.wire: parameter.help.capitalize() for parameter in spec.parameters} if spec else {}
@@ -248,13 +259,6 @@ def _parameters(run: Run) -> dict[str, str]:
         "Made": f"{run.created_at.astimezone():%Y-%m-%d %H:%M}",
         "Run": run.run_id,
     }
-
-
-MOST_COMPARED = 4  # more do not stand side by side on a screen
-_WIDTHS_PX = {2: 360, 3: 260, 4: 200}  # of a column
-
-#: Facts that always differ, so that they say nothing about the runs.
-_OWN = ("Made", "Run")
 
 
 def differences(runs: Sequence[Run]) -> dict[str, Any]:

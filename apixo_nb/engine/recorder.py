@@ -165,6 +165,8 @@ class Recorder:
         return self._unwritten.setdefault(job, _Unwritten())
 
 
+# --- pictures ---------------------------------------------------------------------------------------
+
 _AT_ONCE = 12  # pictures that are downloaded at a time, of all runs
 
 

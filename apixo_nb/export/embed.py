@@ -89,7 +89,7 @@ def _copy(original: bytes, run: Run, image: Image) -> bytes:
     raise ValueError("no kind of picture that is known")
 
 
-# --- what is said -----------------------------------------------------------------------------------
+# --- the texts of a copy -----------------------------------------------------------------------------
 
 
 def record_of(run: Run, image: Image) -> dict[str, Any]:
@@ -208,6 +208,8 @@ def _entries(whole: bytearray, tiff: int, at: int) -> range:
     first = tiff + at + 2
     return range(first, first + 12 * int.from_bytes(whole[first - 2 : first]), 12)
 
+
+# --- the files that hold the texts ------------------------------------------------------------------
 
 XMP_KEYWORD = "XML:com.adobe.xmp"  # of a PNG's chunk that holds XMP
 

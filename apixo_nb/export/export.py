@@ -130,6 +130,8 @@ def _kind_of(path: object) -> str:
     raise ApixoError(text, next_step=step)
 
 
+# --- a folder for Hugging Face's datasets -----------------------------------------------------------
+
 METADATA = "metadata.jsonl"
 
 

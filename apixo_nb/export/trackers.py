@@ -30,6 +30,8 @@ from .tracked_runs import (
     tracked_runs,
 )
 
+# --- MLflow -----------------------------------------------------------------------------------------
+
 _STATUS = {SUCCESS: "FINISHED", FAILED: "FAILED", UNKNOWN: "KILLED", CANCELLED: "KILLED", TIMEOUT: "KILLED"}
 _ID, _DIGEST, _PICTURES = "apixo.run_id", "apixo.digest", "apixo.pictures"
 _ODD = re.compile(r"[^\w.\- ]")  # what the name of a parameter cannot hold
@@ -180,6 +182,8 @@ def _ms(when: datetime) -> int:
     """As MLflow tells times: milliseconds since 1970."""
     return round(when.timestamp() * 1000)
 
+
+# --- Weights & Biases -------------------------------------------------------------------------------
 
 _MARK = "apixo.json"  # in a folder that was written to its end: of which run it tells, and what
 _MOST_TAG = 64  # characters

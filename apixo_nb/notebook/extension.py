@@ -163,6 +163,9 @@ def _registries(shell: InteractiveShell) -> list[tuple[list[Any], Any]]:
     return found
 
 
+# --- completion -------------------------------------------------------------------------------------
+
+
 def _nothing() -> dict[str, Any]:
     # A new one each time: IPython writes into it, and a shared one breaks the next, unrelated completion.
     return {"completions": [], "suppress": False}

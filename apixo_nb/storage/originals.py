@@ -316,6 +316,8 @@ def _write_whole(path: Path, text: str) -> None:
             return
 
 
+# --- sidecars as records ----------------------------------------------------------------------------
+
 MOST_BYTES = 8_000_000  # of one sidecar; usual ones have two thousand
 _OUR_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 
@@ -354,6 +356,8 @@ def read_sidecar(path: Path) -> tuple[Run, Image] | None:
     ours = is_our_id(run.run_id) and path.stem == f"{run.run_id}-{image.index + 1}"
     return (run, image) if ours and image.file in file_names(run.run_id, image.index) else None
 
+
+# --- thumbnails -------------------------------------------------------------------------------------
 
 #: What is said in place of a picture that has a file name.
 GONE = "Its file is gone, or cannot be read"

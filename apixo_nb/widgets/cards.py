@@ -185,6 +185,8 @@ def _ms(when: datetime) -> int:
     return round(when.timestamp() * 1000)
 
 
+# --- the runs that a page shows ---------------------------------------------------------------------
+
 _CARDS = 60  # cards on the page, newest first; the rest is in the history
 _RUNS_KEPT = 200  # runs that have ended, beyond which the oldest are forgotten here
 _QUEUED_CARDS = 4  # cards of runs that wait to be sent; the progress line counts them all

@@ -232,6 +232,8 @@ class FallbackText:
         display({"text/html": sentence_html(self._text), "text/plain": self._text}, raw=True)
 
 
+# --- the requests that every page may make ----------------------------------------------------------
+
 #: Widths and heights, in pixels, of the small pictures: of a card, and of a row of the history.
 SMALL_PX = {"card": 384, "row": 96}
 
@@ -358,7 +360,7 @@ def review_picture(session: Session, request: dict[str, Any]) -> Run:
     return choose(session, _text(request, "run_id"), index, **review)
 
 
-# --- reading what was request -------------------------------------------------------------------------
+# --- reading a request --------------------------------------------------------------------------------
 
 
 def _text(request: dict[str, Any], name: str) -> str:

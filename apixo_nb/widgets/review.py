@@ -242,6 +242,8 @@ def vote(runs: Any, by: str | None = None, *, name: str | None = None) -> Ballot
     return Ballot(current(), chosen, axis, name or f"by {axis}")
 
 
+# --- a live grid ------------------------------------------------------------------------------------
+
 _FALLBACK = "A grid of pictures"
 _PICTURES = 48  # of one cell
 
