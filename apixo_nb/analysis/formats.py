@@ -1,4 +1,4 @@
-"""The table in other files, and back: CSV that spreadsheets leave alone, JSON Lines, Parquet."""
+"""The table in files, and back: exact CSV, CSV that spreadsheets leave alone, JSON Lines, Parquet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs and pictures as pandas DataFrames, and those as CSV and back, exactly. Other files: `formats.py`."""
+"""Runs and pictures as pandas DataFrames: their columns, dtypes and units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs laid out by what they differ in: rows and columns of cells, each a stack of takes, the best first."""
+"""Runs laid out by what they differ in: rows and columns of cells, each a stack of pictures, best first."""
 
 from __future__ import annotations
 

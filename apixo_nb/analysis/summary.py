@@ -1,4 +1,4 @@
-"""What runs came to, group by group: failures, times, costs and ratings.
+"""What runs came to, group by group: failures, times, costs and ratings, as tables and as plots.
 
 The groups are the values of variables, parameters or facts of the row, see `pivot`; or days, tags and states.
 """

@@ -1,4 +1,4 @@
-"""The rules of talking to APIXO, as generators that do no I/O.
+"""The rules of talking to APIXO, as generators without I/O: what is sent, when again, when to stop.
 
 A flow yields what it wants done - `Send` this, `Fetch` that, `Sleep` so long - and is sent what came of it.
 `transport.Transport.drive` runs them on a real network; tests run them with scripted answers, in no time.

@@ -1,4 +1,4 @@
-"""The network under the API: carries out what a flow asks for.
+"""The network under the API: connections, limits and proxies, and what a flow asks to be sent.
 
 Submits go out on a connection of their own, because on a kept-alive one that the server has just closed a
 lost answer and an unsent request look the same. Pictures are fetched by a client that has no key.

@@ -1,4 +1,4 @@
-"""Pictures of many runs as lasting HTML: a gallery of cards, and thumbnails in a table."""
+"""Many runs as lasting HTML: a gallery of cards, and a table with thumbnails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in flight, as the one who waits for it sees it."""
+"""A run in flight, as whoever waits for it or stops it sees it."""
 
 from __future__ import annotations
 

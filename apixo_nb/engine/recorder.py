@@ -1,4 +1,4 @@
-"""Writes down what happens to runs, and brings their pictures to disk; once paid for, nothing is given up."""
+"""Records what happens to runs, and downloads their pictures; once paid for, nothing is given up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs to a file: which kind it is to be, and who writes it."""
+"""Runs to a file or a folder: which kind it is to be, and who writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs as the page of a widget shows them: JSON for cards, rows of the history and comparisons."""
+"""The runs that a page shows, as JSON: cards, rows of the history, comparisons."""
 
 from __future__ import annotations
 
