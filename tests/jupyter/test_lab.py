@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
+import nbformat
 import pytest
 from playwright.sync_api import expect
 
+from apixo_nb.core.records import Run
+from apixo_nb.ledger.ledger import Ledger
 from tests.support import jupyterlab
-from tests.support.browser import OpenNotebook
+from tests.support.browser import NotebookPage, OpenNotebook
 from tests.support.jupyterlab import START, pictures
 
 clean = jupyterlab.clean
@@ -123,3 +127,57 @@ def test_originals_stay_beside_the_notebook(clean: OpenNotebook) -> None:
     notebook.run_all()
     folder: Path = notebook.path.parent / "apixo-runs" / "images"
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".png"]
+
+
+# --- a request belongs to the cell that asks for it ---
+
+
+def ledger_rows(notebook: NotebookPage) -> list[Run]:
+    with closing(Ledger(notebook.path.parent / "apixo-runs" / "ledger.db")) as ledger:
+        return ledger.runs()
+
+
+def test_run_all_twice_and_in_a_new_kernel_buys_once_for_each_cell(clean: OpenNotebook) -> None:
+    notebook = clean([START, "%%apixo\na fox", "%%apixo -n 2\na hen", "%%apixo\na fox"])
+    notebook.run_all()
+    bought = ledger_rows(notebook)
+    notebook.run_all()
+    notebook.restart_kernel()
+    notebook.run_all()
+    assert ledger_rows(notebook) == bought
+    cells = notebook.save().cells
+    assert [run.cell_id for run in bought] == [cell.id for cell in cells[1:]]
+    assert {run.notebook for run in bought} == {str(notebook.path)}
+    for number, run in enumerate(bought, 1):
+        output = notebook.page.locator(".jp-Cell").nth(number).locator(".jp-OutputArea")
+        expect(output).to_contain_text("shown again at $0")
+        assert run.run_id in json.dumps(notebook.outputs(number))
+    notebook.screenshot("lab-replay")
+
+
+def test_stop_and_run_again_is_one_task(clean: OpenNotebook) -> None:
+    notebook = clean([START, "%%apixo\n[seconds:8] x"])
+    notebook.run_cell(0)
+    notebook.start_run_cell(1)
+    expect(notebook.page.locator(".jp-OutputArea").nth(1)).to_contain_text("Waiting", timeout=30_000)
+    notebook.interrupt()
+    notebook.wait_finished()
+    notebook.run_cell(1)
+    assert "taken up again at $0" in json.dumps(notebook.outputs(1))
+    [run] = ledger_rows(notebook)
+    assert (run.state, run.missing) == ("success", 0)
+
+
+def test_a_notebook_whose_file_keeps_no_ids_is_opened_again_and_buys_nothing(clean: OpenNotebook) -> None:
+    old = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, [START, *["%%apixo\na fox"] * 2])])
+    old.nbformat_minor = 4
+    for cell in old.cells:
+        del cell["id"]
+    notebook = clean(old)
+    notebook.run_all()
+    bought = ledger_rows(notebook)
+    notebook.save()
+    notebook.restart_kernel()
+    notebook.reload()
+    notebook.run_all()
+    assert (ledger_rows(notebook), len(bought)) == (bought, 2)

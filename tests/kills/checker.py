@@ -93,7 +93,8 @@ class Evidence:
     Attributes
     ----------
     asked : mapping
-        How often a person asked for each prompt.
+        How many variations of each prompt a person asked for: one for each cell, however often it is run and
+        in whichever kernel, and one for each ``--new`` or call in a script.
     served : callable
         The bytes that the picture host sends for a URL.
     settled : bool

@@ -27,6 +27,7 @@ import shutil
 import signal
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -285,9 +286,12 @@ class Kernel:
         self.client.wait_for_ready(timeout=PATIENCE_S)
         self.errors: list[str] = []
 
-    def run(self, *cells: str, within_s: float = PATIENCE_S) -> bool:
-        """Queue cells; returns when all have ended (True) or the time is over."""
-        waited = {self.client.execute(cell, stop_on_error=False, store_history=False) for cell in cells}
+    def run(self, *cells: str, ids: Sequence[str] = (), within_s: float = PATIENCE_S) -> bool:
+        """Queue cells, with their `ids` as JupyterLab sends them, or without.
+
+        Returns when all have ended (True) or the time is over.
+        """
+        waited = {self._send(*cell) for cell in itertools.zip_longest(cells, ids)}
         deadline = time.monotonic() + within_s
         while waited and (left := deadline - time.monotonic()) > 0:
             try:
@@ -299,6 +303,14 @@ class Kernel:
             if message["msg_type"] == "error":
                 self.errors.append(f"{message['content']['ename']}: {message['content']['evalue']}")
         return not waited
+
+    def _send(self, code: str, cell_id: str | None) -> str:
+        content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}}
+        content |= {"allow_stdin": False, "stop_on_error": False}
+        metadata = {"cellId": cell_id} if cell_id else {}
+        message = self.client.session.msg("execute_request", content, metadata=metadata)
+        self.client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
 
     def kill(self) -> None:
         """SIGKILL, and nothing else that could help it to end well."""
@@ -338,10 +350,16 @@ def _kernel_life(
         worker.report(worker.home.settled())
         # Plain ones: a cell whose task has failed buys again when it is run again, as it should.
         new = worker.requests(2, plain=True)
+        if worker.chance.random() < 0.3:  # two cells with one request: a variation each, and no more
+            new[1] = new[0]
         worker.home.asked.update(prompt for prompt, _ in new)
-        cells = [f"%%apixo -n {number}\n{prompt}" for prompt, number in (*done, *new)]
+        asked = (*done, *new)
+        cells = [f"%%apixo -n {number}\n{prompt}" for prompt, number in asked]
+        ids = _cell_ids(asked) if worker.chance.random() < 0.6 else []
+        if ids and within_s is not None:  # Run All twice in one kernel
+            cells, ids = cells * 2, ids * 2
         begun = time.monotonic()
-        ended = kernel.run(*cells, within_s=PATIENCE_S if within_s is None else within_s)
+        ended = kernel.run(*cells, ids=ids, within_s=PATIENCE_S if within_s is None else within_s)
         seconds = time.monotonic() - begun
         died_at = time.time()
         kernel.kill()
@@ -351,6 +369,16 @@ def _kernel_life(
         return new, seconds
     finally:
         kernel.clear_away()
+
+
+def _cell_ids(requests: Sequence[Request]) -> list[str]:
+    """The same id for the same cell in every kernel: of its request, and the how many-th cell it is of it."""
+    seen: Counter[Request] = Counter()
+    found = []
+    for request in requests:
+        seen[request] += 1
+        found.append(f"{zlib.crc32(request[0].encode()):08x}-{seen[request]}")
+    return found
 
 
 # --- the program -------------------------------------------------------------------------------------

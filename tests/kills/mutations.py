@@ -15,9 +15,12 @@ from apixo_nb.core import files
 from apixo_nb.core.records import Run
 from apixo_nb.engine.recorder import Downloader
 from apixo_nb.errors import SubmitUnknownError
-from apixo_nb.ledger import budgets
+from apixo_nb.ledger import budgets, rows
 from apixo_nb.ledger.leases import Leases
 from apixo_nb.ledger.ledger import Ledger
+from apixo_nb.ledger.schema import runs
+from apixo_nb.session import replay
+from apixo_nb.session.cells import CellTracker
 from apixo_nb.session.session import Session
 
 
@@ -37,14 +40,14 @@ def resend_after_a_lost_answer() -> None:
 def row_after_the_post() -> None:
     """The row is written once the taskId is known."""
     add, record_task = Ledger.add, Ledger.record_task
-    rows: dict[str, Run] = {}
+    late: dict[str, Run] = {}
 
     def add_later(_self: Ledger, run: Run, **_options: Any) -> Run:
-        rows[run.run_id] = run.replace(take=1)
-        return rows[run.run_id]
+        late[run.run_id] = run.replace(take=1)
+        return late[run.run_id]
 
     def record_both(self: Ledger, run_id: str, *args: Any, **options: Any) -> bool:
-        add(self, rows[run_id])
+        add(self, late[run_id])
         return record_task(self, run_id, *args, **options)
 
     Ledger.add, Ledger.record_task = add_later, record_both  # type: ignore[method-assign, assignment]
@@ -128,6 +131,21 @@ def replay_does_not_look() -> None:
     add = Ledger.add
     Ledger.draws = lambda *_args: []  # type: ignore[method-assign]
     Ledger.add = lambda self, run, **_options: add(self, run)  # type: ignore[method-assign]
+
+
+def cell_ignores_what_it_has() -> None:
+    """A cell that a front end knows by its id buys, whatever it or nobody has."""
+    replay.of_cell = lambda planned, *_runs, **_options: replay.Decision("buy", planned, planned)
+
+
+def claims_are_never_given_back() -> None:
+    """What a cell without an id had when it failed is another's for ever."""
+    CellTracker._drop = lambda *_args: None  # type: ignore[method-assign]
+
+
+def competing_runs_are_told_by_their_take() -> None:
+    """Of two kernels that run one cell at once, the later one looks for a take, which has no number yet."""
+    rows.same_place = lambda run: runs.c.take == run.take
 
 
 def cost_is_forgotten() -> None:

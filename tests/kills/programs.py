@@ -231,10 +231,40 @@ def impatient(given: dict[str, Any]) -> None:
     raise AssertionError("the submit had an answer")
 
 
+def in_cells(given: dict[str, Any], code: str, cell_id: str | None = None) -> None:
+    """Run a cell twice in an IPython shell, as a front end that sends this id; `code` asks for PROMPT."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    [[prompt, _]] = given["requests"]
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "apixo_nb")
+    for _ in range(2):
+        shell.run_cell(f"import apixo_nb\nPROMPT = {prompt!r}\n{code}", cell_id=cell_id)
+
+
+def cell(given: dict[str, Any]) -> None:
+    """A cell that a front end knows by its id."""
+    in_cells(given, "apixo_nb.generate(PROMPT)", "a-cell")
+
+
+def failing_cell(given: dict[str, Any]) -> None:
+    """A cell without an id that ends in an error each time, after its purchase."""
+    in_cells(given, "apixo_nb.generate(PROMPT)\n1 / 0")
+
+
+def two_plans(given: dict[str, Any]) -> None:
+    """A cell that plans the same purchase twice before it starts either, as two kernels do at once."""
+    plans = "[apixo_nb.sweep(PROMPT, dry_run=True) for _ in range(2)]"
+    in_cells(given, f"for plan in {plans}:\n    plan.start().wait()", "a-cell")
+
+
 PROGRAMS: dict[str, Callable[[dict[str, Any]], None]] = {
     "buy": buy,
     "resume": resume,
     "again": again,
+    "cell": cell,
+    "failing cell": failing_cell,
+    "two plans": two_plans,
     "impatient": impatient,
 }
 

@@ -35,6 +35,8 @@ class Scenario:
     dies : str
         "": the process lives to its end; "in submit": it is killed when its task is accepted and not yet
         answered; "in download": when half a picture has arrived.
+    first : str
+        What the process does that dies.
     then : str
         What the next process does after its resume.
     cap_micros : int or None
@@ -46,6 +48,7 @@ class Scenario:
     trouble: str = ""
     dies: str = ""
     then: str = ""
+    first: str = "buy"
     cap_micros: int | None = None
 
 
@@ -67,6 +70,9 @@ SCENARIOS = [
     scenario(mutations.resume_forgets_the_dead, "state", dies="in submit"),
     scenario(mutations.resume_buys_what_was_lost, "duplicated", dies="in submit"),
     scenario(mutations.replay_does_not_look, "duplicated", dies="in submit", then="again"),
+    scenario(mutations.cell_ignores_what_it_has, "duplicated", then="cell"),
+    scenario(mutations.claims_are_never_given_back, "duplicated", first="failing cell"),
+    scenario(mutations.competing_runs_are_told_by_their_take, "duplicated", first="two plans"),
     scenario(mutations.cost_is_forgotten, "money"),
     scenario(mutations.budget_is_not_looked_at, "budget", cap_micros=PRICE - 1),
 ]
@@ -102,7 +108,7 @@ def broken_rules(service: ServiceProcess, fork_server: ForkServer, tmp_path: Pat
         accepted = (str(service.folder), "tasks.jsonl", prompt)
         arriving = (str(service.folder), "requests.jsonl", json.dumps({"stalled": prompt})[1:-1])
         moment = {"in submit": accepted, "in download": arriving}.get(scenario.dies)
-        first = fork_server.run_and_kill("buy", **usual, kill_when=moment)
+        first = fork_server.run_and_kill(scenario.first, **usual, kill_when=moment)
         assert (first["ended"], first["error"]) == (not scenario.dies, "")
         service.wait_until_idle()
         found = home.check_leftovers([(prompt, 1)])[0]
@@ -122,8 +128,7 @@ def test_mistake_in_the_package_is_seen(broken_rules: Callable[..., set[str]], s
 @pytest.mark.parametrize(
     "facts",
     sorted(
-        {(scenario.trouble, scenario.dies, scenario.then, scenario.cap_micros) for scenario in SCENARIOS},
-        key=str,
+        {(each.trouble, each.dies, each.then, each.first, each.cap_micros) for each in SCENARIOS}, key=str
     ),
 )
 def test_nothing_is_seen_without_a_mistake(broken_rules: Callable[..., set[str]], facts: tuple[Any, ...]):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page
 
-from tests.support.browser import NotebookPage, OpenNotebook
+from tests.support.browser import NotebookPage, OpenNotebook, Source
 
 START = "%load_ext apixo_nb\n%apixo sandbox"
 
@@ -17,8 +17,8 @@ def clean(open_notebook: OpenNotebook) -> Iterator[OpenNotebook]:
     """Opens notebooks, and checks at the end that no page spoke to the outside or complained."""
     opened: list[NotebookPage] = []
 
-    def open_one(cells: list[str]) -> NotebookPage:
-        opened.append(open_notebook(cells))
+    def open_one(source: Source) -> NotebookPage:
+        opened.append(open_notebook(source))
         return opened[-1]
 
     yield open_one
