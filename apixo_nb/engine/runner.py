@@ -153,7 +153,7 @@ class Runner:
         """Write the row, submit, wait, download.
 
         `batch`: what it belongs to, such as a cell; batches take turns. `once`: if another process was
-        quicker to ask for this very take, follow that one, and submit nothing.
+        quicker to ask for the same, follow that one, and submit nothing.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class Runner:
         job = Job(run)
         # One step, so that of two threads only one gets through.
         if run.state != PLANNED or self._live.setdefault(run.run_id, job) is not job:
-            step = "Nothing was sent. Plan it anew to ask for another draw."
+            step = "Nothing was sent. Plan it anew to ask for another variation."
             raise ConfigurationError(
                 f"Run {run.run_id} was started before", run_id=run.run_id, next_step=step
             )

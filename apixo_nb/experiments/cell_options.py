@@ -207,8 +207,13 @@ def parser() -> argparse.ArgumentParser:
     add("--name", default="", metavar="TEXT", help="name of the experiment, kept on the row")
     add("--tag", action="append", default=[], metavar="WORD", help="tag, kept on the row; may be given again")
     add("--note", default="", metavar="TEXT", help="note, kept on the row")
-    add("--repeat", default="1", metavar="R", help="draws of the same request; each is paid for (no seed)")
-    add("--new", action="store_true", help="pay for a new draw even where a stored one exists")
+    add(
+        "--repeat",
+        default="1",
+        metavar="R",
+        help="variations of the same request; each is paid for (no seed)",
+    )
+    add("--new", action="store_true", help="buy another variation, whatever the cell has")
     add("--dry-run", action="store_true", help="show the exact request, count and cost; send nothing")
     add("--max-cost", metavar="USD", help="refuse to start above this sum")
     add("--yes", action="store_true", help="start a sweep without asking, however much it costs")

@@ -1,7 +1,7 @@
 """Sweeps: many runs made from templates, bought together; each of them succeeds or fails alone.
 
 The plan is made and shown first; then the runs that are not in the ledger are bought. Where a sweep did not
-complete, the same sweep started again continues where it stopped: its runs do not count as draws.
+complete, the same sweep started again continues where it stopped.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Sweep:
             self.release()
 
     def release(self) -> None:
-        """Let whoever asks for the same again in this kernel get these, and not further draws."""
+        """Let whoever asks for the same again in this kernel get these, and not further ones."""
         self._session.release(self.jobs)
 
     # --- waiting ---
@@ -335,7 +335,7 @@ def sweep(
         (aspect_ratio, num_images, image_urls as JSON or parted by blanks) and labels (name, tags, note) are
         taken as such, all others are the row's variables.
     repeat : int
-        Draws of each combination; each is paid for, as there is no seed.
+        Variations of each combination; each is paid for, as there is no seed.
     model, image_urls, name, tags, note, max_cost_usd, timeout_s, replay
         As in `generate`.
     yes : bool

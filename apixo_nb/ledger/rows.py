@@ -105,7 +105,7 @@ def _dicts(result: sa.CursorResult[Any]) -> list[dict[str, Any]]:
 def check_new(connection: sa.Connection, run_id: str) -> None:
     """Raise LedgerError if a run has a row already: its row is written once, and then it is bought once."""
     if connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run_id)) is not None:
-        step = "Nothing was sent. Plan it anew to ask for another draw."
+        step = "Nothing was sent. Plan it anew to ask for another variation."
         raise LedgerError(f"Run {run_id} is in the ledger already", run_id=run_id, next_step=step)
 
 

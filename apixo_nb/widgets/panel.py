@@ -264,7 +264,7 @@ class Panel(Controller):
         session = self._confirmed_session(request)
         old = self._shown_job(request).run
         if not retry_price(old) or old.sandbox != session.is_sandbox:
-            step = "Nothing was sent. Send it to the form to ask for another draw."
+            step = "Nothing was sent. Send it to the form to ask for another variation."
             raise ConfigurationError("That run is not to be tried again here", next_step=step)
         return self._buy(session, [session.plan_again(old)], request)
 
@@ -382,7 +382,7 @@ def unfinished_text(session: Session) -> str:
 
 
 def _runs_of(session: Session, form: Form) -> list[Run]:
-    """The rows of all that a form asks for; it always buys, so each is the next take."""
+    """The rows of all that a form asks for; it always buys, so each is another variation."""
     single = {wire: value for wire, value in form.parameters.items() if wire not in form.lists}
     options = SweepOptions(
         model=form.model,
