@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from traitlets import Bool, Enum, Float, TraitError, Unicode, default, validate
+from traitlets import Bool, Enum, Float, TraitError, Unicode, default, observe, validate
 from traitlets.config import Configurable
 
 from apixo_nb.errors import ConfigurationError
@@ -143,6 +144,23 @@ _RULES: dict[str, Callable[[Any], Any]] = {
 
 # --- settings --------------------------------------------------------------------------------------
 
+DEFAULT_HOME = "apixo-runs"
+_PLACES = ("home", "images", "ledger")  # settings that may be relative to a folder
+_RELATIVE_FILE = re.compile(r"(?P<scheme>sqlite(\+\w+)?:///)(?P<file>(?!file:|:memory:)[^?]+)(?P<rest>\?.*)?")
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed
+        return Path()
+
+
+def notebook_folder(notebook: str) -> Path | None:
+    """The folder of a notebook, if a front end has told its whole path; else None."""
+    folder = Path(notebook).parent
+    return folder if notebook and folder.is_absolute() and folder.is_dir() else None
+
 
 class Apixo(Configurable):
     """Settings of apixo_nb: ``%config Apixo`` lists them, ``%config Apixo.timeout = 1200`` changes one.
@@ -155,7 +173,7 @@ class Apixo(Configurable):
     base_url = Unicode(BASE_URL, help="Where the API is (APIXO_BASE_URL), with or without /api/v1.").tag(
         config=True
     )
-    home = Unicode("apixo-runs", help="Folder of ledger.db and images/ (APIXO_HOME).").tag(config=True)
+    home = Unicode(DEFAULT_HOME, help="Folder of ledger.db and images/ (APIXO_HOME).").tag(config=True)
     ledger = Unicode(help="SQLAlchemy URL in place of HOME/ledger.db (APIXO_LEDGER).").tag(config=True)
     images = Unicode(help="Folder in place of HOME/images (APIXO_IMAGES).").tag(config=True)
     first_poll = Float(
@@ -188,13 +206,25 @@ class Apixo(Configurable):
     ).tag(config=True)
     sandbox = Bool(help="Work against the sandbox on this machine (APIXO_SANDBOX=1).").tag(config=True)
 
+    def __init__(self, **kwargs: Any) -> None:
+        # A relative folder is that of now, whatever `%cd` follows: a ledger that moves would buy all anew.
+        here = _working_folder()
+        self._bases = dict.fromkeys(_PLACES, here)
+        if "home" not in kwargs and not os.environ.get("APIXO_HOME", "").strip():
+            self._bases["home"] = notebook_folder(os.environ.get("JPY_SESSION_NAME", "")) or here
+        super().__init__(**kwargs)
+
+    @observe(*_PLACES)
+    def _placed(self, change: Any) -> None:
+        self._bases[change["name"]] = _working_folder()
+
     @default("base_url")
     def _base_url(self) -> str:
         return _from_environment("APIXO_BASE_URL", normal_base_url, BASE_URL)
 
     @default("home")
     def _home(self) -> str:
-        return _from_environment("APIXO_HOME", _some_folder, "apixo-runs")
+        return _from_environment("APIXO_HOME", _some_folder, DEFAULT_HOME)
 
     @default("ledger")
     def _ledger(self) -> str:
@@ -230,18 +260,34 @@ class Apixo(Configurable):
         values = self.trait_values(config=True)
         values["home"] = str(self.home_path)
         values["images"] = str(self.images_path)
+        values["ledger"] = self.ledger_url
         return Apixo(**values)
+
+    def use_folder_of(self, notebook: str) -> None:
+        """Keep runs beside a notebook, where nothing else was said; for front ends that tell of it late."""
+        folder = notebook_folder(notebook)
+        if folder is not None and self.home == DEFAULT_HOME and not os.environ.get("APIXO_HOME", "").strip():
+            self._bases["home"] = folder
+
+    @property
+    def ledger_url(self) -> str:
+        """The SQLAlchemy URL of the ledger, with the whole path of an SQLite file; "" where there is none."""
+        found = _RELATIVE_FILE.fullmatch(self.ledger)
+        if found is None or Path(found["file"]).is_absolute():
+            return self.ledger
+        file = (self._bases["ledger"] / found["file"]).as_posix()
+        return f"{found['scheme']}{file}{found['rest'] or ''}"
 
     @property
     def home_path(self) -> Path:
         """The folder that holds the ledger and the pictures, absolute."""
-        return Path(os.path.expanduser(self.home)).absolute()  # noqa: PTH111 - Path raises for an unknown ~user
+        return self._bases["home"] / os.path.expanduser(self.home)  # noqa: PTH111 - Path raises for an unknown ~user
 
     @property
     def images_path(self) -> Path:
         """The folder of the originals, absolute."""
         folder = os.path.expanduser(self.images)  # noqa: PTH111 - as above
-        return Path(folder).absolute() if folder else self.home_path / "images"
+        return self._bases["images"] / folder if folder else self.home_path / "images"
 
 
 # --- the process's settings -------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from apixo_nb.core.settings import settings
+from apixo_nb.core.settings import DEFAULT_HOME, notebook_folder, settings
 from apixo_nb.errors import ConfigurationError
 from apixo_nb.ledger.unfinished import pending_line
 from apixo_nb.session import cells
@@ -86,8 +87,9 @@ def load(shell: InteractiveShell) -> None:
     _configure(shell)
     for registry, ours in _registries(shell):
         registry.append(ours)
-    for event, callback in _EVENTS.items():
+    for event, callback in _EVENTS:
         shell.events.register(event, callback)
+    settings().observe(_say_new_home, "home")
     cells.tracker.watch(shell)
     if shell.display_formatter is not None:
         shell.display_formatter.mimebundle_formatter.for_type_by_name(
@@ -113,6 +115,8 @@ def _say_unfinished(shell: InteractiveShell) -> None:
     chosen = settings()
     if not chosen.notebook:
         chosen.notebook = str(shell.user_ns.get("__vsc_ipynb_file__", ""))  # as VS Code tells it
+        chosen.use_folder_of(chosen.notebook)
+    _say_other_homes()
     if chosen.ledger:
         return  # a database server: to ask it may take long
     sandbox = chosen.sandbox or is_loopback(urlsplit(chosen.base_url).hostname)
@@ -137,7 +141,10 @@ def unload(shell: InteractiveShell) -> None:
     # IPython adds every Magics object to this list, and has no call to take it out.
     shell.configurables[:] = [kept for kept in shell.configurables if not isinstance(kept, ApixoMagics)]
     cells.tracker.forget()
-    for event, callback in _EVENTS.items():
+    with contextlib.suppress(ValueError):
+        settings().unobserve(_say_new_home, "home")
+    _said_homes.clear()
+    for event, callback in _EVENTS:
         with contextlib.suppress(ValueError):
             shell.events.unregister(event, callback)
     if shell.display_formatter is not None:
@@ -147,10 +154,31 @@ def unload(shell: InteractiveShell) -> None:
             shell.display_formatter.ipython_display_formatter.pop("apixo_nb.experiments.review.Grid")
 
 
-_EVENTS: dict[str, Callable[[Any], None]] = {
-    "pre_run_cell": _await_magic.cell_begins,
-    "post_run_cell": _await_magic.cell_ends,
-}
+_said_homes: set[Path] = set()
+
+
+def _say_other_homes(_result: Any = None) -> None:
+    """Say once that another home lies in the working folder or beside the notebook, and is not used."""
+    chosen = settings()
+    folders = [notebook_folder(chosen.notebook)]
+    with contextlib.suppress(OSError):
+        folders.append(Path.cwd())
+    for other in [folder / DEFAULT_HOME for folder in folders if folder is not None]:
+        if other not in {chosen.home_path, *_said_homes} and (other / "ledger.db").is_file():
+            _said_homes.add(other)
+            _say(f"apixo_nb: runs are kept in {chosen.home_path}; the ledger in {other} is not used.")
+
+
+def _say_new_home(change: Any) -> None:
+    """`%config Apixo.home = ...`: from here on there is another ledger, with budgets of its own."""
+    _say(f"apixo_nb: runs and budgets are kept in {change['owner'].home_path} from now on.")
+
+
+_EVENTS: tuple[tuple[str, Callable[[Any], None]], ...] = (
+    ("pre_run_cell", _await_magic.cell_begins),
+    ("post_run_cell", _await_magic.cell_ends),
+    ("post_run_cell", _say_other_homes),
+)
 
 
 def _registries(shell: InteractiveShell) -> list[tuple[list[Any], Any]]:

@@ -144,6 +144,38 @@ def test_pictures_lie_in_the_home_unless_told_otherwise(tmp_path, monkeypatch):
     assert Apixo(home="runs", images="elsewhere").images_path == tmp_path / "elsewhere"
 
 
+def test_folders_stay_where_they_were_when_the_working_folder_changes(tmp_path, monkeypatch):
+    monkeypatch.delenv("APIXO_HOME")
+    monkeypatch.chdir(tmp_path)
+    settings = Apixo(images="pictures", ledger="sqlite:///mine.db?timeout=3")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    settings.poll_interval = 7.0
+    frozen = settings.frozen_copy()
+    assert (frozen.home, frozen.images) == (str(tmp_path / "apixo-runs"), str(tmp_path / "pictures"))
+    assert frozen.ledger == f"sqlite:///{tmp_path}/mine.db?timeout=3"
+    settings.home = "elsewhere"
+    assert settings.home_path == tmp_path / "below" / "elsewhere"
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////srv/x.db", "sqlite://", "sqlite:///:memory:", "postgresql://host/x", ""]
+)
+def test_url_of_no_relative_file_stays_as_it_is(url):
+    assert Apixo(ledger=url).frozen_copy().ledger == url
+
+
+def test_home_lies_beside_the_notebook_where_that_is_known(tmp_path, monkeypatch):
+    (tmp_path / "notes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "notes" / "a.ipynb"))
+    assert Apixo(home="runs").home_path == tmp_path / "runs"
+    monkeypatch.delenv("APIXO_HOME")
+    assert Apixo().home_path == tmp_path / "notes" / "apixo-runs"
+    monkeypatch.setenv("JPY_SESSION_NAME", "elsewhere/a.ipynb")
+    assert Apixo().home_path == tmp_path / "apixo-runs"
+
+
 def test_home_of_the_user_is_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Apixo(home="~/runs").home_path == tmp_path / "runs"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +13,15 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from apixo_nb.core.records import Run
-from apixo_nb.errors import ApixoError, InvalidRequestError, NotFoundError, SubmitUnknownError
+from apixo_nb.core.settings import settings
+from apixo_nb.errors import (
+    ApixoError,
+    BudgetError,
+    CostLimitError,
+    InvalidRequestError,
+    NotFoundError,
+    SubmitUnknownError,
+)
 from apixo_nb.notebook.commands import COMMANDS
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import session as shared
@@ -360,3 +370,74 @@ def test_config_shows_every_setting_and_no_secret(apixo: Apixo, monkeypatch: pyt
     said = apixo("config")
     assert all(f"Apixo.{name} " in said for name in ("base_url", "home", "timeout", "replay"))
     assert "test-key" not in said
+
+
+# --- where runs are kept ----------------------------------------------------------------------------
+
+MOVED = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+for cell in ("%load_ext apixo_nb", "%apixo budget 1", "%cd -q below", "%config Apixo.poll_interval = 0.1",
+             "%apixo budget", "%config Apixo.home = 'other'", "%apixo budget"):
+    shell.run_cell(cell)
+"""
+
+
+def test_ledger_and_budget_stay_when_the_notebook_changes_its_folder(
+    service: Sandbox,  # noqa: ARG001 - it is where the environment says
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.delenv("APIXO_HOME")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    below = tmp_path / "below" / "apixo-runs"
+    below.mkdir(parents=True)
+    (below / "ledger.db").touch()
+    done = subprocess.run([sys.executable, "-c", MOVED], cwd=tmp_path, capture_output=True, check=True)
+    said = done.stdout.decode().splitlines()
+    home = tmp_path / "apixo-runs"
+    assert f"apixo_nb: runs are kept in {home}; the ledger in {below} is not used." in said
+    assert sum("$1.00 in total" in line for line in said) == 2
+    assert f"apixo_nb: runs and budgets are kept in {tmp_path / 'below' / 'other'} from now on." in said
+    assert "No budget is set." in said[-1]
+    assert (home / "ledger.db").is_file()
+
+
+# --- what stands in front of every purchase ---------------------------------------------------------
+
+DOORS = [
+    "%%apixo\na fox",
+    "%%apixo -n 4\na fox",
+    "%%apixo --new\na cat",
+    "%%apixo --bg\na fox",
+    "%%apixo\na fox\n---\nan owl",
+    "%%apixo --repeat 3\na fox",
+    "%%apixo --ar 1:1,3:2\na fox",
+    "apixo_nb.generate('a fox')",
+    "apixo_nb.generate('a cat', new=True)",
+    "await apixo_nb.agenerate('a fox')",
+    "apixo_nb.sweep('{a}', a=['a fox', 'an owl'])",
+    "apixo_nb.history().apixo.rerun(0)",
+]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_door_buys_above_the_sum_where_there_is_nobody_to_ask(
+    cell: Apixo, session: Session, sandbox: Sandbox, door: str
+):
+    session.begin("a cat").wait()
+    cell("import apixo_nb")
+    settings().ask_above_usd = 0.1
+    with pytest.raises(CostLimitError, match=r"there is nobody to ask here\n.*Nothing was sent\."):
+        cell(door)
+    assert (sandbox.account.submits, len(shared.current().ledger.runs())) == (1, 1)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_door_passes_a_budget(cell: Apixo, apixo: Apixo, session: Session, sandbox: Sandbox, door: str):
+    session.begin("a cat").wait()
+    cell("import apixo_nb")
+    apixo("budget 0.40")
+    with pytest.raises(BudgetError):
+        cell(door)
+    assert (sandbox.account.submits, len(session.ledger.runs())) == (1, 1)

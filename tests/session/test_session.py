@@ -610,8 +610,8 @@ def test_rhythm_of_the_sandbox_is_ten_times_as_fast(own_sandbox: Callable[..., S
 def test_settings_changed_later_change_nothing_in_a_session_that_is_there(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    settings = config.Apixo(base_url=sandbox.base_url, home="runs", first_poll=0.05, poll_interval=0.05)
     monkeypatch.chdir(tmp_path)
+    settings = config.Apixo(base_url=sandbox.base_url, home="runs", first_poll=0.05, poll_interval=0.05)
     with Session(settings, key=KEY) as session:
         settings.base_url, settings.home = "https://elsewhere.example", "elsewhere"
         (tmp_path / "below").mkdir()
