@@ -34,7 +34,7 @@ from tests.support import postgres, sandboxes
 from tests.support.commands import told
 from tests.support.factories import a_run, finished, with_task
 from tests.support.ledger_files import in_file
-from tests.support.processes import another_kernel, crowd, run_cell
+from tests.support.processes import another_kernel, crowd, run_cell, run_cell_with_id
 from tests.support.sandboxes import Clock, Gate, downloads
 from tests.support.waiting import PATIENCE_S, ended, until
 
@@ -269,6 +269,25 @@ def test_same_cell_in_two_kernels_at_once_is_bought_once_and_shown_in_both(
     assert (session.images.folder / one[1]).is_file()
     assert (sandbox.account.submits, len(session.ledger.runs())) == (1, 1)
     assert set(downloads(sandbox).values()) == {1}
+
+
+def test_one_cell_that_eight_kernels_run_at_once_is_bought_once(session: Session, sandbox: Sandbox):
+    shown = crowd(run_cell_with_id, 8, "a fox", ["cell"])
+    [run] = session.ledger.runs()
+    assert shown == [[run.run_id, *run.files]] * 8
+    assert (run.cell_id, run.cell_position, run.take) == ("cell", 1, 1)
+    assert (sandbox.account.submits, set(downloads(sandbox).values())) == (1, {1})
+
+
+def test_eight_cells_that_eight_kernels_run_at_once_are_bought_once_each(session: Session, sandbox: Sandbox):
+    ids = [f"cell-{number}" for number in range(8)]
+    shown = crowd(run_cell_with_id, 8, "a fox", ids)
+    made = session.ledger.runs()
+    assert sorted(run_id for run_id, _file in shown) == sorted(run.run_id for run in made)
+    assert (sorted(run.cell_id for run in made), sorted(run.take for run in made)) == (ids, [*range(1, 9)])
+    assert sandbox.account.submits == 8
+    assert crowd(run_cell_with_id, 8, "a fox", ids) == shown
+    assert sandbox.account.submits == 8
 
 
 def test_same_cell_whose_answer_is_lost_is_sent_by_one_kernel_only(session: Session, sandbox: Sandbox):

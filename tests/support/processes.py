@@ -11,12 +11,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import sqlalchemy as sa
 
 from apixo_nb.core.request import make_request
 from apixo_nb.errors import ApixoError
+from apixo_nb.session import cells
 from apixo_nb.session import session as shared
 from tests.support.waiting import PATIENCE_S
 
@@ -93,6 +95,12 @@ def another_kernel(prompt: str) -> Iterator[subprocess.Popen[bytes]]:
             yield running
         finally:
             running.kill()
+
+
+def run_cell_with_id(number: int, prompt: str, cell_ids: list[str]) -> Iterator[Any]:
+    """As `run_cell`, in a front end that sends the ids of cells: each process runs the next of these."""
+    cells.tracker.begin(SimpleNamespace(cell_id=cell_ids[number % len(cell_ids)]))
+    yield from run_cell(number, prompt)
 
 
 def run_cell(_number: int, prompt: str, decided: str = "early") -> Iterator[Any]:
