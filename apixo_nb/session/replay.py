@@ -93,7 +93,7 @@ def of_cell(planned: Run, own: Sequence[Run], unclaimed: Sequence[Run], *, leave
     )
     if found is None:
         found = _first([*own, *unclaimed], _is_unanswered)
-    return _decided(planned, found, own, leave=leave)
+    return _decision_about(planned, found, own, leave=leave)
 
 
 def of_execution(planned: Run, slots: Iterable[Sequence[Run]], *, leave: bool = False) -> Decision:
@@ -105,7 +105,7 @@ def of_execution(planned: Run, slots: Iterable[Sequence[Run]], *, leave: bool = 
         (min(run.take for run in slot if _counts(run)), slot) for slot in slots if any(map(_counts, slot))
     ]
     slot = min(numbered, key=lambda pair: pair[0])[1] if numbered else ()
-    return _decided(
+    return _decision_about(
         planned, _preferred(slot, planned.notebook) or _first(slot, _is_unanswered), (), leave=leave
     )
 
@@ -114,7 +114,7 @@ def by_number(planned: Run, stored: Sequence[Run]) -> Decision:
     """Decide for variation `planned.take` of a request, whoever asks for it and however often."""
     same = [run for run in stored if run.take == planned.take]
     found = _preferred(same, planned.notebook) or _first(same, _is_unanswered)
-    return _decided(planned, found, same, leave=False)
+    return _decision_about(planned, found, same, leave=False)
 
 
 def offer_new(decisions: Sequence[Decision], ask: Callable[[str], bool | None]) -> list[Decision]:
@@ -164,7 +164,7 @@ def check_take(take: object, *, new: bool, replay: bool | None) -> None:
         )
 
 
-def _decided(planned: Run, found: Run | None, own: Sequence[Run], *, leave: bool) -> Decision:
+def _decision_about(planned: Run, found: Run | None, own: Sequence[Run], *, leave: bool) -> Decision:
     if found is None:
         failed = max(own, key=lambda run: run.created_at, default=None)
         return Decision("buy", planned, planned, once=True, failed=failed)

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from apixo_nb.client.client import AsyncClient
 from apixo_nb.core import checks
-from apixo_nb.core import settings as config
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.credentials import ApiKey, usable_key
 from apixo_nb.core.event_loop import run as run_on_loop
@@ -20,6 +19,8 @@ from apixo_nb.core.models import MODELS
 from apixo_nb.core.process import after_fork, ask, current_shell
 from apixo_nb.core.records import Run, new_run
 from apixo_nb.core.request import Labels, Request, make_labels, make_request
+from apixo_nb.core.settings import Apixo
+from apixo_nb.core.settings import settings as shared_settings
 from apixo_nb.engine.job import Job, cannot_resume
 from apixo_nb.engine.recorder import Listener
 from apixo_nb.engine.runner import Runner
@@ -44,10 +45,10 @@ class Session(History):
         Default: found when it is first needed, see `credentials.find_key`.
     """
 
-    def __init__(self, settings: config.Apixo | None = None, *, key: str | ApiKey | None = None) -> None:
+    def __init__(self, settings: Apixo | None = None, *, key: str | ApiKey | None = None) -> None:
         # A copy, with absolute folders: a setting changed later, or a chdir, must not part a run from its
         # mark, its ledger from its pictures, or a real client from the word "real".
-        super().__init__((settings or config.settings()).frozen_copy())
+        super().__init__((settings or shared_settings()).frozen_copy())
         given = usable_key(key) if key is not None else None
         key = None  # no traceback of what follows can show it
         if isinstance(given, ConfigurationError):
@@ -419,7 +420,7 @@ def current() -> Session:
     """The process's session; a new one when a setting has changed since the last call."""
     global _current  # noqa: PLW0603 - one per process is the point
     with _current_lock:
-        wanted = config.settings().trait_values(config=True)
+        wanted = shared_settings().trait_values(config=True)
         if _current is None or _current[1] != wanted:
             if _current is not None and not _current[0].busy:
                 _current[0].close()  # a busy one is left open: its runs go on to their end
