@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import logging
 import os
 import queue
 import threading
@@ -19,6 +20,8 @@ from typing import Any, TypeVar
 from .process import after_fork
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 #: Seconds between two looks at the work one waits for; bounds how late a Stop is noticed.
 TICK_S = 0.1
@@ -30,6 +33,7 @@ class LoopThread:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self._pid = os.getpid()
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="apixo-loop", daemon=True)
         self._thread.start()
         # At the end of the process work is cancelled, not cut off: half a picture is cleared away.
@@ -37,7 +41,11 @@ class LoopThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        while not self._stopping:
+            try:
+                self.loop.run_forever()
+            except BaseException:  # noqa: BLE001 - SystemExit in a callback: all other work goes on
+                _log.exception("a callback on the loop thread asked for the end of the program")
         for task in (pending := asyncio.all_tasks(self.loop)):
             task.cancel()
         self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
@@ -61,6 +69,7 @@ class LoopThread:
         """End the thread; pending work is cancelled."""
         atexit.unregister(self.stop)
         if self.usable:
+            self._stopping = True
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(timeout=2)
 
@@ -90,9 +99,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     Raises RuntimeError when called on the loop thread itself, where waiting would never end.
     """
     thread = loop_thread()
-    if thread.is_current:
+    try:
+        check_may_wait()
+    except RuntimeError:
         work.close()
-        raise RuntimeError("this would wait for itself; use the async client on the loop thread")
+        raise
     future: concurrent.futures.Future[T] | None = None
     try:
         future = thread.submit(work)
@@ -103,11 +114,19 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+def check_may_wait() -> None:
+    """Raise RuntimeError on the loop thread, where waiting for its work would never end."""
+    if loop_thread().is_current:
+        raise RuntimeError("this would wait for itself; use the async client on the loop thread")
+
+
 def wait(future: concurrent.futures.Future[T], timeout_s: float | None = None) -> T:
     """Wait in short steps, so that Stop is noticed on every platform.
 
-    Raises TimeoutError if `timeout_s` passes first; the future goes on.
+    Raises TimeoutError if `timeout_s` passes first, and the future goes on; RuntimeError on the loop thread.
     """
+    if not future.done():
+        check_may_wait()
     # Not future.result(timeout): a TimeoutError raised by the work itself would look the same.
     waited = 0.0
     while not future.done():
@@ -149,10 +168,11 @@ class WriterThread:
         self._calls.put((future, lambda: call(*args, **options)))
         return future
 
-    def close(self) -> None:
-        """Wait for all that was asked for, then end the thread."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the thread once all that was asked for is done, and wait for that."""
         self._calls.put(None)
-        self._thread.join()
+        if wait:
+            self._thread.join()
 
     def _run(self) -> None:
         while (asked := self._calls.get()) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -19,6 +20,8 @@ from apixo_nb.text import printable
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
+
+_NO_SUCH_CALL = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 #: Kind of export -> the ends of its file names; the first is the usual one.
 SUFFIXES: dict[str, tuple[str, ...]] = {
@@ -360,3 +363,53 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+# --- a file that stays open ---
+
+
+def allocate(handle: int, offset: int, size: int) -> None:
+    """Make the disk keep so many bytes for us; raises OSError if it has not got them."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            return os.posix_fallocate(handle, offset, size)
+        except OSError as error:
+            if error.errno not in _NO_SUCH_CALL:
+                raise
+    os.lseek(handle, offset, os.SEEK_SET)
+    if os.write(handle, b"\n" * size) != size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return None
+
+
+def lock_open_file(handle: int) -> bool:
+    """Lock an open file until it is closed; False if another process has it, or the disk knows no locks."""
+    if os.name != "posix":  # Windows, where a file that somebody has open cannot be removed
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_file_of(path: Path, handle: int) -> bool:
+    """Whether a path still leads to the open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))  # noqa: PTH116 - with its device
+    except OSError:
+        return False
+
+
+def remove_open_file(path: Path, handle: int) -> None:
+    """Remove an open file, if the path still leads to it, and close it."""
+    ours = is_file_of(path, handle)
+    if os.name != "posix":
+        os.close(handle)
+    with contextlib.suppress(OSError):
+        if ours:
+            path.unlink()
+    if os.name == "posix":  # its lock is kept until its name is gone
+        os.close(handle)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 from apixo_nb.client.responses import TaskStatus
 from apixo_nb.core import event_loop
-from apixo_nb.core.records import FAILED, SUBMITTING, SUCCESS, UNKNOWN, Run, expiry, utc_now
+from apixo_nb.core.records import FAILED, PLANNED, SUBMITTING, SUCCESS, UNKNOWN, Run, expiry, utc_now
 from apixo_nb.errors import (
     ApixoError,
     RateLimitError,
@@ -20,7 +21,7 @@ from apixo_nb.errors import (
     TaskFailedError,
     remember,
 )
-from apixo_nb.text import printable, to_usd
+from apixo_nb.text import dollars, printable, to_usd
 
 _MAX_RESULTS = 2  # result URLs taken, as a multiple of the pictures asked for
 
@@ -100,9 +101,9 @@ class Job:
         How it came about, where that is worth a line: shown again, resumed.
     polls : int
         How often APIXO was asked about it here.
-    submitting, posted, stopped : bool
-        Set by the runner: whether a POST is on its way or about to leave, whether one may have left, and
-        whether the user has stopped it.
+    begun, submitting, posted, stopped : bool
+        Set by the runner: whether its coroutine has begun, whether a POST is on its way or about to leave,
+        whether one may have left, and whether the user has stopped it.
     ended : Future
         Done when all is written and nothing works on it any more.
     """
@@ -113,7 +114,7 @@ class Job:
         self.answer: concurrent.futures.Future[Run] = concurrent.futures.Future()
         self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self.polls = 0
-        self.submitting = self.posted = False
+        self.begun = self.submitting = self.posted = False
         self.stopped = False
         self._stoppable: asyncio.Task[Any] | None = None
         self._counted_by: TaskCounter | None = None
@@ -239,6 +240,18 @@ class Job:
         if not self.answer.done():
             self.answer.set_exception(error)
 
+    def complete(self, error: ApixoError) -> None:
+        """Used by the runner: add to an error which run it is about, and what may have been paid."""
+        error.run_id = error.run_id or self.run.run_id
+        error.task_id = error.task_id or self.run.task_id
+        if error.maybe_billed:  # the client knows the list price only
+            error.at_stake_usd = to_usd(self.run.price_micros)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the task was made, by our own clock; 0 if that was set back since."""
+        return max(0.0, (utc_now() - (self.run.submitted_at or self.run.created_at)).total_seconds())
+
     def leave_to_parent(self) -> None:
         """Used by the runner in the child of a fork: the run goes on in the parent, and `wait` says so."""
         # New ones: the locks in the old ones may be held by a thread that is not here.
@@ -271,6 +284,31 @@ def stop_all(jobs: Sequence[Job]) -> None:
     concurrent.futures.wait([job.ended for job in jobs], timeout=_GRACE_S)
 
 
+def wait_for_answers(jobs: Sequence[Job], limit_s: float) -> None:
+    """At the end of a script: wait for the answers to submits that are on their way, and say so on stderr."""
+    if left := _unanswered(jobs):
+        many = f"{len(left)} submit{'' if len(left) == 1 else 's'}"
+        _say(f"Waiting up to {limit_s:.0f} s for the answer to {many}; it is kept. Ctrl+C ends at once.")
+        concurrent.futures.wait([job.ended for job in left], timeout=limit_s)
+
+
+def say_unanswered(jobs: Sequence[Job]) -> None:
+    """At the end of a script that waits no longer: say on stderr what may have been charged."""
+    if left := _unanswered(jobs):
+        price = dollars(sum(job.run.price_micros for job in left))
+        _say(f"Ended without the answer: up to {price} may have been charged. See `apixo-nb resume`.")
+
+
+def _unanswered(jobs: Sequence[Job]) -> list[Job]:
+    return [job for job in jobs if job.posted and job.run.task_id is None and not job.ended.done()]
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # there is no stderr any more
+        sys.stderr.write(f"apixo_nb: {text}\n")
+        sys.stderr.flush()
+
+
 def stopped_error(job: Job, what: str) -> RunCancelledError:
     """The error of a run that was stopped; says what may have been paid."""
     run, price_usd = job.run, to_usd(job.run.price_micros)
@@ -288,14 +326,6 @@ def as_others(problem: ApixoError) -> ApixoError:
     if isinstance(error, RateLimitError) and isinstance(problem, RateLimitError):
         error.retry_after_s = problem.retry_after_s
     return error
-
-
-def complete(error: ApixoError, run: Run) -> None:
-    """Add to an error which run it is about, and what may have been paid."""
-    error.run_id = error.run_id or run.run_id
-    error.task_id = error.task_id or run.task_id
-    if error.maybe_billed:  # the client knows the list price only
-        error.at_stake_usd = to_usd(run.price_micros)
 
 
 def failed_elsewhere(run: Run) -> ApixoError:
@@ -319,3 +349,12 @@ def cannot_resume(run: Run) -> ApixoError:
     if run.task_id:
         why = f"its task was made {'in the sandbox' if run.sandbox else 'at APIXO'}; go there first"
     return ApixoError(f"It cannot be resumed: {why}", run_id=run.run_id)
+
+
+def not_accepted(error: ApixoError) -> dict[str, Any]:
+    """The columns of a run that was not submitted, was refused, or of which nobody knows whether it was."""
+    if isinstance(error, RunCancelledError):
+        return {"state": PLANNED}
+    if isinstance(error, SubmitUnknownError):
+        return {"state": UNKNOWN, "fail_msg": error.headline, "raw": error.answer}
+    return refusal(error)

@@ -18,7 +18,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Iterator
 from typing import Any
 
 from apixo_nb.client.client import AsyncClient
@@ -27,7 +27,7 @@ from apixo_nb.client.responses import TaskStatus
 from apixo_nb.core import event_loop
 from apixo_nb.core.cadence import Cadence
 from apixo_nb.core.models import fail_code
-from apixo_nb.core.process import since_boot_s
+from apixo_nb.core.process import current_shell, has_kernel, since_boot_s
 from apixo_nb.core.records import (
     CANCELLED,
     FAILED,
@@ -35,7 +35,6 @@ from apixo_nb.core.records import (
     SUBMITTING,
     SUCCESS,
     TIMEOUT,
-    UNKNOWN,
     Run,
     state_of_task,
     utc_now,
@@ -55,7 +54,17 @@ from apixo_nb.storage.originals import Images
 from apixo_nb.text import to_usd
 
 from .fair_queue import AtMost, FairQueue, Slot
-from .job import Job, as_others, cancel_all, complete, failed_elsewhere, outcome, refusal, stopped_error
+from .job import (
+    Job,
+    as_others,
+    cancel_all,
+    failed_elsewhere,
+    not_accepted,
+    outcome,
+    say_unanswered,
+    stopped_error,
+    wait_for_answers,
+)
 from .poller import Poller
 from .rate_limit import RateLimiter
 from .recorder import Downloader, Listener, Recorder
@@ -64,8 +73,6 @@ Steps = Callable[[Job], Coroutine[Any, Any, None]]
 
 _LAST_S = 4.0  # at the end of the process; a kernel that is shut down is killed after some five seconds
 _DOWNLOADS_AT_ONCE = 6  # runs
-_HEARTBEAT_S = 30.0
-_LOOK_S = 0.3  # between two looks at what another process is doing
 _ASKED_S = 10.0  # so long it holds that a run is this process's: far less than a lease outlives a heartbeat
 _NOTHING_SENT = "Stopped before anything was sent"
 _WAITING = "Stopped waiting"
@@ -82,6 +89,8 @@ class Runner:
         When to poll a run; may read the ledger.
     probe_s : float
         While APIXO does not answer at all: seconds between two polls that find out whether it is back.
+    last_answer_s : float
+        How long the end of a script waits for the answer to a submit.
 
     Attributes
     ----------
@@ -95,12 +104,15 @@ class Runner:
         ledger: Ledger,
         images: Images,
         cadence: Callable[[Run], Cadence],
+        *,
         probe_s: float = 2.0,
+        last_answer_s: float = 0.0,
     ) -> None:
         self._client = client
         self._ledger = ledger
         self._images = images
         self._cadence = cadence
+        self._last_answer_s = last_answer_s
         self._recorder = Recorder(ledger)
         self.rate_limiter = RateLimiter(client.retry, client.clock)
         self._submits = FairQueue(self.rate_limiter)
@@ -110,13 +122,11 @@ class Runner:
         self._downloader = Downloader(client, images, self._recorder)
         self._live: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds tasks only weakly
-        self._followed = 0  # runs of other processes
-        self._beating = False
         event_loop.loop_thread()  # made before the line below, so that it ends after it
         atexit.register(self._at_exit)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call a function with every new record, on the loop thread; returns the function that ends this."""
+        """Call a function with every new record, on a thread for it; returns the function that ends this."""
         return self._recorder.listen(listener)
 
     @property
@@ -142,9 +152,15 @@ class Runner:
 
     def _at_exit(self) -> None:
         """The process ends: a submit on its way may still be answered, and its taskId written."""
-        self._stop_all(_LAST_S)
+        jobs = self.jobs()
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl+C once more: it ends at once
+            self._stop_all(_LAST_S)
+            if not has_kernel(current_shell()):  # whoever shuts a kernel down waits no longer
+                wait_for_answers(jobs, self._last_answer_s)
+        say_unanswered(jobs)
 
     def _stop_all(self, timeout_s: float | None) -> None:
+        event_loop.check_may_wait()
         jobs = self.jobs()
         cancel_all(jobs)
         concurrent.futures.wait([job.ended for job in jobs], timeout=timeout_s)
@@ -162,13 +178,15 @@ class Runner:
             has its slot.
         """
         job = Job(run)
-        # One step, so that of two threads only one gets through.
-        if run.state != PLANNED or self._live.setdefault(run.run_id, job) is not job:
-            step = "Nothing was sent. Plan it anew to ask for another variation."
-            raise ConfigurationError(
-                f"Run {run.run_id} was started before", run_id=run.run_id, next_step=step
-            )
-        return self._launch(job, functools.partial(self._run, timeout_s=timeout_s, batch=batch, once=once))
+        steps = functools.partial(self._run, timeout_s=timeout_s, batch=batch, once=once)
+        with self._undone_if_interrupted(job):
+            # One step, so that of two threads only one gets through.
+            if run.state != PLANNED or self._live.setdefault(run.run_id, job) is not job:
+                step = "Nothing was sent. Plan it anew to ask for another variation."
+                raise ConfigurationError(
+                    f"Run {run.run_id} was started before", run_id=run.run_id, next_step=step
+                )
+            return self._launch(job, steps)
 
     def resume(self, run: Run, timeout_s: float) -> Job:
         """Bring a run that has a taskId to its end, pictures and all; never submits.
@@ -179,28 +197,42 @@ class Runner:
         live = self._live.get(run.run_id)
         if live is not None and not (live.stopped or live.done):
             return live
-        return self._launch(Job(run), functools.partial(self._resume, timeout_s=timeout_s, after=live))
+        job, steps = Job(run), functools.partial(self._resume, timeout_s=timeout_s, after=live)
+        with self._undone_if_interrupted(job):
+            self._live[run.run_id] = job
+            return self._launch(job, steps)
 
     # --- begin and end of a run's coroutine ---
 
+    @contextlib.contextmanager
+    def _undone_if_interrupted(self, job: Job) -> Iterator[None]:
+        """A Stop (KeyboardInterrupt) while a run is taken stops it, or `close` would wait for it for ever."""
+        try:
+            yield
+        except BaseException:
+            event_loop.loop_thread().loop.call_soon_threadsafe(self._give_up, job)
+            raise
+
+    def _give_up(self, job: Job) -> None:
+        if job.begun:
+            return job.cancel()
+        job.begun = True  # it never will
+        if self._live.get(job.run.run_id) is job:
+            del self._live[job.run.run_id]
+        return job.end()
+
     def _launch(self, job: Job, steps: Steps) -> Job:
-        self._live[job.run.run_id] = job
         event_loop.loop_thread().loop.call_soon_threadsafe(self._begin, job, steps)
         return job
 
     def _begin(self, job: Job, steps: Steps) -> None:
+        if job.begun:  # given up
+            return
+        job.begun = True
         task = asyncio.ensure_future(self._carry_out(job, steps))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if not self._beating:
-            self._beat()
-
-    def _beat(self) -> None:
-        """While runs are in flight, other machines see that this process lives."""
-        self._beating = self.busy
-        if self._beating:
-            self._recorder.later(self._ledger.leases.heartbeat)
-            asyncio.get_running_loop().call_later(_HEARTBEAT_S, self._beat)
+        self._recorder.keep_leases(lambda: self.busy)
 
     async def _carry_out(self, job: Job, steps: Steps) -> None:
         """Carry out the steps of a run, and report its end to whoever waits for the job."""
@@ -213,8 +245,9 @@ class Runner:
             error = problem
         unwritten = await self._recorder.flush(job)
         if isinstance(error, ApixoError):
-            complete(error, job.run)
+            job.complete(error)
         await self._recorder.release(job)
+        await self._recorder.told()
         if self._live.get(job.run.run_id) is job:
             del self._live[job.run.run_id]
         if (failure := error or unwritten) is not None:
@@ -255,7 +288,7 @@ class Runner:
             raise
         except ApixoError as error:
             if written and job.run.task_id is None:  # what was accepted is never recorded as refused
-                await self._recorder.change(job, **_not_accepted(error))
+                await self._recorder.change(job, **not_accepted(error))
             raise
         return True
 
@@ -405,44 +438,12 @@ class Runner:
         if claimed.state == FAILED or not claimed.task_id:
             raise failed_elsewhere(claimed)
         # Ask again: the task may have ended since, and its pictures may have new addresses.
-        await self._finish(job, timeout_s, _age_s(claimed))
+        await self._finish(job, timeout_s, job.age_s)
 
     async def _claim(self, job: Job, deadline: float) -> Run:
         """Claim the run; while another process works on it, follow it there."""
         claimed: Run | None = await self._recorder.write(self._ledger.leases.claim, job.run.run_id)
         if claimed is None:
-            claimed = await self._follow(job, deadline)
+            claimed = await self._recorder.follow(job, deadline)
         self._recorder.notify(job, claimed)
         return claimed
-
-    async def _follow(self, job: Job, deadline: float) -> Run:
-        """Look on while another process works on the run; returns it once that one releases it, or dies."""
-        self._followed += 1
-        try:
-            while True:
-                await asyncio.sleep(_LOOK_S * self._followed)  # many together look as often as one alone
-                known: Run = await self._recorder.write(self._ledger.get, job.run.run_id)
-                if known != job.run:
-                    self._recorder.notify(job, known)
-                if known.run_id not in await self._recorder.write(self._ledger.leases.held_elsewhere):
-                    claimed: Run | None = await self._recorder.write(self._ledger.leases.claim, known.run_id)
-                    if claimed is not None:
-                        return claimed
-                if time.monotonic() > deadline:
-                    raise WaitTimeoutError("Another kernel still works on it", task_id=known.task_id)
-        finally:
-            self._followed -= 1
-
-
-def _not_accepted(error: ApixoError) -> dict[str, Any]:
-    """The columns of a run that was not submitted, was refused, or of which nobody knows whether it was."""
-    if isinstance(error, RunCancelledError):
-        return {"state": PLANNED}
-    if isinstance(error, SubmitUnknownError):
-        return {"state": UNKNOWN, "fail_msg": error.headline, "raw": error.answer}
-    return refusal(error)
-
-
-def _age_s(run: Run) -> float:
-    """Seconds since the task was made, by our own clock; 0 if that was set back since."""
-    return max(0.0, (utc_now() - (run.submitted_at or run.created_at)).total_seconds())

@@ -83,7 +83,7 @@ class Database:
     def writing(self, patience_ms: int | None = None) -> Iterator[sa.Connection]:
         """A transaction that writes, alone: no other kernel's is in it, on no database.
 
-        `patience_ms`: how long it waits for another kernel's on SQLite, where that is not as long as usual.
+        `patience_ms`: how long it waits for another kernel's, where that is not as long as usual.
         """
         if self._newer is not None:
             raise _too_new(self._newer)
@@ -92,6 +92,7 @@ class Database:
         with self._explained(), engine.begin() as connection:
             self.check_still_there()
             if connection.dialect.name == "postgresql":  # on SQLite, BEGIN IMMEDIATE has done so already
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {patience_ms or _BUSY_MS:d}")
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             yield connection
 
@@ -286,7 +287,7 @@ REBUILD_STEP = (
 _ELSEWHERE = "Set APIXO_HOME, or APIXO_LEDGER if that is set, to a folder you may write to."
 _URL_RULE = "APIXO_LEDGER takes an SQLAlchemy URL such as sqlite:////folder/ledger.db"
 _CAUSES = (
-    ("locked", "another program keeps it locked", "Close the program that holds it, then try again."),
+    ("lock", "another program keeps it locked", "Close the program that holds it, then try again."),
     ("readonly", "it is read-only", _ELSEWHERE),
     ("unable to open", "it cannot be opened", _ELSEWHERE),
     ("full", "the disk is full", "Make room, then try again."),

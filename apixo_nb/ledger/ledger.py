@@ -30,12 +30,12 @@ from apixo_nb.core.records import (
     utc_now,
 )
 from apixo_nb.errors import BudgetError, LedgerError
-from apixo_nb.text import to_micros, to_usd
+from apixo_nb.text import printable, to_micros, to_usd
 
 from . import budgets, rows, search
 from .budgets import Budget
 from .database import Database
-from .journal import JournalEntry, TaskJournal
+from .journal import JournalEntry, RecordedTasks
 from .leases import Leases
 from .query import Facets, Found, Query
 from .schema import WITHOUT_TASK, balances, meta, runs, votes
@@ -60,7 +60,7 @@ class Ledger:
     place : Path or str
         A file for SQLite, or a SQLAlchemy URL.
     journal : Path, optional
-        The file that takes task ids while the database cannot; default: beside a SQLite file.
+        The file by which the journal of task ids lies; default: beside a SQLite file.
 
     Raises
     ------
@@ -72,14 +72,13 @@ class Ledger:
         self._database = Database(place)
         self.shown_place = self._database.shown_place
         self.leases = Leases(self._database)
-        beside = journal or (place.with_name("ledger-tasks.jsonl") if isinstance(place, Path) else None)
-        self._journal = TaskJournal(beside) if beside else None
-        if not self._database.read_only:
-            self.merge_journal()
+        self._tasks = RecordedTasks(self._database, self.leases, journal)
+        self.merge_journal()
 
     def close(self) -> None:
         """Let go of the database, and of the runs that this process worked on."""
         try:
+            self._tasks.close()
             self.leases.close()
         finally:
             self._database.close()
@@ -98,9 +97,10 @@ class Ledger:
         BudgetError
             It would pass a budget. Nothing was written.
         LedgerError
-            Its row is there already: whoever wrote it has bought it, or is about to.
+            Its row is there already: whoever wrote it has bought it, or is about to. Or there is no room to
+            write down its task.
         """
-        with self._database.writing() as connection:
+        with self._tasks.reserved(run), self._database.writing() as connection:
             rows.check_new(connection, run.run_id)
             self.leases.free_planned(connection)
             same = (runs.c.digest == run.digest) & (runs.c.sandbox == run.sandbox)
@@ -122,12 +122,9 @@ class Ledger:
         if run.task_id and run.state in WITHOUT_TASK:
             run = run.replace(state=SUBMITTED)
         with self._database.writing() as connection:
-            if connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run.run_id)) is not None:
+            if rows.is_there(connection, run.run_id):
                 return False
-            connection.execute(runs.insert().values(**rows.row_of(run)))
-            for image in run.images:
-                rows.put_picture(connection, run.run_id, image)
-            rows.count_missing(connection, run.run_id)
+            rows.insert(connection, run)
         return True
 
     def catch_up(self, run: Run) -> bool:
@@ -139,15 +136,33 @@ class Ledger:
         with self._database.writing() as connection:
             return rows.catch_up(connection, run, self.leases.live(connection))
 
-    def update(self, run_id: str, **changes: Any) -> None:
-        """Change some columns of a row. A final state stands: another one is not written over it."""
+    def update(self, run_id: str, *, whole: Run | None = None, **changes: Any) -> None:
+        """Change some columns of a row. A final state stands: another one is not written over it.
+
+        `whole`: what is written if the row is gone, as when the ledger was replaced by an older copy.
+
+        Raises
+        ------
+        LedgerError
+            There is no such row, and `whole` was not given.
+        """
         row = runs.c.run_id == run_id
         if "state" in changes:
             row &= runs.c.state.not_in(FINAL_STATES) | (runs.c.state == changes["state"])
         with self._database.writing() as connection:
-            connection.execute(runs.update().where(row).values(**changes))
+            if not connection.execute(runs.update().where(row).values(**changes)).rowcount:
+                self._need_row(connection, run_id, whole)
             if "result_urls" in changes:
                 rows.count_missing(connection, run_id)
+
+    def _need_row(self, connection: sa.Connection, run_id: str, whole: Run | None) -> None:
+        if rows.is_there(connection, run_id):
+            return
+        if whole is None:
+            text = f"Run {printable(run_id, 80)} is not in the ledger any more, so nothing was written"
+            step = "Was the ledger replaced? `%apixo doctor --rebuild` makes rows from the facts there are."
+            raise LedgerError(text, run_id=run_id, next_step=step)
+        rows.insert(connection, whole, self.leases.renew(connection).id)
 
     def claim(self, run_id: str, cell: Run) -> str:
         """Give a run that no cell has to the cell of another row, and say which cell has it now.
@@ -163,41 +178,59 @@ class Ledger:
             connection.execute(runs.update().where(row & (runs.c.cell_id == "")).values(**columns))
             return str(connection.scalar(sa.select(runs.c.cell_id).where(row)) or "")
 
-    def record_task(self, run_id: str, task_id: str, submitted_at: datetime) -> bool:
-        """Write the task id of a run that was just bought; if the database refuses, into the journal (False).
+    def journal_task(self, run: Run) -> None:
+        """Write the task id of a run that was just bought into the journal, durably; it waits for no lock.
 
         Raises
         ------
         LedgerError
-            Both refuse. Its message is then the only place that has the task id.
+            The disk refuses.
         """
-        try:
-            self.update(run_id, state=SUBMITTED, task_id=task_id, submitted_at=submitted_at)
-        except LedgerError as refused:
-            entry = JournalEntry(run_id, task_id, submitted_at)
-            if self._journal is None or not self._journal.append(entry):
-                text = f"The paid task {task_id} could be written nowhere: {refused.message}"
-                step = "Note the task id: Client().wait(task_id) fetches its result."
-                raise LedgerError(text, task_id=task_id, maybe_billed=True, next_step=step) from None
-            return False
-        return True
+        self._tasks.write_ahead(run)
+
+    def record_task(self, run: Run) -> bool:
+        """Write the task id of a run: into the journal, then into its row, see `rows.put_task`.
+
+        Returns False if the database refuses; the journal has it then.
+
+        Raises
+        ------
+        LedgerError
+            Both refuse: its message is then the only place that has the task id. Or the row has another
+            task: the journal keeps this one.
+        """
+        return self._tasks.record(run)
+
+    def release(self, run_id: str) -> None:
+        """End this process's work on a run: its lease, and its room in the journal."""
+        self._tasks.release(run_id)
+        self.leases.release(run_id)
 
     def merge_journal(self) -> None:
-        """Write the task ids of the journal into their rows."""
-        if self._journal is not None:
-            self._journal.merge(self._database)
+        """Write the task ids of all journals into their rows."""
+        self._tasks.merge()
+
+    def mark_abandoned(self) -> None:
+        """Before a run is called lost: read all journals, then see which submits' processes have ended."""
+        self._tasks.merge()
+        self.leases.mark_abandoned()
 
     def stray_tasks(self) -> list[JournalEntry]:
-        """Tasks in the journal whose runs are not in this ledger."""
-        if self._journal is None:
-            return []
-        entries = self._journal.entries()
-        known = {run.run_id for run in self.some([entry.run_id for entry in entries])}
-        return [entry for entry in entries if entry.run_id not in known]
+        """Tasks in the journal that the rows of this ledger do not take."""
+        return self._tasks.stray()
 
-    def put_image(self, run_id: str, image: Image) -> None:
-        """Write what is known of one picture; its choice stands, and the facts of a file that is gone."""
+    def torn_journals(self) -> list[Path]:
+        """Journal files with half a record in them."""
+        return self._tasks.torn()
+
+    def put_image(self, run_id: str, image: Image, whole: Run | None = None) -> None:
+        """Write what is known of one picture; its choice stands, and the facts of a file that is gone.
+
+        `whole`: as in `update`.
+        """
         with self._database.writing() as connection:
+            if whole is not None:
+                self._need_row(connection, run_id, whole)
             rows.put_picture(connection, run_id, image)
             rows.count_missing(connection, run_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from apixo_nb.core.records import (
     FAILED,
     PLANNED,
     STORED,
+    SUBMITTED,
     SUCCESS,
     UNKNOWN,
     HistoryRow,
@@ -141,6 +143,43 @@ def parts(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
     """So many ids as one statement takes."""
     for at in range(0, len(run_ids), _MOST_AT_ONCE):
         yield run_ids[at : at + _MOST_AT_ONCE]
+
+
+def insert(connection: sa.Connection, run: Run, owner: str | None = None) -> None:
+    """Write a whole row with its pictures, leased to `owner`."""
+    connection.execute(runs.insert().values(**row_of(run), owner=owner))
+    for image in run.images:
+        put_picture(connection, run.run_id, image)
+    count_missing(connection, run.run_id)
+
+
+def is_there(connection: sa.Connection, run_id: str) -> bool:
+    """Whether a run has a row."""
+    return connection.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == run_id)) is not None
+
+
+def put_task(
+    connection: sa.Connection, run_id: str, task: tuple[str, datetime], whole: Run | None, owner: str | None
+) -> bool:
+    """Write the task of a run, its id and when it was submitted, into its row, whatever became of that.
+
+    A row that is gone is written as `whole`, leased to `owner`. One that was resolved, or ended, without a
+    task is open again, and charged: only a success stands. False if it has another task, or is gone for good.
+    """
+    task_id, submitted_at = task
+    row = connection.execute(sa.select(runs.c.task_id, runs.c.state).where(runs.c.run_id == run_id)).first()
+    if row is None:
+        if whole is not None:
+            insert(connection, whole, owner)
+        return whole is not None
+    if row.task_id is not None:
+        return bool(row.task_id == task_id)
+    values: dict[str, Any] = {"task_id": task_id, "submitted_at": submitted_at}
+    if row.state != SUCCESS:
+        values |= {"state": SUBMITTED, "cost_micros": None, "fail_code": "", "fail_msg": ""}
+        values |= {"finished_at": None}
+    connection.execute(runs.update().where(runs.c.run_id == run_id).values(**values))
+    return True
 
 
 def catch_up(connection: sa.Connection, run: Run, live: Collection[str]) -> bool:

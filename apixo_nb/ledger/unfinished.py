@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from apixo_nb.text import dollars
 
 _PATIENCE_S = 0.3  # for a ledger that another kernel writes to at this moment
 
 _QUESTION = """
-SELECT state, task_id IS NOT NULL, missing, expires_at, num_images * unit_price_micros, runs.owner,
+SELECT run_id, state, task_id IS NOT NULL, missing, expires_at, num_images * unit_price_micros, runs.owner,
        owners.host, owners.pid, owners.started, owners.machine_id, owners.boot_id, owners.pid_namespace,
        owners.heartbeat_at
 FROM runs LEFT JOIN owners ON owners.id = runs.owner
@@ -30,7 +32,9 @@ def pending_line(ledger: Path, *, sandbox: bool) -> str:
         address = f"{ledger.absolute().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE_S)) as connection:
             rows = connection.execute(_QUESTION, (sandbox, sandbox)).fetchall()
-        left = [row for row in rows if not _is_leased(row[5:])]
+        own = [row for row in rows if not _is_leased(row[6:])]
+        known = set() if all(has_task for _, _, has_task, *_ in own) else _in_journals(ledger)
+        left = [(state, has_task or run_id in known, *row) for run_id, state, has_task, *row in own]
     except (sqlite3.Error, OSError, ValueError):
         return ""  # no ledger yet, an older one, or one that cannot be read: the first command says which
     missing = sum(row[2] for row in left)
@@ -46,7 +50,17 @@ def pending_line(ledger: Path, *, sandbox: bool) -> str:
     return f"apixo_nb: {text}: `%apixo resume`" if text else ""
 
 
-def _is_leased(owner: tuple[str | None, str, int, str, str, str, str, str]) -> bool:
+def _in_journals(ledger: Path) -> set[str]:
+    """Ids of runs whose task is in a journal: there is one while a kernel is at work, or after it died."""
+    if not any(ledger.parent.glob("ledger-tasks*")):
+        return set()
+    from .journal import NAME, entries_of, journal_files  # which loads SQLAlchemy
+
+    files = journal_files(ledger.with_name(NAME))
+    return {entry.run_id for file in files for entry in entries_of(file)}
+
+
+def _is_leased(owner: Sequence[Any]) -> bool:
     """Whether a living process works on it; of another machine's, as far as its clock can be trusted."""
     name, host, pid, started, machine_id, boot_id, pid_namespace, heartbeat_at = owner
     if not (name and host):

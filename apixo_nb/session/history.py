@@ -16,6 +16,7 @@ from apixo_nb.core.records import Run
 from apixo_nb.core.settings import Apixo
 from apixo_nb.errors import InvalidRequestError, LedgerError
 from apixo_nb.ledger.database import REBUILD_STEP
+from apixo_nb.ledger.journal import NAME as JOURNAL
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.ledger.query import Facets, Found, Query, Since, query_of
 from apixo_nb.storage.originals import Images
@@ -62,7 +63,7 @@ class History:
         with self._lock:
             if self._ledger is None:
                 self._check_not_emptied()
-                journal = self.settings.home_path / "ledger-tasks.jsonl"
+                journal = self.settings.home_path / JOURNAL
                 self._ledger = Ledger(self.settings.ledger or self.ledger_file(), journal)
             return self._ledger
 
@@ -110,7 +111,7 @@ class History:
 
     def lost(self) -> list[Run]:
         """Runs whose submit was never answered, and nobody waits for it any more: maybe billed."""
-        self.ledger.leases.mark_abandoned()
+        self.ledger.mark_abandoned()
         return self.ledger.unanswered(sandbox=self.is_sandbox)
 
     def elsewhere(self) -> list[Run]:

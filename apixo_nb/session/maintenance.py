@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from apixo_nb.core import checks, event_loop
 from apixo_nb.core.formatting import balance_text, count_text, spent_text
 from apixo_nb.core.models import RESULT_DAYS
-from apixo_nb.core.records import FAILED, SCHEMA_VERSION, UNKNOWN, Image, Run
+from apixo_nb.core.records import FAILED, SCHEMA_VERSION, SUBMITTED, UNKNOWN, Image, Run
 from apixo_nb.engine.job import Job
 from apixo_nb.errors import ConfigurationError, InvalidRequestError, LedgerError
 from apixo_nb.ledger.budgets import DAY, TOTAL, Budget, notebook_scope
@@ -106,7 +106,8 @@ def adopt(session: Session, run_id: str, task_id: str) -> Run:
         text = f"Task {printable(task_id, 80)} is that of run {taken.run_id} already"
         raise InvalidRequestError(text, field="task_id", value=task_id)
     status = event_loop.run(session.client.status(task_id, model=run.model))
-    session.ledger.record_task(run_id, status.task_id, run.submitted_at or run.created_at)
+    at = run.submitted_at or run.created_at
+    session.ledger.record_task(run.replace(state=SUBMITTED, task_id=status.task_id, submitted_at=at))
     return session.run(run_id)
 
 
@@ -128,7 +129,7 @@ def resolve(session: Session, run_id: str, *, paid: bool) -> Run:
 
 
 def _unanswered(session: Session, run_id: str) -> Run:
-    session.ledger.leases.mark_abandoned()
+    session.ledger.mark_abandoned()
     run = session.run(run_id)
     if run.state != UNKNOWN:
         text = f"Run {run_id} is {printable(run.state, 40)}: its submit was answered"
@@ -149,9 +150,10 @@ class Report:
 
 
 def check(session: Session) -> Report:
-    """Compare the ledger with the pictures' folder and with itself. Changes nothing."""
+    """Compare the ledger with the pictures' folder and with itself. Changes no picture."""
     report = Report()
     try:
+        session.ledger.merge_journal()
         runs = session.ledger.runs()
     except LedgerError as error:
         report.wrong += [error.headline, error.advice]
@@ -220,7 +222,8 @@ def _tasks(session: Session, runs: Iterable[Run]) -> Iterator[str]:
         yield f"submit without an answer: run {run_id}, {stake} at stake. {step}"
     for entry in session.ledger.stray_tasks():
         task = f"{_short(entry.task_id)} of run {_short(entry.run_id)}"
-        yield f"orphan task: {task}, which is not in this ledger."
+        yield f"orphan task: {task}, which is not in this ledger, or has another task there."
+    yield from (f"half a record of a task: {_short(file.name)}" for file in session.ledger.torn_journals())
 
 
 # --- a new ledger from what is left -----------------------------------------------------------------
@@ -271,14 +274,15 @@ def accept(session: Session) -> str:
 
 def _give_tasks(ledger: Ledger, known: Iterable[Run]) -> int:
     """Write the tasks that the facts know, and their rows do not; how many."""
-    ledger.leases.mark_abandoned()
+    ledger.mark_abandoned()
     facts = {run.run_id: run for run in known if run.task_id}
     given = 0
     for row in ledger.some(sorted(facts)):
         run = facts[row.run_id]
         same = (row.digest, row.sandbox) == (run.digest, run.sandbox)
         if row.state == UNKNOWN and not row.task_id and same:
-            ledger.record_task(row.run_id, str(run.task_id), run.submitted_at or run.created_at)
+            at = run.submitted_at or run.created_at
+            ledger.record_task(row.replace(state=SUBMITTED, task_id=run.task_id, submitted_at=at))
             given += 1
     return given
 
@@ -376,6 +380,8 @@ def _age(path: Path) -> timedelta:
 
 def status_lines(session: Session) -> list[str]:
     """Where requests go, with which key, what the ledger holds, what was spent; never the key itself."""
+    with contextlib.suppress(LedgerError):  # what is locked can be read
+        session.ledger.merge_journal()
     runs = session.runs()
     others = session.ledger.find(Query(sandbox=not session.is_sandbox, limit=0)).total
     beside = f" (and {others} {'of APIXO' if session.is_sandbox else 'of the sandbox, not paid'})"

@@ -93,7 +93,14 @@ class Session(History):
                 probe_s = min(2.0, self.service.cadence().interval_s)
                 # Bound to this ledger: the runner must never wait for our lock, which `close` holds.
                 cadence = functools.partial(self.service.cadence_of, durations_s=self.ledger.durations_s)
-                self._runner = Runner(self.client, self.ledger, self.images, cadence, probe_s)
+                self._runner = Runner(
+                    self.client,
+                    self.ledger,
+                    self.images,
+                    cadence,
+                    probe_s=probe_s,
+                    last_answer_s=self.settings.request_timeout,
+                )
             return self._runner
 
     def cadence_of(self, run: Run) -> Cadence:
@@ -211,7 +218,7 @@ class Session(History):
         SubmitUnknownError
             One of them was submitted before, and its answer lost.
         """
-        self._read_what_others_left()
+        self.ledger.mark_abandoned()
         buy = new or self.settings.rerun == "buy" or not self.settings.replay
         return self._replay().decide_all(planned, buy=buy, leave=leave)
 
@@ -225,11 +232,6 @@ class Session(History):
         if (shell := current_shell()) is not None:
             cells.tracker.watch(shell)
         return Replay(self.ledger, self.jobs(), cells.tracker)
-
-    def _read_what_others_left(self) -> None:
-        """Task ids in journals, and runs whose process has died: before anything is decided by a row."""
-        self.ledger.merge_journal()
-        self.ledger.leases.mark_abandoned()
 
     def carry_out(self, decision: Decision, timeout_s: float | None = None, batch: Hashable = None) -> Job:
         """Do what was decided; the cell that asked has this run from now on."""
@@ -273,7 +275,7 @@ class Session(History):
             "tags": tuple(dict.fromkeys([*run.tags, *planned.tags])),
             "note": planned.note or run.note,
         }
-        new = {name: value for name, value in labels.items() if value != getattr(run, name)}
+        new: dict[str, Any] = {name: value for name, value in labels.items() if value != getattr(run, name)}
         if not new:
             return run, said
         self.ledger.update(run.run_id, **new)
@@ -309,7 +311,7 @@ class Session(History):
         with cells.tracker.deciding:
             decision = Decision("buy", run, run)
             if take is not None:
-                self._read_what_others_left()
+                self.ledger.mark_abandoned()
                 decision = self._replay().decide_by_number(run.replace(take=take))
             elif current_shell() is not None or replay:
                 [decision] = self.decide([run], new=new or replay is False)
@@ -386,8 +388,7 @@ class Session(History):
         followed there.
         """
         checks.timeout(timeout_s)
-        self.ledger.merge_journal()
-        self.ledger.leases.mark_abandoned()
+        self.ledger.mark_abandoned()
         if run_id is not None:
             run = self.run(run_id)
             if run.sandbox != self.is_sandbox or not run.task_id:
@@ -402,7 +403,7 @@ class Session(History):
         return self.runner.resume(run, timeout_s or self.settings.timeout)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Hear of every new `Run` record, on the loop thread; returns the function that ends it."""
+        """Hear of every new `Run` record, on a thread for it; returns the function that ends it."""
         return self.runner.listen(listener)
 
     def balance(self) -> float:

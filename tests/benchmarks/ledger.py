@@ -260,7 +260,9 @@ def buy(session: Session, planned: list[Run]) -> None:
     ledger = session.ledger
     for run in planned:
         ledger.add(run)
-        ledger.record_task(run.run_id, f"t{run.run_id}", run.created_at)
+        ledger.record_task(
+            run.replace(state="submitted", task_id=f"t{run.run_id}", submitted_at=run.created_at)
+        )
         ledger.update(run.run_id, state="processing")
         ledger.update(run.run_id, state="success", result_urls=["u0", "u1"], raw="{}")
         for index in range(PICTURES):
@@ -268,7 +270,7 @@ def buy(session: Session, planned: list[Run]) -> None:
             ledger.put_image(
                 run.run_id, Image(index=index, url=f"u{index}", file=file, sha256="ab" * 32, format="PNG")
             )
-        ledger.leases.release(run.run_id)
+        ledger.release(run.run_id)
 
 
 def some_runs(count: int) -> list[Run]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import signal
 import sqlite3
@@ -25,7 +26,7 @@ from apixo_nb.core import event_loop as loop
 from apixo_nb.core import settings as config
 from apixo_nb.core.records import Run
 from apixo_nb.core.request import make_request
-from apixo_nb.ledger import database
+from apixo_nb.ledger import database, journal
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox, SandboxOptions, handlers
 from apixo_nb.sandbox.account import Account
@@ -771,7 +772,11 @@ def test_task_that_can_be_written_nowhere_is_named_in_the_error(
     gate.holds(handlers.SubmitHandler, "post", monkeypatch)
     job = session.begin("a fox")
     assert gate.arrived.wait(PATIENCE_S)
-    (session.settings.home_path / "ledger-tasks.jsonl").mkdir()  # in the way of the file beside
+
+    def full(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(journal.TaskJournal, "write", full)
     with locked(session):
         gate.open.set()
         with pytest.raises(errors.ApixoError) as raised:
@@ -903,3 +908,119 @@ def test_child_of_a_fork_neither_waits_for_its_parents_runs_nor_stops_them(servi
     assert "in the process that this one was forked from" in said
     [task_id] = service.account.accepted
     assert (ended, done.stderr) == (f"{task_id} 7", "")
+
+
+# --- listeners and stops that nothing may hang on ---
+
+
+def test_listener_that_asks_for_the_end_of_the_program_ends_nothing(session: Session, sandbox: Sandbox):
+    def leave(_run: Run) -> None:
+        raise SystemExit
+
+    session.listen(leave)
+    assert session.begin("a fox").wait().missing == 0
+    assert session.begin("a cat").wait().missing == 0
+    assert sandbox.account.submits == 2
+
+
+def test_listener_that_sleeps_or_buys_holds_up_no_run(session: Session, sandbox: Sandbox):
+    bought: list[Run] = []
+    awake = threading.Event()
+
+    def buy_once(run: Run) -> None:
+        if run.task_id and run.prompt == "a fox" and not bought:
+            bought.append(run)
+            bought.append(session.begin("from a listener").wait())
+            awake.wait(PATIENCE_S)
+
+    session.listen(buy_once)
+    assert session.begin("a fox").wait().missing == 0
+    while len(bought) < 2:
+        time.sleep(0.01)
+    awake.set()
+    assert bought[1].missing == 0
+    assert sandbox.account.submits == 2
+
+
+def test_task_is_on_disk_before_anybody_hears_of_it(session: Session, sandbox: Sandbox):
+    found: list[bool] = []
+
+    def look(run: Run) -> None:
+        if run.task_id and not found:
+            kept = session.settings.home_path.glob("ledger*")
+            found.append(any(str(run.task_id).encode() in file.read_bytes() for file in kept))
+
+    session.listen(look)
+    session.begin("a fox").wait()
+    assert found == [True]
+    assert sandbox.account.submits == 1
+
+
+def test_waiting_on_the_loop_thread_is_refused_in_a_sentence(session: Session):
+    job = session.begin("[seconds:0.3] a fox")
+
+    async def wait_there() -> None:
+        job.wait()
+
+    with pytest.raises(RuntimeError, match="would wait for itself"):
+        loop.run(wait_there())
+    assert job.wait().missing == 0
+
+
+def test_stop_between_taking_a_run_and_beginning_it_leaves_nothing_that_hangs(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+):
+    planned = session.plan(make_request("a fox"))
+    runner = session.runner
+
+    def stopped(*_args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "_launch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            session.start(planned)
+    assert session.start(planned.replace(run_id=f"{planned.run_id}-2")).wait().missing == 0
+    assert not session.busy
+    session.close()
+    assert sandbox.account.submits == 1
+
+
+SLOW_SCRIPT = """
+import apixo_nb, time
+from apixo_nb.engine import runner
+from apixo_nb.session.session import current
+runner._LAST_S = 0.05
+job = current().begin("a fox")
+while not job.posted:
+    time.sleep(0.01)
+print("posted", flush=True)
+job.wait()
+"""
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_script_stopped_during_its_submit_waits_for_the_answer_unless_stopped_again(
+    session: Session, sandbox: Sandbox, gate: Gate, monkeypatch: pytest.MonkeyPatch, *, again: bool
+):
+    gate.holds(handlers.SubmitHandler, "post", monkeypatch)
+    monkeypatch.setenv("APIXO_BASE_URL", sandbox.base_url)
+    monkeypatch.setenv("APIXO_API_KEY", KEY)
+    monkeypatch.setenv("APIXO_HOME", str(session.settings.home_path))
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", SLOW_SCRIPT], **pipes) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "posted\n"
+        assert gate.arrived.wait(PATIENCE_S)
+        process.send_signal(signal.SIGINT)
+        said = ""
+        while "Waiting up to" not in said:
+            said = process.stderr.readline()
+        if again:
+            process.send_signal(signal.SIGINT)
+            assert "up to $0.35 may have been charged" in process.stderr.read()
+        gate.open.set()
+        process.wait(PATIENCE_S)
+    [run] = session.ledger.runs()
+    assert run.task_id == (None if again else sandbox.account.accepted[0])

@@ -46,17 +46,19 @@ def row_after_the_post() -> None:
         late[run.run_id] = run.replace(take=1)
         return late[run.run_id]
 
-    def record_both(self: Ledger, run_id: str, *args: Any, **options: Any) -> bool:
-        add(self, late[run_id])
-        return record_task(self, run_id, *args, **options)
+    def record_both(self: Ledger, run: Run) -> bool:
+        add(self, late[run.run_id])
+        return record_task(self, run)
 
+    Ledger.journal_task = lambda *_args: None  # type: ignore[method-assign]
     Ledger.add, Ledger.record_task = add_later, record_both  # type: ignore[method-assign, assignment]
     Leases.begin_submit = lambda *_args: utc_now()  # type: ignore[method-assign]  # there is no row to ask
 
 
 def task_id_is_dropped() -> None:
     """The taskId is not written."""
-    Ledger.record_task = lambda *_args, **_options: True  # type: ignore[method-assign]
+    Ledger.journal_task = lambda *_args: None  # type: ignore[method-assign]
+    Ledger.record_task = lambda *_args: True  # type: ignore[method-assign]
 
 
 def final_name_before_the_check() -> None:

@@ -22,7 +22,7 @@ from apixo_nb.core.formatting import remark_of
 from apixo_nb.core.process import STALE, this_process
 from apixo_nb.core.records import Run
 from apixo_nb.core.request import make_request
-from apixo_nb.engine import recorder, runner
+from apixo_nb.engine import recorder
 from apixo_nb.errors import ApixoError, BudgetError, LedgerError, SubmitUnknownError
 from apixo_nb.ledger import database, leases
 from apixo_nb.ledger.ledger import Ledger
@@ -60,7 +60,7 @@ def take_up(_number: int) -> Iterator[Any]:
     session = shared.current()
     assert session.ledger is not None
     assert session.client is not None
-    runner._LOOK_S = 0.02
+    recorder._LOOK_S = 0.02
     yield None
     jobs = session.resume()
     for job in jobs:
@@ -418,7 +418,7 @@ def test_closed_session_has_let_go_of_its_runs(session: Session, clock: Clock, s
 
 
 def test_heartbeats_are_written_while_a_run_is_in_flight(session: Session, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(runner, "_HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(recorder, "_HEARTBEAT_S", 0.05)
     job = session.begin("[never] a fox")
 
     def beats() -> Any:

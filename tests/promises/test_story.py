@@ -97,7 +97,8 @@ class Kernel:
 
         monkey: Any = ledger._database
         monkey.writing = dead
-        ledger._journal = None
+        ledger._tasks.close()
+        ledger._tasks._journal = None
         for job in self.jobs:
             job.cancel()
         concurrent.futures.wait([job.ended for job in self.jobs], timeout=PATIENCE_S)
