@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from apixo_nb.core import settings as config
 from apixo_nb.core.records import Image
 from apixo_nb.errors import LedgerError
+from apixo_nb.ledger import database
 from apixo_nb.ledger.ledger import Ledger
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.maintenance import status_lines
@@ -183,3 +184,23 @@ def test_bundle_of_the_largest_values_is_taken_in_and_one_of_larger_ones_stops_n
         assert (done.added, len(done.problems)) == (1, 3)
         assert session.run(largest.run_id).task_id == largest.task_id
         assert session.ledger.add(a_run(sandbox=False)).take == 10**9 + 1
+
+
+def test_colleague_who_is_paused_within_a_write_freezes_nobody(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(database, "_BUSY_MS", 50)
+    engine = sa.create_engine(url)
+    with contextlib.closing(Ledger(url, tmp_path / "ledger-tasks.jsonl")) as ledger:
+        run = ledger.add(a_run())
+        bought = run.replace(state="submitted", task_id="task_1", submitted_at=run.created_at)
+        with engine.begin() as paused:
+            paused.execute(sa.select(sa.func.pg_advisory_xact_lock(database._LOCK)))
+            with pytest.raises(LedgerError, match="another program keeps it locked") as refused:
+                ledger.update(run.run_id, note="x")
+            assert len(str(refused.value).splitlines()) == 2
+            assert not ledger.record_task(bought)  # the journal has it
+        ledger.merge_journal()
+        assert [(found.state, found.task_id) for found in ledger.runs()] == [("submitted", "task_1")]
+        assert list(tmp_path.glob("ledger-tasks*")) == []
+    engine.dispose()
