@@ -79,14 +79,15 @@ class Kernel:
         """What ``%%apixo --bg`` does, in a cell whose id is sent, or None."""
         cells.tracker = self.tracker
         planned = self.session.plan(make_request(prompt, num_images=num_images))
-        self.tracker.begin(SimpleNamespace(cell_id=cell_id))
+        info = SimpleNamespace(cell_id=cell_id)
+        self.tracker.begin(info)
         try:
             [decision] = self.session.decide([planned], new=new)
             self.session.agree([decision], None)
             self.jobs.append(self.session.carry_out(decision, timeout_s=PATIENCE_S))
-            self.tracker.end(SimpleNamespace(success=True))
+            self.tracker.end(SimpleNamespace(success=True, info=info))
         except ApixoError:
-            self.tracker.end(SimpleNamespace(success=False))
+            self.tracker.end(SimpleNamespace(success=False, info=info))
 
     def die(self) -> None:
         """As by SIGKILL: from here on nothing of it is written, and its process is gone."""
