@@ -17,7 +17,7 @@ import pytest
 from apixo_nb.core.process import STALE, ProcessIdentity, process_start, this_process
 from apixo_nb.ledger.ledger import Ledger
 from tests.support.factories import a_run
-from tests.support.processes import crowd
+from tests.support.processes import in_processes
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to look at")
 
@@ -137,7 +137,7 @@ def fork(_number: int, place: str) -> Iterator[object]:
 
 
 def test_after_a_fork_the_child_is_another_owner_and_leaves_its_parents_runs(tmp_path: Path):
-    assert crowd(fork, 1, str(tmp_path / "ledger.db")) == [["yyyy", []]]
+    assert in_processes(fork, 1, str(tmp_path / "ledger.db")) == [["yyyy", []]]
 
 
 def forget(_number: int, place: str) -> Iterator[object]:
@@ -154,4 +154,4 @@ def forget(_number: int, place: str) -> Iterator[object]:
 
 
 def test_child_that_closes_what_it_inherited_lets_go_of_nothing(tmp_path: Path):
-    assert crowd(forget, 1, str(tmp_path / "ledger.db")) == [True]
+    assert in_processes(forget, 1, str(tmp_path / "ledger.db")) == [True]

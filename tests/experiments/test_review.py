@@ -20,7 +20,7 @@ from apixo_nb.sandbox import Sandbox
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
 from tests.support import postgres, sandboxes
-from tests.support.commands import told
+from tests.support.commands import printed
 from tests.support.factories import a_run
 from tests.support.ledger_files import PAGE, damaged, patch, root_page
 
@@ -90,7 +90,7 @@ def test_originals_are_never_touched(session: Session):
     choose(session, run.run_id, 0, **CHOICE)
     for image in run.images:
         assert hashlib.sha256(session.images.path(image).read_bytes()).hexdigest() == image.sha256
-    assert told("doctor").endswith("Nothing is wrong.\n")
+    assert printed("doctor").endswith("Nothing is wrong.\n")
 
 
 def test_choice_is_kept_where_the_facts_beside_cannot_be_written(session: Session):
@@ -213,7 +213,7 @@ def test_picture_that_is_downloaded_again_keeps_its_choice_in_both_places(sessio
         path.with_suffix(".json").write_text("{", "utf-8")
     if facts == "gone":
         path.with_suffix(".json").unlink()
-    told("rescue")
+    printed("rescue")
     assert stored(session, run) == chosen
     assert Image.model_validate(beside(session, run)["image"]) == chosen.images[0]
 
@@ -227,7 +227,7 @@ def test_rebuilt_ledger_has_the_choices(session: Session):
     choose(session, run.run_id, 2, **CHOICE)
     chosen = choose(session, run.run_id, 1, rating=2)  # the facts beside the other one are of before
     without_ledger(session)
-    told("doctor --rebuild")
+    printed("doctor --rebuild")
     again = stored(shared.current(), run)
     assert again.images == chosen.images
     assert again.rating == 4
@@ -239,7 +239,7 @@ def test_rating_that_was_taken_away_does_not_come_back(session: Session):
     choose(session, run.run_id, 1, starred=True)
     choose(session, run.run_id, 0, rating=None)
     without_ledger(session)
-    told("doctor --rebuild")
+    printed("doctor --rebuild")
     assert stored(shared.current(), run).rating is None
 
 
@@ -250,7 +250,7 @@ def test_damaged_ledger_gives_its_choices_to_the_new_one(session: Session):
         path.unlink()  # from the old ledger alone
     page = root_page(session.ledger_file(), "ix_runs_state")
     damaged(session, lambda place: patch(place, (page - 1) * PAGE, b"\xff" * PAGE))
-    assert "1 rows of it could be read" in told("doctor --rebuild")
+    assert "1 rows of it could be read" in printed("doctor --rebuild")
     assert stored(shared.current(), run) == chosen
 
 
@@ -261,16 +261,16 @@ def test_pictures_and_choices_that_a_row_lacks_are_brought_back(session: Session
         connection.execute('DELETE FROM images WHERE "index" = 0')
         connection.execute("UPDATE images SET rating = NULL, starred = 0, note = '', tags = '[]'")
         connection.execute("UPDATE runs SET rating = NULL")
-    assert "1 rows brought up to date" in told("doctor --rebuild")
+    assert "1 rows brought up to date" in printed("doctor --rebuild")
     assert stored(session, run) == chosen
-    assert "brought up to date" not in told("doctor --rebuild")
+    assert "brought up to date" not in printed("doctor --rebuild")
 
 
 def test_choice_in_the_ledger_stands_against_older_facts(session: Session):
     run = session.begin("a fox").wait()
     choose(session, run.run_id, 0, rating=1)
     session.ledger.choose(run.run_id, 0, rating=5)
-    told("doctor --rebuild")
+    printed("doctor --rebuild")
     assert stored(session, run).rating == 5
 
 

@@ -34,7 +34,7 @@ from apixo_nb.session import session as shared
 from apixo_nb.session.maintenance import budgets, set_budget
 from apixo_nb.session.session import Session
 from tests.support import picture_runs, sandboxes
-from tests.support.commands import told
+from tests.support.commands import printed
 from tests.support.factories import a_full_run, a_run, with_task
 from tests.support.picture_runs import (
     CALLBACK,
@@ -712,11 +712,11 @@ def test_import_that_is_cut_off_is_finished_by_the_next(here: Session, there: Se
 def test_commands_write_and_read_a_bundle(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = session.begin("a fox").wait()
     monkeypatch.chdir(tmp_path)
-    assert told("export 'my runs.zip'") == "Written: my runs.zip\n"
+    assert printed("export 'my runs.zip'") == "Written: my runs.zip\n"
     monkeypatch.setenv("APIXO_HOME", str(tmp_path / "elsewhere"))
     monkeypatch.setattr("apixo_nb.core.settings._settings", None)
     shared.reset()
-    assert told("import 'my runs.zip'").startswith("1 run(s) and 1 picture(s) added;")
+    assert printed("import 'my runs.zip'").startswith("1 run(s) and 1 picture(s) added;")
     assert shared.current().ledger.runs() == [run]
 
 
@@ -726,9 +726,9 @@ def test_name_in_quotes_is_taken_as_it_stands(
 ):
     session.begin("a fox").wait()
     monkeypatch.chdir(tmp_path)
-    assert told(f'export "{name}"') == f"Written: {name}\n"
+    assert printed(f'export "{name}"') == f"Written: {name}\n"
     assert (tmp_path / name).is_file()
-    assert told(f'import "{name}"').startswith("0 run(s) and 0 picture(s) added;")
+    assert printed(f'import "{name}"').startswith("0 run(s) and 0 picture(s) added;")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from apixo_nb.export import embed as provenance
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
 from tests.support import picture_runs, sandboxes
-from tests.support.commands import told
+from tests.support.commands import printed
 from tests.support.factories import KEY, a_full_run, a_run
 from tests.support.picture_runs import CALLBACK, a_success, encoded, files, keep, with_pictures
 
@@ -299,7 +299,7 @@ def test_command_names_what_breaks(session: Session, tmp_path: Path):
     data = path.read_bytes()
     run_with = with_pictures(a_run("signed", sandbox=True), [signed("PNG")])
     keep(session, run_with, [signed("PNG")])
-    said = told(f"export '{tmp_path / 'copies'}' --embed")
+    said = printed(f"export '{tmp_path / 'copies'}' --embed")
     assert said.splitlines()[0] == f"Written: {tmp_path / 'copies'}"
     assert f"without it: {run_with.files[0]}." in said
     assert path.read_bytes() == data

@@ -57,7 +57,7 @@ class ServiceProcess:
         """Return when what dead clients have sent has had its effect."""
         for _ in range(2):  # asked twice: what had arrived before the first answer is begun by the second
             self.balance_micros()
-        until(lambda: not self._pending(), "the service to finish its submits")
+        wait_for(lambda: not self._pending(), "the service to finish its submits")
 
     def _pending(self) -> set[int]:
         posts = self._requests.read()
@@ -169,7 +169,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if not name.startswith("APIXO_")} | ours
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
+def wait_for(condition: Callable[[], bool], what: str) -> None:
     """Wait for a condition; a guard ends it, not a measure."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():

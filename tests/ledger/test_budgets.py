@@ -30,7 +30,7 @@ from apixo_nb.session import session as shared
 from apixo_nb.session.maintenance import budgets, set_budget
 from apixo_nb.session.session import Session
 from tests.support import factories, postgres
-from tests.support.processes import crowd
+from tests.support.processes import in_processes
 
 server, url = postgres.server, postgres.url
 
@@ -99,7 +99,7 @@ def ask_for_five(number: int) -> Iterator[Any]:
 
 def eight_race(sandbox: Sandbox, ledger: Ledger) -> None:
     cap(ledger, 20 * PRICE)
-    said = [word for words in crowd(ask_for_five, 8) for word in words]
+    said = [word for words in in_processes(ask_for_five, 8) for word in words]
     assert (said.count("success"), said.count("BudgetError")) == (20, 20)
     assert [(run.state, run.cost_micros) for run in ledger.runs()] == [("success", PRICE)] * 20
     [budget] = ledger.budgets(sandbox=True)
@@ -138,7 +138,7 @@ def fits_alone(ledger: Ledger) -> bool:
 def test_sums_at_stake_are_reserved_while_nobody_knows_their_end(tmp_path: Path):
     with contextlib.closing(Ledger(tmp_path / "ledger.db")) as ledger:
         cap(ledger, 20 * PRICE + PRICE - 1)
-        said = [word for words in crowd(add_five, 8, str(tmp_path / "ledger.db")) for word in words]
+        said = [word for words in in_processes(add_five, 8, str(tmp_path / "ledger.db")) for word in words]
         assert said.count(True) == 20
         [budget] = ledger.budgets(sandbox=True)
         assert (budget.at_stake_micros, budget.left_micros) == (20 * PRICE, PRICE - 1)
@@ -456,7 +456,7 @@ def test_max_cost_of_a_cell_stands_beside_the_budget(
 def test_stored_results_are_shown_whatever_the_budget(session: Session, sandbox: Sandbox):
     session.begin("a fox", replay=True).wait()
     set_budget(session, 0.0)
-    assert crowd(run_again, 1) == ["success"]
+    assert in_processes(run_again, 1) == ["success"]
     assert sandbox.account.submits == 1
 
 

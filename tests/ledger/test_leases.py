@@ -31,12 +31,12 @@ from apixo_nb.sandbox import Fault, Sandbox, handlers
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
 from tests.support import postgres, sandboxes
-from tests.support.commands import told
+from tests.support.commands import printed
 from tests.support.factories import a_run, finished, with_task
 from tests.support.ledger_files import in_file
-from tests.support.processes import another_kernel, crowd, run_cell, run_cell_with_id
+from tests.support.processes import another_kernel, in_processes, run_cell, run_cell_with_id
 from tests.support.sandboxes import Clock, Gate, downloads
-from tests.support.waiting import PATIENCE_S, ended, until
+from tests.support.waiting import PATIENCE_S, ended, wait_for
 
 clock, sandbox, gate, session = sandboxes.clock, sandboxes.sandbox, sandboxes.gate, sandboxes.session
 server, url = postgres.server, postgres.url
@@ -71,10 +71,10 @@ def take_up(_number: int) -> Iterator[Any]:
 
 def test_two_kernels_that_resume_at_once_take_up_each_run_once(session: Session, sandbox: Sandbox):
     tasks = [with_task(session, f"[seconds:{0.1 + number % 4 / 10}] fox {number}") for number in range(20)]
-    until(lambda: sandbox.account.now_ms() > max(task.ready_ms for task in quick(sandbox)), "tasks to end")
+    wait_for(lambda: sandbox.account.now_ms() > max(task.ready_ms for task in quick(sandbox)), "tasks to end")
     left = [run if number % 2 else finished(sandbox, run) for number, run in enumerate(tasks)]
-    crowd(leave_behind, 1, [run.model_dump(mode="json") for run in left])
-    taken = crowd(take_up, 2)
+    in_processes(leave_behind, 1, [run.model_dump(mode="json") for run in left])
+    taken = in_processes(take_up, 2)
     assert {run_id for one in taken for run_id in one} == {run.run_id for run in left}
     assert [(run.state, run.missing) for run in session.ledger.runs()] == [("success", 0)] * 20
     assert len(downloads(sandbox)) == 20
@@ -94,18 +94,18 @@ def test_submit_of_a_living_kernel_is_left_to_it_and_is_unknown_once_that_is_dea
     gate.holds(handlers.SubmitHandler, "post", monkeypatch)
     with another_kernel("a fox") as kernel:
         assert gate.arrived.wait(PATIENCE_S)
-        said = told("resume")
+        said = printed("resume")
         assert "1 run(s) are in the hands of another kernel or program, and are left to it." in said
         assert "at stake" not in said
         assert [run.state for run in session.ledger.runs()] == ["submitting"]
         kernel.send_signal(signal.SIGKILL)
         kernel.wait(PATIENCE_S)
-        said = told("resume")
+        said = printed("resume")
     assert "1 submit(s) without an answer, up to $0.35 at stake" in said
     assert "in the hands of" not in said
     assert [run.state for run in session.ledger.runs()] == ["unknown"]
     gate.open.set()
-    assert told("resume").startswith("1 submit(s) without an answer")
+    assert printed("resume").startswith("1 submit(s) without an answer")
     assert sandbox.account.submits == 1
 
 
@@ -113,14 +113,14 @@ def test_task_of_a_living_kernel_is_left_to_it_and_taken_over_once_that_is_dead(
     session: Session, sandbox: Sandbox, clock: Clock
 ):
     with another_kernel("[seconds:1000] a fox") as kernel:
-        until(lambda: sandbox.account.polls, "the other kernel to wait for its task")
-        said = told("resume")
+        wait_for(lambda: sandbox.account.polls, "the other kernel to wait for its task")
+        said = printed("resume")
         assert said == "1 run(s) are in the hands of another kernel or program, and are left to it.\n"
         assert session.resume() == []
         kernel.send_signal(signal.SIGKILL)
         kernel.wait(PATIENCE_S)
     clock.ahead_s += 1000
-    said = told("resume")
+    said = printed("resume")
     [run] = session.ledger.runs()
     assert (run.state, run.missing) == ("success", 0)
     assert run.files[0] in said
@@ -132,7 +132,7 @@ def test_run_that_is_named_is_followed_in_its_kernel_and_taken_over_if_that_dies
     session: Session, sandbox: Sandbox, clock: Clock
 ):
     with another_kernel("[seconds:1000] a fox") as kernel:
-        until(lambda: sandbox.account.polls, "the other kernel to wait for its task")
+        wait_for(lambda: sandbox.account.polls, "the other kernel to wait for its task")
         [run] = session.ledger.runs()
         [job] = session.resume(run.run_id)
         assert not job.done
@@ -145,7 +145,7 @@ def test_run_that_is_named_is_followed_in_its_kernel_and_taken_over_if_that_dies
 
 def test_row_of_a_submit_that_nobody_owns_is_unknown_and_at_stake(session: Session):
     session.ledger.insert(a_run(state="submitting"))
-    assert "1 submit(s) without an answer, up to $0.35 at stake" in told("resume")
+    assert "1 submit(s) without an answer, up to $0.35 at stake" in printed("resume")
     assert [(run.state, run.cost_micros) for run in session.ledger.runs()] == [("unknown", None)]
 
 
@@ -234,7 +234,7 @@ def test_word_of_ours_that_apixo_says_of_a_task_is_shown_and_never_acted_on(
     session.ledger.set_budget("total", sandbox=True, limit_micros=400_000)
     sandbox.faults.add(Fault("status", "state", times="always", state=word))
     with another_kernel("a fox") as kernel:
-        until(lambda: any(run.service_state for run in session.ledger.runs()), "the word to be written")
+        wait_for(lambda: any(run.service_state for run in session.ledger.runs()), "the word to be written")
         kernel.send_signal(signal.SIGKILL)
         kernel.wait(PATIENCE_S)
     [run] = session.ledger.runs()
@@ -244,7 +244,7 @@ def test_word_of_ours_that_apixo_says_of_a_task_is_shown_and_never_acted_on(
     with pytest.raises(BudgetError):
         session.begin("another fox").wait()
     sandbox.faults.clear()
-    [[run_id, _file]] = crowd(run_cell, 1, "a fox")
+    [[run_id, _file]] = in_processes(run_cell, 1, "a fox")
     assert run_id == run.run_id
     assert sandbox.account.submits == 1
 
@@ -252,7 +252,7 @@ def test_word_of_ours_that_apixo_says_of_a_task_is_shown_and_never_acted_on(
 def test_word_that_nobody_knows_is_the_state_verbatim(session: Session, sandbox: Sandbox):
     sandbox.faults.add(Fault("status", "state", times="always", state="Queued Up"))
     job = session.begin("a fox")
-    until(lambda: [run.state for run in session.ledger.runs()] == ["Queued Up"], "the word to be written")
+    wait_for(lambda: [run.state for run in session.ledger.runs()] == ["Queued Up"], "the word to be written")
     assert job.run.remark == ""
     job.stop()
 
@@ -264,7 +264,7 @@ def test_word_that_nobody_knows_is_the_state_verbatim(session: Session, sandbox:
 def test_same_cell_in_two_kernels_at_once_is_bought_once_and_shown_in_both(
     session: Session, sandbox: Sandbox, decided: str
 ):
-    one, another = crowd(run_cell, 2, "a fox", decided)
+    one, another = in_processes(run_cell, 2, "a fox", decided)
     assert one == another
     assert (session.images.folder / one[1]).is_file()
     assert (sandbox.account.submits, len(session.ledger.runs())) == (1, 1)
@@ -272,7 +272,7 @@ def test_same_cell_in_two_kernels_at_once_is_bought_once_and_shown_in_both(
 
 
 def test_one_cell_that_eight_kernels_run_at_once_is_bought_once(session: Session, sandbox: Sandbox):
-    shown = crowd(run_cell_with_id, 8, "a fox", ["cell"])
+    shown = in_processes(run_cell_with_id, 8, "a fox", ["cell"])
     [run] = session.ledger.runs()
     assert shown == [[run.run_id, *run.files]] * 8
     assert (run.cell_id, run.cell_position, run.take) == ("cell", 1, 1)
@@ -281,17 +281,17 @@ def test_one_cell_that_eight_kernels_run_at_once_is_bought_once(session: Session
 
 def test_eight_cells_that_eight_kernels_run_at_once_are_bought_once_each(session: Session, sandbox: Sandbox):
     ids = [f"cell-{number}" for number in range(8)]
-    shown = crowd(run_cell_with_id, 8, "a fox", ids)
+    shown = in_processes(run_cell_with_id, 8, "a fox", ids)
     made = session.ledger.runs()
     assert sorted(run_id for run_id, _file in shown) == sorted(run.run_id for run in made)
     assert (sorted(run.cell_id for run in made), sorted(run.take for run in made)) == (ids, [*range(1, 9)])
     assert sandbox.account.submits == 8
-    assert crowd(run_cell_with_id, 8, "a fox", ids) == shown
+    assert in_processes(run_cell_with_id, 8, "a fox", ids) == shown
     assert sandbox.account.submits == 8
 
 
 def test_same_cell_whose_answer_is_lost_is_sent_by_one_kernel_only(session: Session, sandbox: Sandbox):
-    said = crowd(run_cell, 2, "[lost] a fox")
+    said = in_processes(run_cell, 2, "[lost] a fox")
     assert said == [["SubmitUnknownError"]] * 2
     assert sandbox.account.submits == 1
     assert [run.state for run in session.ledger.runs()] == ["unknown"]
@@ -302,7 +302,7 @@ def test_cell_that_stood_in_line_while_another_kernel_lost_the_answer_is_not_sen
 ):
     planned = session.plan(make_request("[lost] a fox"))
     [decision] = session.decide([planned])
-    crowd(run_cell, 1, "[lost] a fox")
+    in_processes(run_cell, 1, "[lost] a fox")
     with pytest.raises(SubmitUnknownError):
         session.carry_out(decision).wait()
     assert sandbox.account.submits == 1
@@ -313,7 +313,7 @@ def test_cell_that_stood_in_line_while_another_kernel_was_refused_is_bought(
 ):
     prompt = "[http:400] a fox"
     [decision] = session.decide([session.plan(make_request(prompt))])
-    assert crowd(run_cell, 1, prompt) == [["BadRequestError"]]
+    assert in_processes(run_cell, 1, prompt) == [["BadRequestError"]]
     with pytest.raises(ApixoError):
         session.carry_out(decision).wait()
     assert sandbox.account.submits == 2
@@ -329,7 +329,7 @@ def claim(_number: int, place: str, run_id: str) -> Iterator[Any]:
     yield None
     won = ledger.leases.claim(run_id) is not None
     # Whoever ends is dead, and another may have its run: so nobody ends before all have asked.
-    until(lambda: len(in_owners(place)) == 8, "the others to ask")
+    wait_for(lambda: len(in_owners(place)) == 8, "the others to ask")
     yield won
 
 
@@ -353,7 +353,7 @@ def eight_ask(place: str) -> None:
     run = a_run(state="processing", task_id="task_1")
     with contextlib.closing(Ledger(place if "://" in place else Path(place))) as ledger:
         ledger.insert(run)
-        won = crowd(claim, 8, place, run.run_id)
+        won = in_processes(claim, 8, place, run.run_id)
         assert sorted(won) == [False] * 7 + [True]
         assert ledger.leases.held_elsewhere() == set()
         assert ledger.leases.claim(run.run_id) == run  # all of them are dead by now
@@ -375,7 +375,7 @@ def test_run_that_could_not_be_let_go_because_of_a_lock_is_let_go_later(
         ended(job)
     assert refused.value.task_id == service.account.accepted[0]
     assert len(job.run.files) == 1
-    until(lambda: in_file(session, "SELECT owner FROM runs") == [(None,)], "the run to be let go")
+    wait_for(lambda: in_file(session, "SELECT owner FROM runs") == [(None,)], "the run to be let go")
 
 
 def test_session_closed_before_it_could_let_go_leaves_nothing_waiting(
@@ -405,7 +405,7 @@ def test_session_closed_before_it_could_let_go_leaves_nothing_waiting(
 def test_closed_session_has_let_go_of_its_runs(session: Session, clock: Clock, sandbox: Sandbox):
     other = Session()
     job = other.begin("[seconds:1000] a fox")
-    until(lambda: sandbox.account.polls, "the task to be waited for")
+    wait_for(lambda: sandbox.account.polls, "the task to be waited for")
     assert session.ledger.leases.held_elsewhere() == {job.run.run_id}
     assert [run.run_id for run in session.elsewhere()] == [job.run.run_id]
     other.close()
@@ -424,9 +424,9 @@ def test_heartbeats_are_written_while_a_run_is_in_flight(session: Session, monke
     def beats() -> Any:
         return in_file(session, "SELECT heartbeat_at FROM owners")
 
-    until(beats, "the owner to be written")
+    wait_for(beats, "the owner to be written")
     first = beats()
-    until(lambda: beats() > first, "a heartbeat")
+    wait_for(lambda: beats() > first, "a heartbeat")
     job.stop()
 
 
@@ -449,7 +449,7 @@ def test_two_sessions_of_one_process_leave_each_other_their_runs(
 ):
     with contextlib.closing(Session()) as other:
         job = other.begin("[seconds:1000] a fox")
-        until(lambda: sandbox.account.polls, "the task to be waited for")
+        wait_for(lambda: sandbox.account.polls, "the task to be waited for")
         assert session.resume() == []
         clock.ahead_s += 1000
         assert job.wait().missing == 0
@@ -461,7 +461,7 @@ def test_stop_while_another_kernel_is_followed_leaves_its_run_alone(
 ):
     with contextlib.closing(Session()) as other:
         job = other.begin("[seconds:1000] a fox")
-        until(lambda: sandbox.account.polls, "the task to be waited for")
+        wait_for(lambda: sandbox.account.polls, "the task to be waited for")
         [followed] = session.resume(job.run.run_id)
         stopping = threading.Thread(target=followed.stop)
         stopping.start()

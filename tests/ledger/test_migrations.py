@@ -27,10 +27,10 @@ from apixo_nb.notebook.maintenance import unresolved_lines
 from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.session import Session
 from tests.support import postgres, sandboxes
-from tests.support.commands import told
+from tests.support.commands import printed
 from tests.support.factories import a_run
 from tests.support.old_ledgers import ROWS, WITHOUT_A_TASK, older
-from tests.support.processes import crowd
+from tests.support.processes import in_processes
 from tests.support.waiting import PATIENCE_S
 
 server, url, session = postgres.server, postgres.url, sandboxes.session
@@ -261,7 +261,7 @@ def test_notebook_of_an_older_ledger_goes_on_where_it_was(place: Path, session: 
     assert "2 submit(s) without an answer, up to $0.70 at stake" in "\n".join(
         unresolved_lines(session.lost())
     )
-    said = told("status")
+    said = printed("status")
     assert "11, 1 failed, 1 planned, 1 processing" in said
     assert "$1.40 by list price, and up to $1.75 more" in said
     assert sandbox.account.submits == 0
@@ -277,14 +277,14 @@ def open_it(_number: int, place: str) -> Iterator[Any]:
 
 
 def test_two_processes_that_open_it_at_once_upgrade_it_once(place: Path, version: str):
-    assert crowd(open_it, 4, str(place)) == [len(ROWS)] * 4
+    assert in_processes(open_it, 4, str(place)) == [len(ROWS)] * 4
     with contextlib.closing(sqlite3.connect(place)) as connection:
         assert connection.execute("SELECT version, name FROM migrations").fetchall() == steps_from(version)
     assert version_of(place) == NOW
 
 
 def test_two_processes_that_open_it_at_once_upgrade_it_once_on_postgres(old_url: str):
-    assert crowd(open_it, 4, old_url) == [len(ROWS)] * 4
+    assert in_processes(open_it, 4, old_url) == [len(ROWS)] * 4
     with contextlib.closing(Ledger(old_url)) as ledger:
         check(ledger.runs())
 
@@ -329,7 +329,7 @@ def upgrade_and_die(_number: int, place: str) -> Iterator[Any]:
 def test_process_killed_between_any_two_statements_leaves_the_old_schema_or_the_new(
     place: Path, version: str
 ):
-    [versions] = crowd(upgrade_and_die, 1, str(place))
+    [versions] = in_processes(upgrade_and_die, 1, str(place))
     assert len(versions) > {"1": 20, "2": 10, "4": 5}[version]
     assert versions == sorted(versions)
     assert set(versions) == {version, NOW}
@@ -341,7 +341,7 @@ def test_process_killed_between_any_two_statements_leaves_the_old_schema_or_the_
 def test_process_killed_between_any_two_statements_leaves_the_old_schema_or_the_new_on_postgres(
     old_url: str, version: str
 ):
-    [versions] = crowd(upgrade_and_die, 1, old_url)
+    [versions] = in_processes(upgrade_and_die, 1, old_url)
     assert len(versions) > {"1": 20, "2": 10, "4": 5}[version]
     assert versions == sorted(versions)
     assert set(versions) == {version, NOW}
@@ -385,7 +385,7 @@ def upgrade_under_strace(number: int, place: str) -> Iterator[Any]:
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace: see tests/install.sh")
 def test_process_killed_at_any_write_to_the_disk_leaves_the_old_schema_or_the_new(place: Path, version: str):
-    for versions in crowd(upgrade_under_strace, len(CALLS), str(place)):
+    for versions in in_processes(upgrade_under_strace, len(CALLS), str(place)):
         if versions is None:
             pytest.skip("strace may not trace processes here")
         assert versions == sorted(versions)
@@ -410,13 +410,13 @@ def test_newer_ledger_is_read_and_never_written(newer: Path, session: Session, s
     (newer.parent / "ledger-tasks.jsonl").write_text("kept\n", "utf-8")
     before = newer.read_bytes()
     check(session.ledger.runs())
-    assert "11, 1 failed" in told("status")
+    assert "11, 1 failed" in printed("status")
     with pytest.raises(LedgerError, match="newer apixo_nb") as refused:
         session.begin("a fox").wait()
     assert len(str(refused.value).splitlines()) == 2
     for line in ("resume", "budget 5.00", "balance"):
         with pytest.raises(LedgerError, match="newer apixo_nb"):
-            told(line)
+            printed(line)
     session.close()
     assert newer.read_bytes() == before
     assert [path.read_text("utf-8") for path in newer.parent.glob("ledger-tasks*")] == ["kept\n"]

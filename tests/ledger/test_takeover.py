@@ -19,9 +19,9 @@ from apixo_nb.sandbox import Fault, Sandbox
 from apixo_nb.session.replay import Decision
 from apixo_nb.session.session import Session
 from tests.support import sandboxes
-from tests.support.commands import told
+from tests.support.commands import printed
 from tests.support.processes import another_kernel
-from tests.support.waiting import PATIENCE_S, until
+from tests.support.waiting import PATIENCE_S, wait_for
 
 clock, sandbox, session = sandboxes.clock, sandboxes.sandbox, sandboxes.session
 
@@ -64,7 +64,7 @@ def paused_kernel(where: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", PROGRAM, where]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         stat = Path(f"/proc/{running.pid}/stat")
-        until(lambda: stat.read_text("utf-8").rpartition(")")[2].split()[0] == "T", "it to be paused")
+        wait_for(lambda: stat.read_text("utf-8").rpartition(")")[2].split()[0] == "T", "it to be paused")
         try:
             yield running
         finally:
@@ -91,7 +91,7 @@ def test_kernel_that_was_paused_and_taken_over_sends_nothing(session: Session, s
         lost = session.lost()
         assert len(lost) == (where == "about to send")
         for run in lost:
-            told(f"settle {run.run_id} free")
+            printed(f"settle {run.run_id} free")
         bought = decision(session)
         assert bought.action == "buy"
         made = session.carry_out(bought).wait()
@@ -128,11 +128,11 @@ def test_kernel_killed_while_a_refused_submit_waits_leaves_nothing_in_doubt(
 ):
     refuse(sandbox)
     with another_kernel("a fox") as kernel:
-        until(lambda: waits(session, sandbox), "the refused submit to wait")
+        wait_for(lambda: waits(session, sandbox), "the refused submit to wait")
         kernel.send_signal(signal.SIGKILL)
         kernel.wait(PATIENCE_S)
     assert pending_line(session.ledger_file(), sandbox=True) == ""
-    assert "without an answer" not in told("resume")
+    assert "without an answer" not in printed("resume")
     assert session.lost() == []
     sandbox.faults.clear()
     session.ledger.set_budget("total", sandbox=True, limit_micros=350_000)
@@ -149,11 +149,11 @@ def test_what_waits_in_another_kernel_to_be_sent_again_is_neither_bought_here_no
     early = decision(session)
     session.ledger.set_budget("total", sandbox=True, limit_micros=700_000 - 1)
     with another_kernel("a fox") as kernel:
-        until(lambda: waits(session, sandbox), "the refused submit to wait")
+        wait_for(lambda: waits(session, sandbox), "the refused submit to wait")
         [theirs] = session.ledger.runs()
         assert (decision(session).action, decision(session).run.run_id) == ("follow", theirs.run_id)
         follower = session.carry_out(early)  # it was decided before the other kernel began
-        until(lambda: follower.run.run_id == theirs.run_id, "the other kernel's run to be followed")
+        wait_for(lambda: follower.run.run_id == theirs.run_id, "the other kernel's run to be followed")
         follower.stop()
         with pytest.raises(BudgetError):
             session.begin("another fox")
@@ -165,7 +165,7 @@ def test_what_a_dead_kernel_had_planned_is_not_reserved(session: Session, sandbo
     refuse(sandbox)
     session.ledger.set_budget("total", sandbox=True, limit_micros=350_000)
     with another_kernel("a fox") as kernel:
-        until(lambda: waits(session, sandbox), "the refused submit to wait")
+        wait_for(lambda: waits(session, sandbox), "the refused submit to wait")
         kernel.send_signal(signal.SIGKILL)
         kernel.wait(PATIENCE_S)
     sandbox.faults.clear()

@@ -21,7 +21,7 @@ from apixo_nb.sandbox import Sandbox
 from tests.support.factories import a_run
 from tests.support.kernels import kernel
 from tests.support.processes import another_kernel
-from tests.support.waiting import PATIENCE_S, until
+from tests.support.waiting import PATIENCE_S, wait_for
 
 URLS = tuple(f"https://pictures.example/{number}.png" for number in range(4))
 
@@ -202,7 +202,7 @@ def test_values_that_make_no_sense_raise_nothing(place: Path, change: str):
 
 def test_what_a_living_kernel_works_on_is_not_unfinished(ledger: Ledger, place: Path, service: Sandbox):
     with another_kernel("[never] a fox") as running:
-        until(lambda: service.account.polls, "the other kernel to wait for its task")
+        wait_for(lambda: service.account.polls, "the other kernel to wait for its task")
         assert len(ledger.runs()) == 1
         assert line(place) == ""
         running.send_signal(signal.SIGKILL)
@@ -212,7 +212,7 @@ def test_what_a_living_kernel_works_on_is_not_unfinished(ledger: Ledger, place: 
 
 def test_kernel_says_what_a_killed_one_has_left(service: Sandbox, tmp_path: Path):
     with another_kernel("[never] a fox") as running:
-        until(lambda: service.account.polls, "the other kernel to wait for its task")
+        wait_for(lambda: service.account.polls, "the other kernel to wait for its task")
         running.send_signal(signal.SIGKILL)
     with kernel(tmp_path) as notebook:
         said = str(notebook.run("%reload_ext apixo_nb"))

@@ -28,8 +28,8 @@ from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
 from tests.support import factories, sandboxes
 from tests.support.factories import a_run
-from tests.support.processes import crowd, run_cell
-from tests.support.waiting import until
+from tests.support.processes import in_processes, run_cell
+from tests.support.waiting import wait_for
 
 clock, sandbox, session = sandboxes.clock, sandboxes.sandbox, sandboxes.session
 
@@ -225,7 +225,9 @@ def test_lost_submit_adopts_the_task_that_it_became(
     assert (found.state, found.task_id, found.missing, found.cost_micros) == ("success", task_id, 0, 350_000)
     assert found.files[0] in said
     assert "Nothing to resume" in apixo("resume")
-    assert crowd(run_cell, 1, "[lost] a fox") == [[run.run_id, *found.files]]  # another kernel shows it
+    assert in_processes(run_cell, 1, "[lost] a fox") == [
+        [run.run_id, *found.files]
+    ]  # another kernel shows it
     assert sandbox.account.submits == 1
 
 
@@ -361,7 +363,7 @@ def test_wait_without_a_cell_in_the_background_says_so(apixo: Apixo):
 def test_wait_ends_with_the_cells_in_the_background(apixo: Apixo, cell: Apixo, session: Session):
     cell("%%apixo --bg\n[seconds:0.3] a fox")
     assert apixo("wait").endswith("1 run(s) have ended.\n")
-    until(lambda: not session.busy, "the run to be let go")
+    wait_for(lambda: not session.busy, "the run to be let go")
     assert [run.state for run in session.ledger.runs()] == ["success"]
 
 

@@ -20,12 +20,12 @@ from apixo_nb.sandbox import Sandbox, handlers
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
 from tests.support import sandboxes
-from tests.support.commands import told
+from tests.support.commands import printed
 from tests.support.factories import a_run
 from tests.support.ledger_files import in_file
-from tests.support.processes import crowd
+from tests.support.processes import in_processes
 from tests.support.sandboxes import Gate
-from tests.support.waiting import PATIENCE_S, ended, until
+from tests.support.waiting import PATIENCE_S, ended, wait_for
 
 clock, sandbox, gate, session = (
     sandboxes.clock,
@@ -186,9 +186,9 @@ def test_run_whose_row_is_behind_is_complete_once_there_is_room_and_it_is_mended
     assert "`%apixo doctor --rebuild` and `%apixo resume` bring its row up to date" in refused.value.advice
     ledger_disk.make_room()
     ended(job)
-    until(lambda: in_file(session, "SELECT owner FROM runs") == [(None,)], "the run to be let go")
-    told("doctor --rebuild")
-    told("resume")
+    wait_for(lambda: in_file(session, "SELECT owner FROM runs") == [(None,)], "the run to be let go")
+    printed("doctor --rebuild")
+    printed("resume")
     [run] = session.ledger.runs()
     assert (run.state, run.task_id, run.files) == ("success", service.account.accepted[0], job.run.files)
     assert (run.cost_micros, run.tags, service.account.submits) == (350_000, ("t",), 1)
@@ -256,7 +256,7 @@ def test_picture_that_found_no_room_comes_with_resume_once_there_is_some(
 ):
     disk, session, _job = unsaved
     disk.make_room()
-    assert "picture" in told("resume") or session.ledger.runs()
+    assert "picture" in printed("resume") or session.ledger.runs()
     [run] = session.ledger.runs()
     assert (run.missing, len(run.files), sandbox.account.submits) == (0, 1, 1)
     assert (disk.path / run.files[0]).is_file()
@@ -300,10 +300,10 @@ def test_commands_that_only_look_work_on_a_read_only_disk(ledger_disk: Disk, ser
         ledger.set_budget(TOTAL, sandbox=True, limit_micros=1_000_000)
         ledger.insert(a_run(state="success", cost_micros=350_000))
     ledger_disk.remount("ro")
-    assert "runs      1, 1 success" in told("status")
-    assert "in all: $0.35" in told("spend")
-    assert "$0.65 left" in told("budget")
-    assert "Nothing to resume" in told("resume")
+    assert "runs      1, 1 success" in printed("status")
+    assert "in all: $0.35" in printed("spend")
+    assert "$0.65 left" in printed("budget")
+    assert "Nothing to resume" in printed("resume")
     assert service.account.submits == 0
     ledger_disk.remount("rw")
 
@@ -411,7 +411,7 @@ def ask_with_small_files(_number: int, limit: int) -> Iterator[Any]:
 def test_files_that_may_not_grow_are_noticed_before_anything_is_sent(
     session: Session, sandbox: Sandbox, limit: int
 ):
-    name, headline, advice = crowd(ask_with_small_files, 1, limit)[0]
+    name, headline, advice = in_processes(ask_with_small_files, 1, limit)[0]
     assert name in ("StorageError", "LedgerError")
     assert str(session.settings.home_path) in headline
     assert advice.endswith(".")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.kills.harness import run
-from tests.kills.processes import Counts, ForkServer, Home, ServiceProcess, until
+from tests.kills.processes import Counts, ForkServer, Home, ServiceProcess, wait_for
 
 SEED = 20261123
 KILLS = 200
@@ -99,7 +99,7 @@ def test_resume_leaves_the_submit_of_a_living_process_to_it_and_takes_over_when_
         living = pool.submit(
             another.run_and_kill, "buy", env=home.env, requests=[(prompt, 1)], kill_when=kill_time
         )
-        until(lambda: len(service.account(home.asked).tasks) == 1, "the task to be accepted")
+        wait_for(lambda: len(service.account(home.asked).tasks) == 1, "the task to be accepted")
         assert fork_server.run_and_kill("resume", env=home.env)["error"] == ""
         assert home.check_leftovers([])[0] == []
         assert [run.state for run in home.rows()] == ["submitting"]
@@ -114,7 +114,7 @@ def freeze(service: ServiceProcess) -> None:
     """The service is there, takes connections and says nothing more."""
     os.kill(service.process.pid, signal.SIGSTOP)
     stat = Path(f"/proc/{service.process.pid}/stat")
-    until(lambda: stat.read_text("ascii").rpartition(")")[2].split()[0] == "T", "the service to stop")
+    wait_for(lambda: stat.read_text("ascii").rpartition(")")[2].split()[0] == "T", "the service to stop")
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to look at")
@@ -147,7 +147,7 @@ def test_resume_in_a_dead_network_goes_on_when_it_is_back(
     freeze(service)
     with ThreadPoolExecutor() as pool:
         resume = pool.submit(fork_server.run_and_kill, "resume", env=home.env)
-        until(lambda: waits_for(service), "the resume to ask")
+        wait_for(lambda: waits_for(service), "the resume to ask")
         os.kill(service.process.pid, signal.SIGCONT)
         assert resume.result()["error"] == ""
     assert home.settled() == []

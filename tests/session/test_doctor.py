@@ -26,11 +26,11 @@ from apixo_nb.session import maintenance
 from apixo_nb.session import session as shared
 from apixo_nb.session.session import Session
 from tests.support import sandboxes
-from tests.support.commands import told
+from tests.support.commands import printed
 from tests.support.factories import a_run, finished, with_task
 from tests.support.ledger_files import PAGE, damaged, patch, root_page
 from tests.support.processes import another_kernel
-from tests.support.waiting import until
+from tests.support.waiting import wait_for
 
 clock, sandbox, session = sandboxes.clock, sandboxes.sandbox, sandboxes.session
 
@@ -39,7 +39,7 @@ WELL = "Nothing is wrong."
 
 def findings() -> list[str]:
     """What is wrong, line by line, without the line that says what was looked at."""
-    first, *wrong = told("doctor").splitlines()
+    first, *wrong = printed("doctor").splitlines()
     assert first.endswith("ledger.db")
     return wrong
 
@@ -61,7 +61,7 @@ def filled_ledger(session: Session) -> list[Run]:
 def test_clean_ledger_says_so(session: Session):
     filled_ledger(session)
     assert findings() == [WELL]
-    assert told("doctor").startswith("4 runs and 3 pictures in ")
+    assert printed("doctor").startswith("4 runs and 3 pictures in ")
 
 
 def test_empty_ledger_is_clean(session: Session):
@@ -74,7 +74,7 @@ def test_missing_file_is_named_and_rescue_brings_it_back(session: Session):
     (session.images.folder / run.files[0]).unlink()
     [line] = findings()
     assert line.startswith(f"missing file: {run.files[0]} of run {run.run_id}. `%apixo rescue` ")
-    told("rescue")
+    printed("rescue")
     assert findings() == [WELL]
 
 
@@ -88,7 +88,7 @@ def test_changed_file_is_named_and_its_advice_brings_the_original_back(session: 
     assert "Move it away" in line
     assert "`%apixo rescue`" in line
     place.rename(session.settings.home_path / "away.png")
-    told("rescue")
+    printed("rescue")
     assert place.read_bytes() == original
     assert findings() == [WELL]
 
@@ -119,7 +119,7 @@ def test_file_without_a_row_is_named_and_rebuilt_from_its_facts(session: Session
     assert f"file without a row: {run.files[0]}. `%apixo doctor --rebuild` makes its row from the facts" in (
         " ".join(wrong)
     )
-    assert "1 rows added, 1 of them from facts beside pictures." in told("doctor --rebuild")
+    assert "1 rows added, 1 of them from facts beside pictures." in printed("doctor --rebuild")
     assert facts(session.ledger.runs()) == facts([run])
     assert findings() == [WELL]
 
@@ -131,7 +131,7 @@ def test_file_without_a_row_and_without_facts_is_named_and_kept(session: Session
     assert sorted(findings()) == [
         f"file without a row: mine.{kind}. No facts." for kind in ("jpg", "png", "webp")
     ]
-    told("doctor --rebuild")
+    printed("doctor --rebuild")
     assert (session.images.folder / "mine.png").read_bytes() == b"mine"
 
 
@@ -142,10 +142,10 @@ def test_facts_without_a_row_are_named_and_rebuilt(session: Session):
     name = run.files[0].replace(".png", ".json")
     [line] = findings()
     assert line.startswith(f"facts without a row: {name}. `%apixo doctor --rebuild` ")
-    told("doctor --rebuild")
+    printed("doctor --rebuild")
     [found] = session.ledger.runs()
     assert (found.prompt, found.missing, found.cost_micros) == (run.prompt, 1, run.cost_micros)
-    told("rescue")
+    printed("rescue")
     assert findings() == [WELL]
 
 
@@ -172,7 +172,7 @@ def test_what_came_in_place_of_a_picture_is_kept_and_named(session: Session):
 def test_open_task_is_named_unless_somebody_works_on_it(session: Session, sandbox: Sandbox):
     run = with_task(session, "[never] a fox")
     with another_kernel("[never] a cat"):
-        until(lambda: sandbox.account.polls, "the other kernel to wait for its task")
+        wait_for(lambda: sandbox.account.polls, "the other kernel to wait for its task")
         session.ledger.insert(run)
         [line] = findings()
     assert line.startswith(f"open task: run {run.run_id}, submitted. `%apixo resume` ")
@@ -192,7 +192,7 @@ def test_submit_without_an_answer_is_named_with_what_is_at_stake(session: Sessio
     [run] = session.ledger.runs()
     [line] = findings()
     assert line.startswith(f"submit without an answer: run {run.run_id}, $1.40 at stake.")
-    told(f"settle {run.run_id} paid")
+    printed(f"settle {run.run_id} paid")
     assert findings() == [WELL]
 
 
@@ -220,7 +220,7 @@ def test_names_of_files_are_printed_safely(session: Session):
         place = session.images.folder / f"a{HOSTILE}{suffix}"
         place.write_bytes(b"x")
         os.utime(place, (0, 0))
-    said = told("doctor")
+    said = printed("doctor")
     assert unprintable(said) == set()
     assert WELL not in said.splitlines()
 
@@ -232,16 +232,16 @@ def test_text_of_facts_and_rows_is_printed_safely(session: Session, field: str):
     place = session.images.folder / run.files[0].replace(".png", ".json")
     changed: dict[str, Any] = {**json.loads(place.read_text("utf-8")), field: HOSTILE}
     place.write_text(json.dumps(changed), "utf-8")
-    said = told("doctor") + told("doctor --rebuild")
+    said = printed("doctor") + printed("doctor --rebuild")
     rows = [{"state": "timeout", "task_id": "t"}, {"state": "unknown"}]
     for row in rows[:1] if field == "task_id" else rows:  # what has a task is not unknown
         session.ledger.insert(Run.model_validate({**a_run().model_dump(), **row, field: f"{HOSTILE}{row}"}))
-    assert unprintable(said + told("doctor") + told("status") + told("spend")) == set()
+    assert unprintable(said + printed("doctor") + printed("status") + printed("spend")) == set()
 
 
 def test_text_of_submits_without_an_answer_is_printed_safely(session: Session):
     session.ledger.insert(a_run(HOSTILE, state="unknown", tags=(HOSTILE,)))
-    assert unprintable(told("resume") + told("spend")) == set()
+    assert unprintable(printed("resume") + printed("spend")) == set()
 
 
 def test_facts_cannot_point_out_of_the_folder(session: Session, tmp_path: Path):
@@ -252,7 +252,7 @@ def test_facts_cannot_point_out_of_the_folder(session: Session, tmp_path: Path):
     changed = json.loads(place.read_text("utf-8"))
     changed["image"]["file"] = "../../secret.png"
     place.write_text(json.dumps(changed), "utf-8")
-    told("doctor --rebuild")
+    printed("doctor --rebuild")
     assert [name for found in session.ledger.runs() for name in found.files if "/" in name] == []
 
 
@@ -261,14 +261,14 @@ def test_files_that_are_no_facts_of_ours_are_passed_over(session: Session, text:
     session.begin("a fox").wait()
     (session.images.folder / "other.json").write_text(text, "utf-8")
     assert findings() == [WELL]
-    assert "0 rows added" in told("doctor --rebuild")
+    assert "0 rows added" in printed("doctor --rebuild")
 
 
 def test_it_changes_nothing(session: Session):
     filled_ledger(session)
     home = session.settings.home_path
     before = {path: path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file()}
-    told("doctor")
+    printed("doctor")
     assert {path: path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file()} == before
 
 
@@ -352,7 +352,7 @@ def test_ledger_that_knows_less_than_the_folder_buys_nothing(knows_less: list[Ru
 def test_ledger_that_knows_less_is_mended_and_then_shows_what_was_paid_for(
     knows_less: list[Run], sandbox: Sandbox
 ):
-    told("doctor --rebuild")
+    printed("doctor --rebuild")
     session = shared.current()
     assert facts(session.ledger.runs()) == facts(knows_less)
     shown = [
@@ -367,7 +367,7 @@ def test_ledger_that_knows_less_is_mended_and_then_shows_what_was_paid_for(
 def test_who_accepts_it_buys_and_is_not_asked_again(
     knows_less: list[Run], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ):
-    assert "stay without a row" in told("doctor --accept")
+    assert "stay without a row" in printed("doctor --accept")
     shared.current().begin("a fox", num_images=2).wait()
     fresh_settings(monkeypatch)
     shared.current().begin("an owl").wait()
@@ -382,7 +382,7 @@ def test_facts_that_cannot_be_read_block_nobody_once_the_ledger_was_rebuilt(
     (session.images.folder / run.files[0]).with_suffix(".json").write_text("{", "utf-8")
     with pytest.raises(LedgerError):
         session.begin("a fox").wait()
-    assert "The facts of 1 runs cannot be read" in told("doctor --rebuild")
+    assert "The facts of 1 runs cannot be read" in printed("doctor --rebuild")
     session.begin("a fox").wait()
     assert sandbox.account.submits == 2
 
@@ -471,13 +471,13 @@ def test_rebuilt_ledger_has_every_run_that_has_a_picture_and_the_old_one_is_kept
     made = [run for run in session.ledger.runs() if run.files]
     submits = sandbox.account.submits
     left = damaged(session, damage)
-    told("doctor --rebuild")
+    printed("doctor --rebuild")
     again = shared.current()
     found = {run.run_id: run for run in again.ledger.runs()}
     assert facts(found[run.run_id] for run in made) == facts(made)
     assert [path.read_bytes() for path in kept_aside(again)] == [left]
     assert findings() == [WELL]
-    assert "0 rows added" in told("doctor --rebuild")
+    assert "0 rows added" in printed("doctor --rebuild")
     assert len(kept_aside(again)) == 1
     asked: list[dict[str, Any]] = [{"prompt": run.prompt, **run.parameters} for run in made]
     shown = [again.begin(replay=True, **request).wait() for request in asked]
@@ -509,7 +509,7 @@ def test_rows_that_can_still_be_read_are_salvaged_with_all_they_hold(session: Se
         [last] = connection.execute("PRAGMA page_count").fetchone()
     patch(session.ledger_file(), (last - 1) * PAGE, b"\xff" * PAGE)
     shared.reset()
-    said = told("doctor --rebuild")
+    said = printed("doctor --rebuild")
     kept = shared.current().ledger.runs()
     assert all(run in facts(runs) for run in facts(kept))
     assert len(kept) > len(runs) / 2, said
@@ -519,14 +519,14 @@ def test_rows_that_can_still_be_read_are_salvaged_with_all_they_hold(session: Se
 def test_budgets_are_set_anew_after_a_ledger_was_made_anew(session: Session):
     filled_ledger(session)
     damaged(session, bad_header)
-    said = told("doctor --rebuild")
+    said = printed("doctor --rebuild")
     assert "The damaged ledger is kept as" in said
-    assert told("budget") == "SANDBOX · No budget is set.\n"
+    assert printed("budget") == "SANDBOX · No budget is set.\n"
 
 
 def test_whole_ledger_is_never_set_aside(session: Session):
     runs = filled_ledger(session)
-    assert "0 rows added, 0 of them from facts beside pictures." in told("doctor --rebuild")
+    assert "0 rows added, 0 of them from facts beside pictures." in printed("doctor --rebuild")
     assert session.ledger.runs() == runs
     assert list(session.settings.home_path.glob("*damaged*")) == []
 
@@ -543,7 +543,7 @@ def test_only_the_damaged_file_is_set_aside_and_never_the_ledger_of_the_home(
     left = other.read_bytes()
     monkeypatch.setenv("APIXO_LEDGER", f"sqlite:///{other}")
     fresh_settings(monkeypatch)
-    assert "The damaged ledger is kept as" in told("doctor --rebuild")
+    assert "The damaged ledger is kept as" in printed("doctor --rebuild")
     assert [path.read_bytes() for path in tmp_path.glob("other.db.damaged-*")] == [left]
     assert home.read_bytes() == whole
     assert list(home.parent.glob("*damaged*")) == []
@@ -569,10 +569,10 @@ def test_facts_give_an_open_row_its_task_and_no_end(session: Session, sandbox: S
         connection.execute(
             "UPDATE runs SET task_id = NULL, state = 'submitting', cost_micros = NULL, result_urls = '[]'"
         )
-    assert "1 runs have their task again" in told("doctor --rebuild")
+    assert "1 runs have their task again" in printed("doctor --rebuild")
     [found] = session.ledger.runs()
     assert (found.state, found.task_id, found.cost_micros) == ("submitted", run.task_id, None)
-    told("resume")
+    printed("resume")
     [found] = session.ledger.runs()
     assert (found.state, found.files, found.cost_micros) == ("success", run.files, run.cost_micros)
     assert sandbox.account.submits == 1
@@ -584,7 +584,7 @@ def test_ledger_that_is_damaged_while_it_is_open_is_made_anew_too(session: Sessi
     with contextlib.suppress(LedgerError):
         bad_header(session.ledger_file())
         session.ledger.runs()
-    told("doctor --rebuild")
+    printed("doctor --rebuild")
     found = {run.run_id: run for run in shared.current().ledger.runs()}
     assert facts(found[run.run_id] for run in made) == facts(made)
     assert findings() == [WELL]

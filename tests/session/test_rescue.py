@@ -16,11 +16,11 @@ from apixo_nb.sandbox import Sandbox, handlers
 from apixo_nb.session.maintenance import download_missing, downloaded_lines
 from apixo_nb.session.session import Session
 from tests.support import sandboxes
-from tests.support.commands import told
+from tests.support.commands import printed
 from tests.support.factories import a_run, finished, with_task
 from tests.support.processes import another_kernel
 from tests.support.sandboxes import Clock, Gate, downloads
-from tests.support.waiting import PATIENCE_S, until
+from tests.support.waiting import PATIENCE_S, wait_for
 
 clock, sandbox, session, gate = (
     sandboxes.clock,
@@ -50,14 +50,14 @@ def path(session: Session, run: Run, index: int = 0) -> Path:
 
 def test_nothing_to_rescue_is_said(session: Session, sandbox: Sandbox):
     session.begin("a fox").wait()
-    assert told("rescue") == "Nothing to rescue: every picture that was made is on disk.\n"
+    assert printed("rescue") == "Nothing to rescue: every picture that was made is on disk.\n"
     assert sandbox.account.downloads == 1
 
 
 def test_what_was_never_downloaded_comes(session: Session, sandbox: Sandbox):
     for number in range(3):
         not_downloaded(session, sandbox, f"[seconds:0] fox {number}")
-    assert "3 pictures downloaded, 0 still missing." in told("rescue")
+    assert "3 pictures downloaded, 0 still missing." in printed("rescue")
     assert [run.missing for run in session.ledger.runs()] == [0, 0, 0]
     assert sandbox.account.submits == 3
 
@@ -66,7 +66,7 @@ def test_file_that_was_deleted_by_hand_comes_again_and_no_other(session: Session
     run = session.begin("a fox", num_images=2).wait()
     kept, content = path(session, run).read_bytes(), path(session, run, 1).read_bytes()
     path(session, run, 1).unlink()
-    assert "1 picture downloaded, 0 still missing." in told("rescue")
+    assert "1 picture downloaded, 0 still missing." in printed("rescue")
     assert (path(session, run).read_bytes(), path(session, run, 1).read_bytes()) == (kept, content)
     assert sorted(downloads(sandbox).values()) == [1, 2]
     [found] = session.ledger.runs()
@@ -78,7 +78,7 @@ def test_folder_that_was_deleted_comes_again(session: Session):
     for place in session.images.folder.iterdir():
         place.unlink()
     session.images.folder.rmdir()
-    assert "2 pictures downloaded" in told("rescue")
+    assert "2 pictures downloaded" in printed("rescue")
     assert all((session.images.folder / name).is_file() for name in run.files)
 
 
@@ -96,14 +96,14 @@ def test_picture_whose_address_has_probably_ended_is_tried_all_the_same_if_it_ne
     session: Session, sandbox: Sandbox
 ):
     not_downloaded(session, sandbox, days=16)
-    assert "1 picture downloaded" in told("rescue")
+    assert "1 picture downloaded" in printed("rescue")
 
 
 def test_deleted_file_whose_address_has_ended_is_left(session: Session, sandbox: Sandbox):
     run = session.begin("a fox").wait()
     path(session, run).unlink()
     session.ledger.update(run.run_id, expires_at=datetime.now(UTC) - timedelta(hours=1))
-    assert "Nothing to rescue" in told("rescue")
+    assert "Nothing to rescue" in printed("rescue")
     assert sandbox.account.downloads == 1
     [found] = session.ledger.runs()
     assert found.files == run.files
@@ -124,7 +124,7 @@ def test_pictures_that_are_gone_are_named_with_what_their_host_answers(
     with pytest.raises(ApixoError):
         session.begin("a fox", num_images=2).wait()
     good = not_downloaded(session, sandbox)
-    said = told("rescue").splitlines()
+    said = printed("rescue").splitlines()
     [run] = [found for found in session.ledger.runs() if found.run_id != good.run_id]
     assert "1 picture downloaded, 1 still missing." in said
     assert said[-1].startswith(f"  run {run.run_id}, picture 2: The picture is gone")
@@ -136,7 +136,7 @@ def test_success_without_addresses_is_asked_for_once_more(session: Session, sand
     with pytest.raises(ApixoError):
         session.begin("[pictures:0] a fox").wait()
     polls = sandbox.account.polls
-    said = told("rescue")
+    said = printed("rescue")
     [run] = session.ledger.runs()
     assert sandbox.account.polls > polls
     assert f"  run {run.run_id}: {run.fail_msg}" in said.splitlines()
@@ -148,9 +148,9 @@ def test_runs_of_a_living_kernel_are_left_to_it(
     gate.holds(handlers.PictureHandler, "get", monkeypatch)
     with another_kernel("a fox") as kernel:
         assert gate.arrived.wait(PATIENCE_S)
-        until(lambda: session.ledger.runs()[0].state == "success", "the result to be written")
+        wait_for(lambda: session.ledger.runs()[0].state == "success", "the result to be written")
         assert download_missing(session) == []
-        assert "Nothing to rescue" in told("rescue")
+        assert "Nothing to rescue" in printed("rescue")
         gate.open.set()
         kernel.wait(PATIENCE_S)
     assert [run.missing for run in session.ledger.runs()] == [0]
@@ -160,14 +160,14 @@ def test_runs_of_a_living_kernel_are_left_to_it(
 @pytest.mark.parametrize("state", ["processing", "cancelled", "failed", "unknown", "planned"])
 def test_what_is_no_success_is_left(session: Session, sandbox: Sandbox, state: str):
     session.ledger.insert(a_run(state=state, task_id=None if state in ("unknown", "planned") else "task_1"))
-    assert "Nothing to rescue" in told("rescue")
+    assert "Nothing to rescue" in printed("rescue")
     assert (sandbox.account.polls, sandbox.account.downloads) == (0, 0)
 
 
 def test_real_runs_are_not_asked_for_at_a_sandbox(session: Session, sandbox: Sandbox):
     urls = ("https://pictures.example/1.png",)
     session.ledger.insert(a_run(state="success", task_id="task_1", result_urls=urls, sandbox=False))
-    assert "Nothing to rescue" in told("rescue")
+    assert "Nothing to rescue" in printed("rescue")
     assert sandbox.account.downloads == 0
 
 
@@ -178,7 +178,7 @@ def test_rescue_that_fails_for_all_changes_no_success(session: Session, sandbox:
     task = sandbox.account.tasks[str(run.task_id)]
     task.request["input"]["prompt"] = "[gone] a fox"
     task.__dict__.pop("script", None)
-    said = told("rescue")
+    said = printed("rescue")
     assert "0 pictures downloaded, 1 still missing." in said
     assert any(
         line.startswith(f"  run {run.run_id}, picture 1: The picture is gone") for line in said.splitlines()
@@ -208,14 +208,14 @@ def test_folder_that_is_away_is_said_and_no_fact_is_forgotten(
         task = sandbox.account.tasks[str(run.task_id)]
         task.request["input"]["prompt"] = "[gone]"
         task.__dict__.pop("script", None)
-    said = told("rescue").splitlines()
+    said = printed("rescue").splitlines()
     assert said[0].startswith(f"The folder {folder} is {'empty' if is_there else 'missing'}, ")
     assert "0 pictures downloaded, 4 still missing." in said
     assert session.ledger.runs() == runs
     if folder.exists():
         folder.rmdir()
     (tmp_path / "away").rename(folder)
-    assert told("rescue") == "Nothing to rescue: every picture that was made is on disk.\n"
+    assert printed("rescue") == "Nothing to rescue: every picture that was made is on disk.\n"
 
 
 def test_what_came_of_it_counts_one_and_many(session: Session):

@@ -30,7 +30,7 @@ from apixo_nb.sandbox import Sandbox
 from apixo_nb.session.maintenance import compare_balance
 from apixo_nb.session.session import Session
 from tests.support import sandboxes, waiting
-from tests.support.commands import told
+from tests.support.commands import printed
 from tests.support.factories import a_run
 
 clock, sandbox, session = sandboxes.clock, sandboxes.sandbox, sandboxes.session
@@ -192,20 +192,22 @@ def test_sum_of_many_small_prices_fits_though_floats_do_not():
 
 
 def test_balance_command_compares_with_its_last_look(session: Session, sandbox: Sandbox):
-    assert told("balance") == "SANDBOX · $100.00 left\n"
+    assert printed("balance") == "SANDBOX · $100.00 left\n"
     session.begin("a fox", num_images=2).wait()
-    first, second = told("balance").splitlines()
+    first, second = printed("balance").splitlines()
     assert first == "SANDBOX · $99.30 left"
     assert second.endswith("it fell by $0.70; the ledger's runs of that time cost $0.70.")
-    assert told("balance").endswith("it is the same; the ledger's runs of that time cost $0.00.\n")
+    assert printed("balance").endswith("it is the same; the ledger's runs of that time cost $0.00.\n")
     assert sandbox.account.submits == 1
 
 
 def test_balance_tells_whether_a_lost_submit_was_charged(session: Session):
-    told("balance")
+    printed("balance")
     with pytest.raises(ApixoError):
         session.begin("[lost] a fox").wait()
-    assert told("balance").endswith("it fell by $0.35; the ledger's runs of that time cost $0.00 to $0.35.\n")
+    assert printed("balance").endswith(
+        "it fell by $0.35; the ledger's runs of that time cost $0.00 to $0.35.\n"
+    )
 
 
 def test_balances_of_sandbox_and_real_service_are_never_compared(session: Session):
@@ -216,18 +218,18 @@ def test_balances_of_sandbox_and_real_service_are_never_compared(session: Sessio
 
 def test_run_that_ends_after_the_look_counts_in_the_next_comparison(session: Session, sandbox: Sandbox):
     job = session.begin("[seconds:0.5] a fox")
-    waiting.until(lambda: sandbox.account.accepted, "the task to be accepted")
-    told("balance")
+    waiting.wait_for(lambda: sandbox.account.accepted, "the task to be accepted")
+    printed("balance")
     job.wait()
-    assert told("balance").endswith("it is the same; the ledger's runs of that time cost $0.00.\n")
+    assert printed("balance").endswith("it is the same; the ledger's runs of that time cost $0.00.\n")
 
 
 def test_spend_command_shows_what_is_asked_for(session: Session):
     session.begin("a fox", tags=["red"]).wait()
-    shown = told("spend")
+    shown = printed("spend")
     assert shown.startswith("SANDBOX · by list price\n\nstate")
     assert all(f"\n{head}" in shown for head in ("state", "day", "tag", "in all: $0.35"))
-    by_tag = told("spend tag")
+    by_tag = printed("spend tag")
     assert "red" in by_tag
     assert "state" not in by_tag
 

@@ -11,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from apixo_nb.notebook import commands
 
 
-def told(line: str) -> str:
+def printed(line: str) -> str:
     """What ``%apixo`` prints, where there is no front end."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         commands.carry_out(line, cast(InteractiveShell, None))

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 Work = Callable[..., Iterator[Any]]
 
 
-def crowd(work: Work, count: int, *given: Any) -> list[Any]:
+def in_processes(work: Work, count: int, *given: Any) -> list[Any]:
     """What so many processes make of a piece of work, which all begin at the same moment.
 
     `work` is a generator function of a test module. It gets its number and what is given; what comes before

@@ -10,7 +10,7 @@ from typing import Any
 PATIENCE_S = 60  # a guard against whatever hangs, not a measure of anything
 
 
-def until(condition: Callable[[], object], what: str) -> None:
+def wait_for(condition: Callable[[], object], what: str) -> None:
     """Wait until the condition holds."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
