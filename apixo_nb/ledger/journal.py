@@ -313,7 +313,10 @@ class RecordedTasks:
             text = (
                 f"There is no room to write down a task in {self._journal.folder}: {error.strerror or error}"
             )
-            raise LedgerError(text, next_step="Make room there, then try again. Nothing was sent.") from None
+            raise LedgerError(
+                text,
+                next_step="Make room there, or set APIXO_HOME to a folder that can be written, then try again. Nothing was sent.",
+            ) from None
         try:
             yield
         except BaseException:

@@ -119,7 +119,7 @@ class Panel(Controller):
         self._stop_listening()
         try:
             self._heard_runner = self._session.runner
-            self._stop_listening = self._heard_runner.listen(self._on_run_changed)
+            self._stop_listening = self._heard_runner.listen(self._refresh_soon)
             problem: dict[str, str] = {}
         except ApixoError as error:  # there is no key yet
             problem = {"text": error.message, "advice": error.advice}
@@ -170,7 +170,11 @@ class Panel(Controller):
 
     # --- to the page ---
 
-    def _on_run_changed(self, _run: Run | None = None) -> None:
+    def _refresh_soon(self, _run: Run | None = None) -> None:
+        """A run has changed; called on the listeners' thread."""
+        event_loop.loop_thread().loop.call_soon_threadsafe(self._on_run_changed)
+
+    def _on_run_changed(self) -> None:
         """A run has changed; called on the loop thread."""
         if not self._refreshing:
             self._refreshing = True

@@ -165,7 +165,9 @@ def test_disk_that_fills_up_during_the_submit_costs_neither_task_nor_picture(
         job.wait()
     [task_id] = service.account.accepted
     assert (refused.value.run_id, refused.value.task_id) == (job.run.run_id, task_id)
-    assert task_id in str(refused.value)
+    assert any(
+        task_id in part.read_text("utf-8", "replace") for part in ledger_disk.path.glob("ledger-tasks*")
+    )
     assert len(str(refused.value).splitlines()) == 2
     assert (job.run.state, job.run.missing) == ("success", 0)
     assert "data:image/webp" in live.card(session, job.run)["text/html"]
@@ -208,7 +210,9 @@ def test_room_that_is_made_in_time_leaves_no_trace(
     ledger_disk.make_room()
     pictures.open.set()
     run = job.wait()
-    assert shared.current().ledger.runs() == [run]
+    [row] = shared.current().ledger.runs()
+    # A word on the way that the full disk did not take is none that anything depends on.
+    assert row.replace(service_state="") == run.replace(service_state="")
     assert (run.task_id, run.missing) == (service.account.accepted[0], 0)
 
 
@@ -287,7 +291,7 @@ def test_read_only_folder_is_noticed_before_anything_is_sent_and_shows_its_histo
 
 def test_read_only_ledger_is_noticed_before_anything_is_sent(ledger_disk: Disk, service: Sandbox):
     ledger_disk.remount("ro")
-    with pytest.raises(errors.LedgerError, match="read-only") as refused:
+    with pytest.raises(errors.LedgerError, match="(?i)read-only") as refused:
         shared.current().begin("a fox").wait()
     two_lines(refused.value, ledger_disk.path)
     assert "APIXO_HOME" in refused.value.advice
@@ -375,8 +379,10 @@ def test_ledger_replaced_while_in_use_is_noticed_once_and_then_is_the_ledger(
         session.begin("a cat").wait()
     two_lines(refused.value, session.ledger_file())
     assert sandbox.account.submits == 1
-    run = session.begin("a cat").wait()
-    assert {found.run_id for found in session.ledger.runs()} == {theirs.run_id, run.run_id}
+    with pytest.raises(errors.LedgerError, match="new or an older copy"):  # until a person has chosen
+        session.begin("a cat")
+    assert [found.run_id for found in session.ledger.runs()] == [theirs.run_id]
+    assert sandbox.account.submits == 1
 
 
 def test_ledger_put_back_after_it_was_moved_away_is_the_same_again(session: Session, tmp_path: Path):
