@@ -313,10 +313,8 @@ class RecordedTasks:
             text = (
                 f"There is no room to write down a task in {self._journal.folder}: {error.strerror or error}"
             )
-            raise LedgerError(
-                text,
-                next_step="Make room there, or set APIXO_HOME to a folder that can be written, then try again. Nothing was sent.",
-            ) from None
+            step = "Make room there, or set APIXO_HOME to another folder, then try again. Nothing was sent."
+            raise LedgerError(text, next_step=step) from None
         try:
             yield
         except BaseException:

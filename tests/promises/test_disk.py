@@ -291,7 +291,7 @@ def test_read_only_folder_is_noticed_before_anything_is_sent_and_shows_its_histo
 
 def test_read_only_ledger_is_noticed_before_anything_is_sent(ledger_disk: Disk, service: Sandbox):
     ledger_disk.remount("ro")
-    with pytest.raises(errors.LedgerError, match="(?i)read-only") as refused:
+    with pytest.raises(errors.LedgerError, match=r"(?i)read-only") as refused:
         shared.current().begin("a fox").wait()
     two_lines(refused.value, ledger_disk.path)
     assert "APIXO_HOME" in refused.value.advice
