@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -328,13 +329,15 @@ def test_a_pause_that_the_service_asks_for_is_kept_by_all(make_session: Callable
 def test_who_was_at_its_turn_when_another_was_refused_keeps_the_pause_as_well(
     make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused, original, learn = threading.Event(), Ledger.add, RateLimiter.refused
+    refused, original, learn = threading.Event(), Leases.begin_submit, RateLimiter.refused
     told_at: list[float] = []
+    begun: list[str] = []
 
-    def slowly(ledger: Ledger, run: Run, **options: Any) -> Run:
-        if run.prompt.endswith("1"):
+    def slowly(leases: Leases, run_id: str) -> datetime:
+        begun.append(run_id)
+        if len(begun) == 2:  # the other one
             refused.wait(PATIENCE_S)
-        return original(ledger, run, **options)
+        return original(leases, run_id)
 
     def refuses(exchange: Exchange) -> None:
         told_at.append(time.monotonic())
@@ -342,10 +345,10 @@ def test_who_was_at_its_turn_when_another_was_refused_keeps_the_pause_as_well(
 
     def learns(limiter: RateLimiter, *arguments: Any, **options: Any) -> bool:
         again = learn(limiter, *arguments, **options)
-        refused.set()  # only now the row of the other one is written
+        refused.set()  # only now the last question before the POST of the other one is answered
         return again
 
-    monkeypatch.setattr(Ledger, "add", slowly)
+    monkeypatch.setattr(Leases, "begin_submit", slowly)
     monkeypatch.setattr(RateLimiter, "refused", learns)
     with FaultServer() as server:
         server.script("submit", Step(refuses))
